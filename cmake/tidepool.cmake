@@ -1,0 +1,55 @@
+# Flags and the three kinds of target that every folder uses.
+
+add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
+                    -Wold-style-cast -Woverloaded-virtual -Wnull-dereference -Wduplicated-cond)
+# GCC 12 reports these two wrongly inside its own library headers at -O2 and above.
+add_compile_options(-Wno-null-dereference -Wno-restrict)
+if(TIDEPOOL_WERROR)
+  add_compile_options(-Werror)
+endif()
+# -fno-plt and a full RELRO link: the daemon runs with capabilities.
+add_link_options(-Wl,-z,relro,-z,now)
+if(TIDEPOOL_SANITIZE STREQUAL "address")
+  add_compile_options(-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=address,undefined)
+elseif(TIDEPOOL_SANITIZE STREQUAL "thread")
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=thread)
+elseif(CMAKE_BUILD_TYPE STREQUAL "Release" OR CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
+  add_compile_definitions(_FORTIFY_SOURCE=2)
+endif()
+
+# tidepool_library(NAME sources... DEPENDS libs...): a static library of one folder.
+function(tidepool_library name)
+  cmake_parse_arguments(arg "" "" "DEPENDS" ${ARGN})
+  add_library(${name} STATIC ${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${name} PUBLIC ${arg_DEPENDS})
+endfunction()
+
+# tidepool_program(NAME sources... DEPENDS libs...): an installed program, placed in build/bin.
+function(tidepool_program name)
+  cmake_parse_arguments(arg "" "" "DEPENDS" ${ARGN})
+  add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+  install(TARGETS ${name} RUNTIME DESTINATION bin)
+endfunction()
+
+# tidepool_test(NAME LABEL unit|integration|vm|chaos sources... DEPENDS libs...): one GoogleTest binary, one ctest entry.
+function(tidepool_test name)
+  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "DEPENDS" ${ARGN})
+  add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE TIDEPOOL_BINARY_DIR="${CMAKE_BINARY_DIR}" TIDEPOOL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT}
+    ENVIRONMENT "TIDEPOOL_BIN=${CMAKE_BINARY_DIR}/bin")
+  # Integration tests share the machine's memory and cores with nobody else: a timing-free test still needs progress.
+  if(arg_LABEL STREQUAL "integration" OR arg_LABEL STREQUAL "chaos" OR arg_LABEL STREQUAL "vm")
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+  endif()
+endfunction()

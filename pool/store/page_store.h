@@ -1,0 +1,97 @@
+// Where far pages live. One interface for every kind of pooled memory: mapped (CXL-like), compressed DRAM, and stores behind a network.
+//
+// Batches are asynchronous: a caller fills items, submits, and is told by `done` on whichever thread completed the batch. Stores in local
+// memory complete before submit returns; callers must not depend on that. A batch and its buffers belong to the store from submit to done.
+// Nothing here allocates per page on the read path. All methods are thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "base/units.h"
+
+namespace tidepool::pool {
+
+// Names one stored page within one store. 40 bits are used, so that it fits into a page-map entry beside the state.
+// Valid from a successful write until its last reference is released; its content never changes in between.
+enum class Location : std::uint64_t {};
+inline constexpr unsigned kLocationBits = 40;
+inline constexpr Location kNoLocation{(1ull << kLocationBits) - 1};
+
+// Demand reads (a vCPU waits) overtake prefetch, which overtakes write-back.
+enum class Priority : std::uint8_t { kDemand, kPrefetch, kWriteBack };
+
+enum class PageStatus : std::uint8_t {
+  kPending,
+  kOk,
+  kIncompressible,  // write: stored it would save nothing; keep the page resident
+  kFull,            // write: no capacity left
+  kCorrupt,         // read: the checksum does not match; the content must not reach the guest
+  kUnavailable,     // the medium did not answer; the page is still there, retry
+  kCancelled,
+};
+
+struct WriteItem {
+  // In: the 4 KiB to store. Null before stage(): the store may then lend memory of its own, so that a copy is saved.
+  std::byte* buffer = nullptr;
+  Location location = kNoLocation;  // out, when kOk (mapped stores may set it in stage)
+  PageStatus status = PageStatus::kPending;
+};
+
+struct ReadItem {
+  Location location = kNoLocation;
+  std::byte* buffer = nullptr;  // in: 4 KiB of the caller's, used when the store cannot show its own memory
+  // Out, when kOk: the page, either `buffer` or memory of the store that stays valid until the location is released.
+  const std::byte* page = nullptr;
+  PageStatus status = PageStatus::kPending;
+};
+
+template <class Item>
+struct Batch {
+  std::span<Item> items;
+  Priority priority = Priority::kPrefetch;
+  std::function<void(Batch&)> done;  // called exactly once, from any thread
+};
+using WriteBatch = Batch<WriteItem>;
+using ReadBatch = Batch<ReadItem>;
+
+struct StoreUsage {
+  Bytes capacity;   // how much local memory or remote space the store may take
+  Bytes used;       // what it takes now, metadata included, as the host would count it
+  Bytes metadata;   // the part of `used` that is not page content
+  PageCount pages;  // pages held
+  std::uint64_t incompressible = 0;  // writes answered so, since start
+};
+
+class PageStore {
+ public:
+  virtual ~PageStore() = default;
+
+  virtual std::string kind() const = 0;  // "mapped", "compressed"; label of metrics
+  virtual StoreUsage usage() const = 0;
+  // True when a page costs less where it is stored than where it was; false for a store whose memory is not the host's DRAM to begin with.
+  virtual bool uses_host_dram() const = 0;
+
+  // Gives each item whose buffer is null a place to put the page, if the store can; items left null need a buffer of the caller's.
+  // Every staged item must go through submit_write or unstage. Runs of items get adjacent memory where possible.
+  virtual void stage(std::span<WriteItem> items) = 0;
+  virtual void unstage(std::span<WriteItem> items) = 0;
+
+  virtual void submit_write(WriteBatch& batch) = 0;
+  virtual void submit_read(ReadBatch& batch) = 0;
+  // Best effort; items that had not started complete as kCancelled. Still calls done.
+  virtual void cancel(WriteBatch& batch) = 0;
+  virtual void cancel(ReadBatch& batch) = 0;
+
+  // One more owner of a stored page (a forked process shares its parent's far pages). Fails when the location is not live.
+  virtual Result<> retain(Location location) = 0;
+  // The page's memory is free, and zeroed before anyone else can see it, when the last owner has released it.
+  virtual void release(std::span<const Location> locations) = 0;
+};
+
+}  // namespace tidepool::pool

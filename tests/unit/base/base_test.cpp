@@ -1,0 +1,70 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/mapping.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "base/units.h"
+
+namespace tidepool {
+namespace {
+
+using namespace literals;
+
+TEST(Units, PagesAndBytesConvertWithoutInventingMemory) {
+  EXPECT_EQ(to_bytes(512_pages), 2_MiB);
+  EXPECT_EQ(whole_pages(Bytes{8191}), 1_pages);
+  EXPECT_EQ(saturating_sub(1_KiB, 2_KiB), Bytes{});
+}
+
+TEST(AddressRange, TouchingRangesDoNotOverlap) {
+  EXPECT_FALSE((AddressRange{0, 4096}.overlaps(AddressRange{4096, 8192})));
+  EXPECT_TRUE((AddressRange{0, 4097}.overlaps(AddressRange{4096, 8192})));
+  EXPECT_TRUE((AddressRange{0, 8192}.contains(AddressRange{4096, 8192})));
+}
+
+TEST(Error, SaysWhatWasAttemptedOnWhatAndWhatToDo) {
+  const Failure failed = failure(std::errc::permission_denied, "open", "/proc/1/pagemap", "grant CAP_SYS_PTRACE");
+  EXPECT_EQ(failed.value().message(), "open /proc/1/pagemap: Permission denied (grant CAP_SYS_PTRACE)");
+}
+
+TEST(UniqueFd, ClosesOnceAndMovesOwnership) {
+  UniqueFd first{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
+  const int number = first.get();
+  UniqueFd second = std::move(first);
+  EXPECT_EQ(second.get(), number);
+  EXPECT_GE(::fcntl(number, F_GETFD), 0);
+  second.reset();
+  EXPECT_LT(::fcntl(number, F_GETFD), 0);
+}
+
+TEST(UniqueFd, DuplicatesAreCloseOnExec) {
+  const UniqueFd first{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
+  const UniqueFd copy = first.duplicate();
+  ASSERT_TRUE(copy.valid());
+  EXPECT_NE(::fcntl(copy.get(), F_GETFD) & FD_CLOEXEC, 0);
+}
+
+TEST(Mapping, AnonymousMemoryReadsZero) {
+  auto memory = Mapping::anonymous(1_MiB);
+  ASSERT_TRUE(memory);
+  EXPECT_EQ(memory->bytes()[12345], std::byte{0});
+}
+
+TEST(Mapping, RefusesABadDescriptorWithTheKernelsReason) {
+  auto memory = Mapping::of_file(-1, 1_MiB, Bytes{}, 1 /*PROT_READ*/, 1 /*MAP_SHARED*/);
+  ASSERT_FALSE(memory);
+  EXPECT_EQ(memory.error().code, std::errc::bad_file_descriptor);
+}
+
+TEST(SystemClock, NeverRunsBackwards) {
+  const SystemClock clock;
+  const MonoTime first = clock.now();
+  EXPECT_GE(clock.now(), first);
+}
+
+}  // namespace
+}  // namespace tidepool
