@@ -1,0 +1,40 @@
+#include "kmod-interfaces/process_memory.h"
+
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+namespace tidepool::kernel {
+namespace {
+
+// An address of another process, which is no pointer of ours until the kernel takes it.
+void* remote(std::uint64_t address) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(address)); }
+
+}  // namespace
+
+std::int64_t read_process_memory(pid_t pid, std::uint64_t address, std::byte* buffer, std::uint64_t length) {
+  const iovec local{buffer, length};
+  const iovec from{remote(address), length};
+  const ssize_t got = ::process_vm_readv(pid, &local, 1, &from, 1, 0);
+  return got < 0 ? -errno : got;
+}
+
+std::int64_t advise_process_memory(int pidfd, std::span<const AddressRange> ranges, int advice) {
+  std::int64_t total = 0;
+  std::array<iovec, 256> vectors;
+  while (!ranges.empty()) {
+    const std::size_t count = std::min(ranges.size(), vectors.size());
+    for (std::size_t i = 0; i < count; ++i) vectors[i] = {remote(ranges[i].start), ranges[i].size()};
+    const long advised = ::syscall(SYS_process_madvise, pidfd, vectors.data(), count, advice, 0);
+    if (advised < 0) return total > 0 ? total : -errno;
+    total += advised;
+    ranges = ranges.subspan(count);
+  }
+  return total;
+}
+
+}  // namespace tidepool::kernel

@@ -1,0 +1,122 @@
+#include "kmod-interfaces/userfaultfd.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <string>
+
+namespace tidepool::kernel {
+namespace {
+
+std::string describe(AddressRange range) {
+  char text[64];
+  std::snprintf(text, sizeof text, "0x%llx-0x%llx", static_cast<unsigned long long>(range.start),
+                static_cast<unsigned long long>(range.end));
+  return text;
+}
+
+// The kernel reports partial work as errno EAGAIN and a positive count, or as a negative errno in the count itself.
+InstallOutcome outcome_of(int returned, std::int64_t count, std::uint64_t length) {
+  if (returned == 0) return {length, 0};
+  const int error = errno;
+  if (count > 0) return {static_cast<std::uint64_t>(count), EAGAIN};
+  return {0, error};
+}
+
+}  // namespace
+
+Result<Userfaultfd> Userfaultfd::create_for_self() {
+  UniqueFd fd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))};
+  if (!fd.valid()) {
+    const UniqueFd device{::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)};
+    if (!device.valid()) {
+      return errno_failure("open", "/dev/userfaultfd", "run as root, or grant access to /dev/userfaultfd");
+    }
+    fd = UniqueFd{::ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK)};
+    if (!fd.valid()) return errno_failure("create", "userfaultfd");
+  }
+  return Userfaultfd{std::move(fd)};
+}
+
+Result<std::uint64_t> Userfaultfd::handshake(std::uint64_t features) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = features;
+  if (::ioctl(fd_.get(), UFFDIO_API, &api) != 0) {
+    return errno_failure("agree on features with", "userfaultfd", "the kernel may be too old: Linux 5.19 or newer is needed");
+  }
+  return api.features;
+}
+
+Result<> Userfaultfd::register_range(AddressRange range, std::uint64_t modes) {
+  uffdio_register request{};
+  request.range = {range.start, range.size()};
+  request.mode = modes;
+  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) != 0) {
+    return errno_failure("register with userfaultfd", describe(range),
+                         errno == EBUSY ? "another userfaultfd watches a part of it" : "");
+  }
+  return {};
+}
+
+Result<> Userfaultfd::unregister_range(AddressRange range) {
+  uffdio_range request{range.start, range.size()};
+  if (::ioctl(fd_.get(), UFFDIO_UNREGISTER, &request) != 0) {
+    return errno_failure("unregister from userfaultfd", describe(range));
+  }
+  return {};
+}
+
+int Userfaultfd::read_events(std::span<uffd_msg> events) const {
+  const ssize_t got = ::read(fd_.get(), events.data(), events.size_bytes());
+  if (got < 0) return errno == EAGAIN ? 0 : -errno;
+  return static_cast<int>(static_cast<std::size_t>(got) / sizeof(uffd_msg));
+}
+
+InstallOutcome Userfaultfd::copy(std::uint64_t address, const void* source, std::uint64_t length,
+                                 bool write_protect) const {
+  uffdio_copy request{};
+  request.dst = address;
+  request.src = reinterpret_cast<std::uintptr_t>(source);
+  request.len = length;
+  request.mode = write_protect ? UFFDIO_COPY_MODE_WP : 0;
+  const int returned = ::ioctl(fd_.get(), UFFDIO_COPY, &request);
+  return outcome_of(returned, request.copy, length);
+}
+
+InstallOutcome Userfaultfd::map_cached(std::uint64_t address, std::uint64_t length, bool write_protect) const {
+  uffdio_continue request{};
+  request.range = {address, length};
+  request.mode = write_protect ? UFFDIO_CONTINUE_MODE_WP : 0;
+  const int returned = ::ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
+  return outcome_of(returned, request.mapped, length);
+}
+
+int Userfaultfd::write_protect(AddressRange range, bool protect) const {
+  uffdio_writeprotect request{};
+  request.range = {range.start, range.size()};
+  request.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0;
+  // A signal or a concurrent change of the address space interrupts a long range; it is idempotent, so start again, but not forever.
+  for (int attempt = 0; attempt < 64; ++attempt) {
+    if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request) == 0) return 0;
+    if (errno != EINTR) break;
+  }
+  return errno;
+}
+
+int Userfaultfd::wake(AddressRange range) const {
+  uffdio_range request{range.start, range.size()};
+  return ::ioctl(fd_.get(), UFFDIO_WAKE, &request) == 0 ? 0 : errno;
+}
+
+bool Userfaultfd::address_space_alive() const {
+  // Page 0 is never mapped in a live process (vm.mmap_min_addr): ENOENT says alive, ESRCH says gone.
+  static const std::byte page[kPageSize]{};
+  return copy(0, page, kPageSize, false).error != ESRCH;
+}
+
+}  // namespace tidepool::kernel

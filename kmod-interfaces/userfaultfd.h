@@ -1,0 +1,58 @@
+// userfaultfd(2): being told of faults in somebody else's memory, and answering them.
+//
+// Works on the address space of whichever process the descriptor was made in; none of the calls needs that process to be stopped. Source of
+// behaviour: Documentation/admin-guide/mm/userfaultfd.rst and tests/integration/pager (which hold the surprising parts).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "base/units.h"
+#include "kmod-interfaces/uapi/userfaultfd.h"
+
+namespace tidepool::kernel {
+
+// What an installing ioctl did. Never an error object: this is the fault path.
+struct InstallOutcome {
+  std::uint64_t done = 0;  // bytes, from the start of the range
+  int error = 0;           // errno; 0 when everything was done. EAGAIN with done > 0: go on behind what was done.
+};
+
+class Userfaultfd {
+ public:
+  Userfaultfd() = default;
+  explicit Userfaultfd(UniqueFd fd) : fd_(std::move(fd)) {}
+
+  // A new context for the calling process; by syscall, or by /dev/userfaultfd where the syscall is forbidden. Non-blocking, close-on-exec.
+  static Result<Userfaultfd> create_for_self();
+
+  // Must come first, once per descriptor. `features` as UFFD_FEATURE_*; returns what the kernel offers.
+  Result<std::uint64_t> handshake(std::uint64_t features);
+  // `modes` as UFFDIO_REGISTER_MODE_*. EBUSY: another userfaultfd has a part of the range.
+  Result<> register_range(AddressRange range, std::uint64_t modes);
+  // Also wakes everyone who waits in the range.
+  Result<> unregister_range(AddressRange range);
+
+  // Reads as many events as are queued and fit; 0 when there are none. -errno on failure.
+  int read_events(std::span<uffd_msg> events) const;
+
+  // All of these wake whoever waits on the pages installed. Addresses and lengths are multiples of 4 KiB.
+  InstallOutcome copy(std::uint64_t address, const void* source, std::uint64_t length, bool write_protect) const;
+  // Maps pages that the file already holds (shared memory, MINOR faults). Without write_protect an earlier protection is gone.
+  InstallOutcome map_cached(std::uint64_t address, std::uint64_t length, bool write_protect) const;
+  // 0 or errno. Protecting skips pages that are not present; unprotecting wakes waiters.
+  int write_protect(AddressRange range, bool protect) const;
+  int wake(AddressRange range) const;
+  // False when the address space is gone (the process exited or replaced itself by exec).
+  bool address_space_alive() const;
+
+  int fd() const { return fd_.get(); }
+  bool valid() const { return fd_.valid(); }
+
+ private:
+  UniqueFd fd_;
+};
+
+}  // namespace tidepool::kernel
