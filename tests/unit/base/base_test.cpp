@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/latency_histogram.h"
 #include "base/mapping.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -58,6 +59,22 @@ TEST(Mapping, RefusesABadDescriptorWithTheKernelsReason) {
   auto memory = Mapping::of_file(-1, 1_MiB, Bytes{}, 1 /*PROT_READ*/, 1 /*MAP_SHARED*/);
   ASSERT_FALSE(memory);
   EXPECT_EQ(memory.error().code, std::errc::bad_file_descriptor);
+}
+
+TEST(LatencyHistogram, BucketsCoverTheRangeWithoutGaps) {
+  for (unsigned bucket = 0; bucket + 1 < LatencyHistogram::kBuckets; ++bucket) {
+    EXPECT_EQ(LatencyHistogram::bucket_of(LatencyHistogram::lower_bound_of(bucket)), bucket);
+    EXPECT_EQ(LatencyHistogram::bucket_of(LatencyHistogram::lower_bound_of(bucket + 1) - 1), bucket);
+  }
+}
+
+TEST(LatencyHistogram, PercentilesAreWithinABucketOfTheTruth) {
+  LatencyHistogram histogram;
+  for (int us = 1; us <= 1000; ++us) histogram.record(std::chrono::microseconds(us));
+  const auto snapshot = histogram.snapshot();
+  EXPECT_EQ(snapshot.total, 1000u);
+  EXPECT_NEAR(static_cast<double>(snapshot.percentile(0.5).count()), 500e3, 500e3 * 0.13);
+  EXPECT_NEAR(static_cast<double>(snapshot.percentile(0.99).count()), 990e3, 990e3 * 0.13);
 }
 
 TEST(SystemClock, NeverRunsBackwards) {
