@@ -1,0 +1,158 @@
+// The agent's configuration as a value. docs/configuration.md describes every key; config_loader.h reads it from TOML.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/units.h"
+
+namespace tidepool::daemon {
+
+enum class Mode : std::uint8_t {
+  kObserve,  // decides and counts, moves nothing
+  kActive,
+};
+
+enum class IntegrityAction : std::uint8_t { kStop, kKill };
+enum class StoreKind : std::uint8_t { kMapped, kCompressed };
+enum class Codec : std::uint8_t { kLz4, kZstd };
+enum class LogLevel : std::uint8_t { kError, kWarn, kInfo, kDebug };
+enum class FdHolderKind : std::uint8_t {
+  kAuto,     // systemd's fd store when started by systemd, otherwise the keeper
+  kKeeper,
+  kSystemd,
+};
+
+// "4GiB" or "25%": a share is taken of whatever the key says (host DRAM, a VM's memory).
+struct Amount {
+  Bytes bytes;
+  std::optional<double> share;  // 0..1; when set, `bytes` is not used
+
+  static constexpr Amount of(Bytes value) { return {value, std::nullopt}; }
+  static constexpr Amount part(double share_of_whole) { return {Bytes{}, share_of_whole}; }
+  constexpr Bytes resolve(Bytes whole) const {
+    return share ? Bytes{static_cast<std::uint64_t>(*share * static_cast<double>(whole.value))} : bytes;
+  }
+  constexpr bool operator==(const Amount&) const = default;
+};
+
+// What an adopted process is held to. Ratios are 0..1.
+struct VmDefaults {
+  std::string service_class = "standard";
+  Amount guarantee = Amount::part(0.5);  // of the VM's memory: never made far
+  std::optional<Amount> limit;           // of the VM's memory: resident at most this much; none: no limit
+  double stall_budget = 0.01;            // share of time that its threads may wait for far pages
+  std::chrono::milliseconds min_cold_age{std::chrono::minutes(2)};
+
+  bool operator==(const VmDefaults&) const = default;
+};
+
+// Which processes a [[rule]] speaks of. Every pattern that is given must match; at least one is given.
+struct RuleMatch {
+  std::string domain;  // glob over the VM's name
+  std::string exe;     // glob over the executable's path
+  std::string cgroup;  // glob over the control group's path
+
+  bool operator==(const RuleMatch&) const = default;
+};
+
+// The first rule that matches decides; what it leaves open comes from [defaults] and `mode`.
+struct Rule {
+  RuleMatch match;
+  std::optional<Mode> mode;
+  std::optional<std::string> service_class;
+  std::optional<Amount> guarantee;
+  std::optional<Amount> limit;
+  std::optional<double> stall_budget;
+  std::optional<std::chrono::milliseconds> min_cold_age;
+
+  bool operator==(const Rule&) const = default;
+};
+
+struct Config {
+  int schema = 1;
+  Mode mode = Mode::kObserve;
+
+  struct Api {
+    std::string socket = "/run/tidepool/agent.sock";
+    std::string metrics = "127.0.0.1:9842";              // host:port; empty: no metrics endpoint
+    std::string audit_log = "/var/log/tidepool/audit.jsonl";  // empty: audit records go to the log
+    std::string group = "tidepool";                      // owns the socket where the group exists, else root's
+    unsigned workers = 2;
+    unsigned max_connections = 64;
+    std::chrono::milliseconds request_timeout{std::chrono::seconds(10)};
+    bool operator==(const Api&) const = default;
+  } api;
+
+  struct Safety {
+    Amount host_reserve = Amount::part(0.05);  // of host DRAM: kept free
+    Amount max_far = Amount::part(0.25);       // of host DRAM: a ceiling on far bytes, all VMs together
+    bool require_evacuable = true;             // what is far must always fit back
+    IntegrityAction on_integrity_failure = IntegrityAction::kStop;
+    unsigned max_active_vms = 0;               // 0: no bound; otherwise the canary bound
+    std::chrono::milliseconds canary_time{0};  // how long the canaries run before the bound is lifted; 0: never lifted
+    bool operator==(const Safety&) const = default;
+  } safety;
+
+  struct Adopt {
+    bool automatic = false;  // key "auto": adopt what a [[rule]] matches without being told
+    std::vector<std::string> allow_exe = {"/usr/bin/qemu-system-*"};
+    bool allow_ptrace = true;  // false: co-operative hand-off only
+    std::string helper = "/usr/libexec/tidepool/tidepool-adopt";
+    std::string handoff_socket;  // empty: no co-operative hand-off is offered
+    bool operator==(const Adopt&) const = default;
+  } adopt;
+
+  VmDefaults defaults;
+
+  struct Limits {
+    double tracker_cpu = 0.01;  // share of one core
+    double spin_cpu = 0.10;     // share of one core
+    Bytes demote_bandwidth{256ull << 20};   // per second, all VMs together
+    Bytes promote_bandwidth{1ull << 30};    // per second: prefetch and evacuation, never demand faults
+    bool operator==(const Limits&) const = default;
+  } limits;
+
+  struct EmbeddedPool {
+    StoreKind store = StoreKind::kCompressed;
+    Amount capacity = Amount::part(0.10);  // of host DRAM, or of the device when `path` names one
+    Codec codec = Codec::kLz4;
+    std::string path;  // mapped: DAX device or file; empty: a memfd
+    bool operator==(const EmbeddedPool&) const = default;
+  } pool;
+
+  struct Keeper {
+    FdHolderKind holder = FdHolderKind::kAuto;
+    std::string socket = "/run/tidepool/keeper.sock";
+    std::string program = "/usr/bin/tidepool-keeper";  // started when nothing listens on `socket`; empty: never started
+    bool operator==(const Keeper&) const = default;
+  } keeper;
+
+  struct Pager {
+    unsigned fault_threads = 2;
+    std::chrono::milliseconds grace{1000};  // between write protection and copy, for devices that still hold the page
+    Bytes frame_reserve{4ull << 20};        // buffers kept ready so that no fault waits for an allocation
+    bool operator==(const Pager&) const = default;
+  } pager;
+
+  struct Policy {
+    std::chrono::milliseconds tick{1000};
+    Bytes region{2ull << 20};
+    std::size_t decision_history = 10000;  // decisions kept for `tidectl decisions`
+    bool operator==(const Policy&) const = default;
+  } policy;
+
+  struct Log {
+    LogLevel level = LogLevel::kInfo;
+    bool operator==(const Log&) const = default;
+  } log;
+
+  std::vector<Rule> rules;  // [[rule]], in the file's order
+
+  bool operator==(const Config&) const = default;
+};
+
+}  // namespace tidepool::daemon
