@@ -11,12 +11,14 @@
 
 namespace tidepool::kernel {
 
-// Copies [address, address + length) of the process into `buffer`; bytes copied, or -errno. A page that is registered with a userfaultfd and
-// not present blocks the caller until somebody answers the fault: check presence first, and be ready to answer your own fault.
+// Copies [address, address + length) of the process into `buffer`; bytes copied, or -errno. A page that is registered
+// with a userfaultfd and not present blocks the caller until somebody answers the fault: check presence first, and be
+// ready to answer your own fault.
 std::int64_t read_process_memory(pid_t pid, std::uint64_t address, std::byte* buffer, std::uint64_t length);
 
 // process_madvise(2): MADV_COLD, MADV_PAGEOUT, ... on ranges of the process behind `pidfd`. Bytes advised, or -errno.
-// With no swap configured MADV_PAGEOUT cannot write shared memory anywhere, but it does unmap the pages: the next access faults.
+// With no swap configured MADV_PAGEOUT cannot write shared memory anywhere, but it does unmap the pages: the next
+// access faults.
 std::int64_t advise_process_memory(int pidfd, std::span<const AddressRange> ranges, int advice);
 
 }  // namespace tidepool::kernel
