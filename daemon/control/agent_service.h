@@ -1,15 +1,14 @@
 // What the admin API asks of the agent: the one seam between "a person wants" and "the agent does".
 //
-// Threads: the API's worker threads call, several at once; an implementation is thread-safe and never calls back. Calls answer within about a
-// second. Work that takes longer (adopt, release, evacuate) is started and returned as an Operation, which the caller
-// then follows with operation(id).
-// Errors: Error::code chooses the HTTP status (daemon/control/api_error.h), so use it with care: no_such_file_or_directory and
-// no_such_process mean "no such VM, operation or process"; invalid_argument "the request makes no sense";
-// file_exists and device_or_resource_busy "in conflict with what is there or under way"; operation_not_permitted,
-// not_supported, no_space_on_device and operation_canceled "understood and refused"; resource_unavailable_try_again and
-// timed_out "not now". Error::remedy is shown to the person.
-// Names: a `vm` argument is a VM's name or its UUID; the service resolves it.
-// Units: bytes exact, ratios 0..1, times on the wall clock (they are shown to people), durations std::chrono.
+// Threads: the API's worker threads call, several at once; an implementation is thread-safe and never calls back. Calls
+// answer within about a second. Work that takes longer (adopt, release, evacuate) is started and returned as an
+// Operation, which the caller then follows with operation(id). Errors: Error::code chooses the HTTP status
+// (daemon/control/api_error.h), so use it with care: no_such_file_or_directory and no_such_process mean "no such VM,
+// operation or process"; invalid_argument "the request makes no sense"; file_exists and device_or_resource_busy "in
+// conflict with what is there or under way"; operation_not_permitted, not_supported, no_space_on_device and
+// operation_canceled "understood and refused"; resource_unavailable_try_again and timed_out "not now". Error::remedy is
+// shown to the person. Names: a `vm` argument is a VM's name or its UUID; the service resolves it. Units: bytes exact,
+// ratios 0..1, times on the wall clock (they are shown to people), durations std::chrono.
 #pragma once
 
 #include <chrono>
@@ -64,7 +63,8 @@ struct HealthReport {
   }
 };
 
-// ---- findings, operations ---------------------------------------------------------------------------------------------
+// ---- findings, operations
+// ---------------------------------------------------------------------------------------------
 
 enum class FindingKind : std::uint8_t {
   kRefusal,  // stops the adoption
@@ -101,7 +101,8 @@ struct Operation {
   bool finished() const { return state != OperationState::kRunning; }
 };
 
-// ---- VMs --------------------------------------------------------------------------------------------------------------
+// ---- VMs
+// --------------------------------------------------------------------------------------------------------------
 
 enum class VmState : std::uint8_t {
   kOk,
@@ -143,15 +144,17 @@ struct VmSettings {
 // Every page of the VM's adopted memory is in exactly one state, so the sum is what was promised.
 struct VmMemory {
   Bytes untouched;
-  Bytes resident;      // without a valid far copy
-  Bytes clean_copy;    // resident, and its far copy is still valid
-  Bytes moving_out;    // demoting, dropping
+  Bytes resident;    // without a valid far copy
+  Bytes clean_copy;  // resident, and its far copy is still valid
+  Bytes moving_out;  // demoting, dropping
   Bytes far;
   Bytes fetching;
-  Bytes released;      // the guest gave it back
-  Bytes excluded;      // never moved
+  Bytes released;  // the guest gave it back
+  Bytes excluded;  // never moved
 
-  Bytes promised() const { return untouched + resident + clean_copy + moving_out + far + fetching + released + excluded; }
+  Bytes promised() const {
+    return untouched + resident + clean_copy + moving_out + far + fetching + released + excluded;
+  }
   Bytes in_dram() const { return resident + clean_copy + moving_out + excluded; }
 };
 
@@ -176,9 +179,9 @@ struct VmStatus {
   std::string hold_reason;
   VmPolicy policy;
   VmMemory memory;
-  Bytes far_stored;        // what the far copies occupy in the pool
-  Bytes metadata;          // page map and bookkeeping
-  double stall = 0;        // share of time waited for far pages, last minute
+  Bytes far_stored;  // what the far copies occupy in the pool
+  Bytes metadata;    // page map and bookkeeping
+  double stall = 0;  // share of time waited for far pages, last minute
   double faults_per_second = 0;
   std::chrono::nanoseconds fault_p50{0};
   std::chrono::nanoseconds fault_p99{0};
@@ -205,7 +208,7 @@ struct AdoptRequest {
 
   std::string name;  // empty: QEMU's -name, else derived from the executable
   MappingSelector mapping;
-  VmSettings settings;  // over the matching rule and the defaults
+  VmSettings settings;             // over the matching rule and the defaults
   std::vector<std::string> force;  // codes of forceable findings to override
 };
 
@@ -242,8 +245,9 @@ struct Decision {
 template <class T>
 struct LogPage {
   std::vector<T> items;
-  std::uint64_t last_sequence = 0;  // the newest that exists; when nothing is newer than `since`, still what to ask from next
-  bool lost = false;                // items between `since` and the first one here are no longer kept
+  std::uint64_t last_sequence =
+      0;              // the newest that exists; when nothing is newer than `since`, still what to ask from next
+  bool lost = false;  // items between `since` and the first one here are no longer kept
 };
 
 // Why a VM is as it is, in sentences: "Slow? No: 0.4% stall, budget 1.0%."
@@ -266,7 +270,8 @@ struct ChangeReport {
   std::string remedy;       // "Try: --size 2.5GiB"
 };
 
-// ---- host and pool ------------------------------------------------------------------------------------------------------
+// ---- host and pool
+// ------------------------------------------------------------------------------------------------------
 
 struct HostOverhead {
   Bytes pool;      // DRAM that the pool's stores occupy on this host
@@ -279,11 +284,11 @@ struct HostOverhead {
 
 struct HostStatus {
   std::string hostname;
-  Bytes dram;        // MemTotal
-  Bytes available;   // MemAvailable
-  Bytes reserve;     // safety.host_reserve, resolved
-  Bytes max_far;     // safety.max_far, resolved
-  Bytes promised;    // sums over adopted VMs
+  Bytes dram;       // MemTotal
+  Bytes available;  // MemAvailable
+  Bytes reserve;    // safety.host_reserve, resolved
+  Bytes max_far;    // safety.max_far, resolved
+  Bytes promised;   // sums over adopted VMs
   Bytes touched;
   Bytes resident;
   Bytes far;
@@ -292,7 +297,7 @@ struct HostStatus {
   std::int64_t net_saved = 0;
   int pressure_level = 0;  // 0 none .. 4 refuse new VMs
   bool frozen = false;
-  std::string frozen_by;   // "uid 0, pid 71"; empty when not frozen
+  std::string frozen_by;  // "uid 0, pid 71"; empty when not frozen
 };
 
 struct AgentStatus {
@@ -328,8 +333,8 @@ struct PoolStatus {
   std::string store;    // "compressed", "mapped"
   std::string backing;  // "DRAM (lz4)", "/dev/dax0.0"
   Bytes capacity;
-  Bytes used;         // of the capacity, with the store's own waste
-  Bytes stored;       // page bytes before compression
+  Bytes used;    // of the capacity, with the store's own waste
+  Bytes stored;  // page bytes before compression
   std::uint64_t pages = 0;
   std::uint64_t incompressible = 0;  // pages turned away, total
   std::uint64_t integrity_failures = 0;

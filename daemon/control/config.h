@@ -21,7 +21,7 @@ enum class StoreKind : std::uint8_t { kMapped, kCompressed };
 enum class Codec : std::uint8_t { kLz4, kZstd };
 enum class LogLevel : std::uint8_t { kError, kWarn, kInfo, kDebug };
 enum class FdHolderKind : std::uint8_t {
-  kAuto,     // systemd's fd store when started by systemd, otherwise the keeper
+  kAuto,  // systemd's fd store when started by systemd, otherwise the keeper
   kKeeper,
   kSystemd,
 };
@@ -78,9 +78,9 @@ struct Config {
 
   struct Api {
     std::string socket = "/run/tidepool/agent.sock";
-    std::string metrics = "127.0.0.1:9842";              // host:port; empty: no metrics endpoint
+    std::string metrics = "127.0.0.1:9842";                   // host:port; empty: no metrics endpoint
     std::string audit_log = "/var/log/tidepool/audit.jsonl";  // empty: audit records go to the log
-    std::string group = "tidepool";                      // owns the socket where the group exists, else root's
+    std::string group = "tidepool";                           // owns the socket where the group exists, else root's
     unsigned workers = 2;
     unsigned max_connections = 64;
     std::chrono::milliseconds request_timeout{std::chrono::seconds(10)};
@@ -109,10 +109,10 @@ struct Config {
   VmDefaults defaults;
 
   struct Limits {
-    double tracker_cpu = 0.01;  // share of one core
-    double spin_cpu = 0.10;     // share of one core
-    Bytes demote_bandwidth{256ull << 20};   // per second, all VMs together
-    Bytes promote_bandwidth{1ull << 30};    // per second: prefetch and evacuation, never demand faults
+    double tracker_cpu = 0.01;             // share of one core
+    double spin_cpu = 0.10;                // share of one core
+    Bytes demote_bandwidth{256ull << 20};  // per second, all VMs together
+    Bytes promote_bandwidth{1ull << 30};   // per second: prefetch and evacuation, never demand faults
     bool operator==(const Limits&) const = default;
   } limits;
 

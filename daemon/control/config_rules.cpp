@@ -1,0 +1,132 @@
+#include "daemon/control/config_rules.h"
+
+#include <array>
+#include <bit>
+#include <optional>
+
+#include "daemon/control/config_schema.h"
+
+namespace tidepool::daemon {
+namespace {
+
+using Found = std::vector<Contradiction>;
+
+// Sizes and shares compare only with their own kind: what a share comes to is known once there is a VM.
+bool exceeds(const Amount& a, const Amount& b) {
+  if (a.share && b.share) return *a.share > *b.share;
+  return !a.share && !b.share && a.bytes > b.bytes;
+}
+
+void guarantee_against_limit(Found& found, const Config& config) {
+  const auto check = [&](const std::string& guarantee_key, const Amount& guarantee, const std::string& limit_key,
+                         const std::optional<Amount>& limit) {
+    if (!limit || !exceeds(guarantee, *limit)) return;
+    found.push_back({limit_key, limit_key + " (" + text_of(*limit) + ") is below " + guarantee_key + " (" +
+                                    text_of(guarantee) + "): a VM cannot be held to less than it was guaranteed"});
+  };
+  check("defaults.guarantee", config.defaults.guarantee, "defaults.limit", config.defaults.limit);
+  for (std::size_t i = 0; i < config.rules.size(); ++i) {
+    const Rule& rule = config.rules[i];
+    if (!rule.guarantee && !rule.limit) continue;
+    const std::string prefix = "rule[" + std::to_string(i) + "].";
+    check(rule.guarantee ? prefix + "guarantee" : "defaults.guarantee",
+          rule.guarantee.value_or(config.defaults.guarantee), rule.limit ? prefix + "limit" : "defaults.limit",
+          rule.limit ? rule.limit : config.defaults.limit);
+  }
+}
+
+void host_memory(Found& found, const Config& config) {
+  const Amount& reserve = config.safety.host_reserve;
+  const Amount& capacity = config.pool.capacity;
+  if (reserve.share && *reserve.share >= 1)
+    found.push_back(
+        {"safety.host_reserve", "safety.host_reserve (" + text_of(reserve) + ") leaves nothing of the host's memory"});
+  // A compressed store, or a mapped one without a device, lies in the very DRAM that the reserve speaks of.
+  if (config.pool.path.empty() && reserve.share && capacity.share && *reserve.share + *capacity.share > 1)
+    found.push_back({"pool.embedded.capacity", "pool.embedded.capacity (" + text_of(capacity) +
+                                                   ") and safety.host_reserve (" + text_of(reserve) +
+                                                   ") together exceed the host's memory"});
+  if (capacity == Amount::of(Bytes{}) || capacity == Amount::part(0))
+    found.push_back({"pool.embedded.capacity",
+                     "pool.embedded.capacity is 0: nothing could ever be moved; use mode = \"observe\" instead"});
+}
+
+void pool_store(Found& found, const Config& config) {
+  if (config.pool.store == StoreKind::kCompressed && !config.pool.path.empty())
+    found.push_back(
+        {"pool.embedded.path", "pool.embedded.path (\"" + config.pool.path +
+                                   "\") needs pool.embedded.store = \"mapped\": the compressed store lies in DRAM"});
+  if (config.pool.store == StoreKind::kMapped && config.pool.codec != Codec{})
+    found.push_back(
+        {"pool.embedded.codec",
+         "pool.embedded.codec has no meaning with pool.embedded.store = \"mapped\", which does not compress"});
+}
+
+void adoption(Found& found, const Config& config) {
+  if (!config.adopt.allow_ptrace && config.adopt.handoff_socket.empty())
+    found.push_back({"adopt.allow_ptrace",
+                     "adopt.allow_ptrace = false without adopt.handoff_socket leaves no way to adopt anything"});
+  if (config.adopt.automatic && config.rules.empty())
+    found.push_back({"adopt.auto", "adopt.auto = true without a [[rule]]: nothing says what to adopt"});
+  if (config.adopt.automatic && config.adopt.allow_exe.empty())
+    found.push_back({"adopt.auto", "adopt.auto = true with an empty adopt.allow_exe: every process would be refused"});
+  if (config.safety.canary_time.count() != 0 && config.safety.max_active_vms == 0)
+    found.push_back(
+        {"safety.canary_time", "safety.canary_time without safety.max_active_vms: there is no bound to lift"});
+  for (std::size_t i = 0; i < config.rules.size(); ++i) {
+    if (config.rules[i].match == RuleMatch{})
+      found.push_back({"rule[" + std::to_string(i) + "]",
+                       "rule[" + std::to_string(i) +
+                           "] has no match.domain, match.exe or match.cgroup: it would speak of every process"});
+  }
+}
+
+void shapes(Found& found, const Config& config) {
+  using namespace std::chrono_literals;
+  const std::uint64_t region = config.policy.region.value;
+  if (!std::has_single_bit(region) || region < kHugePageSize || region > (1ull << 30))
+    found.push_back(
+        {"policy.region", "policy.region must be a power of two from 2MiB to 1GiB: huge pages move as a whole"});
+  if (config.policy.tick < 100ms || config.policy.tick > 60s)
+    found.push_back({"policy.tick", "policy.tick must lie between 100ms and 60s"});
+  if (config.pager.grace > 60s) found.push_back({"pager.grace", "pager.grace must be at most 60s"});
+  if (config.pager.frame_reserve < Bytes{1ull << 20} || config.pager.frame_reserve > Bytes{1ull << 30})
+    found.push_back({"pager.frame_reserve", "pager.frame_reserve must lie between 1MiB and 1GiB"});
+  if (config.api.request_timeout < 100ms || config.api.request_timeout > 10min)
+    found.push_back({"api.request_timeout", "api.request_timeout must lie between 100ms and 10m"});
+  const auto below_tick = [&](const std::string& key, std::chrono::milliseconds age) {
+    if (age < config.policy.tick)
+      found.push_back({key, key + " is shorter than policy.tick: age is only known to the tick"});
+  };
+  below_tick("defaults.min_cold_age", config.defaults.min_cold_age);
+  for (std::size_t i = 0; i < config.rules.size(); ++i)
+    if (config.rules[i].min_cold_age)
+      below_tick("rule[" + std::to_string(i) + "].min_cold_age", *config.rules[i].min_cold_age);
+}
+
+void socket_paths(Found& found, const Config& config) {
+  const std::array<std::pair<std::string, const std::string*>, 3> sockets{
+      {{"api.socket", &config.api.socket},
+       {"keeper.socket", &config.keeper.socket},
+       {"adopt.handoff_socket", &config.adopt.handoff_socket}}};
+  for (std::size_t i = 0; i < sockets.size(); ++i)
+    for (std::size_t j = i + 1; j < sockets.size(); ++j)
+      if (*sockets[i].second == *sockets[j].second)
+        found.push_back({sockets[j].first, sockets[j].first + " and " + sockets[i].first + " name the same path \"" +
+                                               *sockets[i].second + "\""});
+}
+
+}  // namespace
+
+std::vector<Contradiction> find_contradictions(const Config& config) {
+  Found found;
+  guarantee_against_limit(found, config);
+  host_memory(found, config);
+  pool_store(found, config);
+  adoption(found, config);
+  shapes(found, config);
+  socket_paths(found, config);
+  return found;
+}
+
+}  // namespace tidepool::daemon
