@@ -86,6 +86,7 @@ struct ProcessStatus {
   std::uint64_t effective_capabilities = 0;  // CapEff, one bit per CAP_*
   pid_t tracer = 0;
   std::uint64_t threads = 0;
+  std::vector<gid_t> groups;  // supplementary
   bool no_new_privileges = false;
   SeccompMode seccomp = SeccompMode::none;
   Bytes locked;             // VmLck: mlock
@@ -148,8 +149,9 @@ struct DescriptorInfo {
   int number = -1;
   std::string target;  // what /proc/PID/fd/N points to
   DescriptorKind kind = DescriptorKind::other;
-  std::uint32_t flags = 0;  // open flags (O_DIRECT, ...), 0 when fdinfo could not be read
-  std::uint64_t inode = 0;  // 0 before Linux 5.14
+  std::uint32_t flags = 0;     // open flags (O_DIRECT, ...), 0 when fdinfo could not be read
+  std::uint64_t inode = 0;     // 0 before Linux 5.14
+  std::uint64_t mount_id = 0;  // see Mount::id; 0 when fdinfo could not be read
   // io_uring: fixed buffers registered. nullopt: the ring was busy and the kernel did not say, which is no proof of
   // none.
   std::optional<std::uint64_t> fixed_buffers;
@@ -163,6 +165,7 @@ enum class ElfClass : std::uint8_t { unknown, bits32, bits64 };
 
 // One line of /proc/PID/mountinfo.
 struct Mount {
+  std::uint64_t id = 0;
   DeviceNumber device;
   std::string mount_point;
   std::string type;    // "ext4", "tmpfs"

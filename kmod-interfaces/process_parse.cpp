@@ -138,6 +138,11 @@ ProcessStatus parse_process_status(std::string_view text) {
   };
   pair("Uid", status.uid, status.effective_uid);
   pair("Gid", status.gid, status.effective_gid);
+  std::string_view groups = value_of(text, "Groups").value_or("");
+  while (!trim(groups).empty()) {
+    const auto group = parse_decimal(next_word(groups));
+    if (group && *group <= UINT32_MAX) status.groups.push_back(static_cast<gid_t>(*group));
+  }
   status.effective_capabilities = parse_hex(value_of(text, "CapEff").value_or("")).value_or(0);
   status.tracer = static_cast<pid_t>(std::min<std::uint64_t>(decimal_of(text, "TracerPid"), INT32_MAX));
   status.threads = decimal_of(text, "Threads");
@@ -232,6 +237,7 @@ DescriptorInfo parse_descriptor(int number, std::string_view target, std::string
   info.kind = kind_of_target(target);
   info.flags = static_cast<std::uint32_t>(parse_octal(value_of(fdinfo, "flags").value_or("")).value_or(0));
   info.inode = decimal_of(fdinfo, "ino");
+  info.mount_id = decimal_of(fdinfo, "mnt_id");
   if (info.kind == DescriptorKind::io_uring) info.fixed_buffers = parse_fixed_buffers(fdinfo);
   return info;
 }
@@ -255,14 +261,15 @@ std::vector<Mount> parse_mounts(std::string_view text) {
     if (separator == std::string_view::npos) continue;
     std::string_view front = line.substr(0, separator);
     std::string_view back = line.substr(separator + 3);
-    next_word(front);
+    const std::uint64_t id = parse_decimal(next_word(front)).value_or(0);
     next_word(front);
     const auto device = parse_device(next_word(front), parse_decimal);
     next_word(front);
     const std::string_view mount_point = next_word(front);
     const std::string_view type = next_word(back);
     if (!device || mount_point.empty() || type.empty()) continue;
-    mounts.push_back(Mount{*device, unescape_octal(mount_point), std::string(type), unescape_octal(next_word(back))});
+    mounts.push_back(
+        Mount{id, *device, unescape_octal(mount_point), std::string(type), unescape_octal(next_word(back))});
   }
   return mounts;
 }

@@ -14,10 +14,9 @@
 
 namespace tidepool::load {
 
-LoadProcess::LoadProcess(std::vector<std::string> arguments, const std::string& name) {
+LoadProcess::LoadProcess(std::vector<std::string> arguments) {
   const char* folder = std::getenv("TIDEPOOL_BIN");
-  const std::string program =
-      name.starts_with('/') ? name : std::string(folder ? folder : TIDEPOOL_BINARY_DIR "/bin") + "/" + name;
+  const std::string program = std::string(folder ? folder : TIDEPOOL_BINARY_DIR "/bin") + "/tidepool-load";
   arguments.insert(arguments.begin(), program);
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());

@@ -111,12 +111,13 @@ TEST(ParseStat, RefusesTruncatedText) {
 TEST(ParseStatus, ReadsIdentityLimitsAndConfinement) {
   const auto status = parse_process_status(
       "Name:\tx\\nUid:\nTgid:\t7\nTracerPid:\t12\nUid:\t1000\t0\t1000\t1000\nGid:\t5\t6\t5\t5\nVmSize:\t 9 kB\n"
-      "VmLck:\t       4 kB\nVmPin:\t       8 kB\nVmRSS:\t 100 kB\nVmSwap:\t 3 kB\nThreads:\t4\n"
+      "Groups:\t4 27 \nVmLck:\t       4 kB\nVmPin:\t       8 kB\nVmRSS:\t 100 kB\nVmSwap:\t 3 kB\nThreads:\t4\n"
       "CapEff:\t0000000000080000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n");
   EXPECT_EQ(status.uid, 1000u);
   EXPECT_EQ(status.effective_uid, 0u);
   EXPECT_EQ(status.effective_gid, 6u);
   EXPECT_EQ(status.tracer, 12);
+  EXPECT_EQ(status.groups, (std::vector<gid_t>{4, 27}));
   EXPECT_EQ(status.threads, 4u);
   EXPECT_EQ(status.locked, Bytes{4096});
   EXPECT_EQ(status.pinned, Bytes{8192});
@@ -157,6 +158,7 @@ TEST(ParseDescriptor, ReadsFlagsInOctal) {
   const auto info = parse_descriptor(7, "/disk", "pos:\t0\nflags:\t0140002\nmnt_id:\t27\nino:\t10952765\n");
   EXPECT_TRUE(info.is_direct());
   EXPECT_EQ(info.inode, 10952765u);
+  EXPECT_EQ(info.mount_id, 27u);
   EXPECT_FALSE(parse_descriptor(7, "/disk", "flags:\t0100002\n").is_direct());
   EXPECT_FALSE(parse_descriptor(7, "/disk", "flags:\t99999999999999999999999\n").is_direct());
 }
@@ -180,6 +182,7 @@ TEST(ParseMounts, ReadsDeviceTypeAndEscapedNames) {
       "36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 shared:7 - ext4 /dev/root rw\n"
       "30 24 0:27 / /dev/shm rw - tmpfs tmpfs rw\nnonsense\n1 2 x:y / / - a b\n1 2 3:4 / \n");
   ASSERT_EQ(mounts.size(), 2u);
+  EXPECT_EQ(mounts[0].id, 36u);
   EXPECT_EQ(mounts[0].device, (DeviceNumber{98, 0}));
   EXPECT_EQ(mounts[0].mount_point, "/mnt two");
   EXPECT_EQ(mounts[0].type, "ext4");

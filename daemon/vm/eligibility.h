@@ -1,0 +1,104 @@
+// May this process be adopted? Facts are collected (I/O), then checked (pure), so that every rule can be tested without
+// the machine that would break it. docs/eligibility.md lists the codes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "base/units.h"
+#include "daemon/control/agent_service.h"
+#include "daemon/vm/mappings.h"
+#include "kmod-interfaces/kernel_roots.h"
+#include "kmod-interfaces/process.h"
+#include "kmod-interfaces/process_holders.h"
+#include "kmod-interfaces/process_storage.h"
+
+namespace tidepool::daemon {
+
+// A descriptor by which a device reads or writes the process's memory behind the kernel's caches.
+struct DirectDescriptor {
+  int number = -1;
+  std::string target;
+  kernel::Storage storage;
+};
+
+struct ProcessFacts {
+  kernel::ProcessId id;
+  std::string name;  // as vm_name() makes it
+  std::string comm;
+  std::string executable;  // empty when it may not be read, and for kernel threads
+  uid_t uid = 0;
+  gid_t gid = 0;
+  bool is_self = false;  // the process that collected the facts
+  bool kernel_thread = false;
+  bool zombie = false;
+  bool hypervisor = false;
+  kernel::ElfClass elf_class = kernel::ElfClass::unknown;
+  pid_t tracer = 0;
+  std::string tracer_comm;
+  kernel::SeccompMode seccomp = kernel::SeccompMode::none;
+  Bytes pinned;
+  Bytes locked;
+  Bytes swapped;
+
+  std::vector<std::string> passthrough;  // targets of VFIO descriptors
+  std::vector<std::string> iommufd;
+  std::vector<std::string> vdpa;
+  std::vector<int> rings_with_fixed_buffers;  // descriptor numbers
+  std::vector<int> rings_unknown;             // busy whenever they were asked
+  std::vector<int> userfaultfds;
+  std::vector<DirectDescriptor> direct;
+
+  MappingChoice mappings;
+  // Others who map the chosen shared memory, or hold a descriptor of it.
+  std::vector<kernel::MemoryHolder> holders;
+  std::vector<pid_t> holders_unknown;
+
+  // kernel.io_uring_disabled as it applies to this process; true where the setting is absent.
+  bool may_use_io_uring = true;
+  std::optional<std::uint64_t> ptrace_scope;  // kernel.yama.ptrace_scope
+  // What we were not allowed to read; the rest of the facts is incomplete then.
+  std::vector<std::string> denied;
+};
+
+struct AdoptionRules {
+  std::vector<std::string> allow_executables;  // globs over the whole path; empty allows none
+  bool allow_ptrace = true;
+  std::vector<kernel::ProcessId> enrolled;  // adopted already, or to be adopted in the same step
+  std::vector<pid_t> own_processes;         // agent and keeper: they may hold the memory
+  std::vector<std::string> force;           // codes of forceable findings to let through
+};
+
+struct Eligibility {
+  std::vector<Finding> findings;  // refusals first
+  bool eligible() const;          // no finding refuses
+};
+
+// Everything of one process that matters. Fails only when there is no such process; what may not be read is recorded as
+// denied. Looks at all processes once when shared memory was chosen. Takes as long as reading smaps does (14-17 ms per
+// GiB resident).
+Result<ProcessFacts> collect_facts(pid_t pid, const kernel::KernelRoots& roots, const MemorySelector& selector = {});
+
+// Pure. A process that changes after its facts were collected is for the adoption itself to notice.
+Eligibility check_eligibility(const ProcessFacts& facts, const AdoptionRules& rules);
+
+// The holders that belong to the same family of processes as `pid` (a server and its children, such as PostgreSQL's):
+// those that can be adopted together with it. Without `pid` itself.
+std::vector<kernel::MemoryHolder> family_of(pid_t pid, pid_t parent, std::span<const kernel::MemoryHolder> holders);
+
+// One row per code, in the order of docs/eligibility.md.
+struct EligibilityRule {
+  std::string_view code;
+  FindingKind kind;
+  bool forceable;
+  std::string_view meaning;
+  std::string_view remedy;
+};
+std::span<const EligibilityRule> eligibility_rules();
+
+}  // namespace tidepool::daemon

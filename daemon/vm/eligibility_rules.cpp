@@ -1,0 +1,77 @@
+// The table of docs/eligibility.md: codes are stable words that programs and metrics rely on.
+#include <array>
+
+#include "daemon/vm/eligibility.h"
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr FindingKind kRefuse = FindingKind::kRefusal;
+constexpr FindingKind kWarn = FindingKind::kWarning;
+
+constexpr std::array kRules{
+    EligibilityRule{"self", kRefuse, false, "The process is Tidepool's own.", "Name another process."},
+    EligibilityRule{"kernel-thread", kRefuse, false, "A kernel thread has no memory of its own.",
+                    "Name a user process."},
+    EligibilityRule{"zombie", kRefuse, false, "The process has ended and waits for its parent.",
+                    "Name a process that runs."},
+    EligibilityRule{"not-permitted", kRefuse, false, "The process may not be inspected or traced.",
+                    "Run the agent as root or grant it CAP_SYS_PTRACE."},
+    EligibilityRule{"ptrace-forbidden", kRefuse, false, "Configuration or kernel.yama.ptrace_scope forbids tracing.",
+                    "Set allow_ptrace = true and kernel.yama.ptrace_scope below 3, or let the process hand its memory "
+                    "over itself."},
+    EligibilityRule{"not-allow-listed", kRefuse, false, "The executable is not on the list of those to adopt.",
+                    "Add it to adopt.allow_exe."},
+    EligibilityRule{"32-bit", kRefuse, false, "The process is 32-bit; only x86-64 code can be entered.",
+                    "Run a 64-bit build."},
+    EligibilityRule{"traced", kRefuse, false, "Another process traces it.", "Detach the debugger or tracer first."},
+    EligibilityRule{"vfio", kRefuse, false, "A device assigned by VFIO writes to the memory at any time.",
+                    "Detach the device, or run the VM without device assignment."},
+    EligibilityRule{"iommufd", kRefuse, false, "A device assigned by iommufd writes to the memory at any time.",
+                    "Detach the device, or run the VM without device assignment."},
+    EligibilityRule{"vdpa", kRefuse, false, "A vDPA device writes to the memory at any time.",
+                    "Use vhost-net or a user-space backend instead."},
+    EligibilityRule{"io-uring-buffers", kRefuse, false, "Memory is registered with io_uring as fixed buffers.",
+                    "Turn fixed buffers off in the program's configuration."},
+    EligibilityRule{"io-uring-busy", kRefuse, false, "An io_uring was too busy to say whether it has fixed buffers.",
+                    "Try again when the process has less to do."},
+    EligibilityRule{"pinned", kRefuse, false, "Memory is pinned for a device or a ring (VmPin).",
+                    "End what pins it: RDMA, AF_XDP, device assignment, fixed buffers."},
+    EligibilityRule{"locked", kRefuse, false, "Most of the memory selected is locked (mlock).",
+                    "Start the program without memory locking (QEMU: without -overcommit mem-lock=on)."},
+    EligibilityRule{"locked-partly", kWarn, false, "Some memory is locked and is left alone.", ""},
+    EligibilityRule{"hugetlb", kRefuse, false, "Most of the memory selected is hugetlb memory.",
+                    "Use ordinary memory with transparent huge pages."},
+    EligibilityRule{"hugetlb-partly", kWarn, false, "Some memory is hugetlb memory and is left alone.", ""},
+    EligibilityRule{"dax", kRefuse, false, "The memory selected is a DAX device's.",
+                    "Nothing to gain: it is not local DRAM."},
+    EligibilityRule{"userfaultfd", kRefuse, false, "The process has a userfaultfd already.",
+                    "Release the VM or stop the other user (live migration, snapshot restore, CRIU)."},
+    EligibilityRule{"mapped-twice", kRefuse, false,
+                    "The selected memory is mapped again in a way that cannot be watched.", "Select other memory."},
+    EligibilityRule{"foreign-mapper", kRefuse, false, "A process that is not enrolled maps the same memory.",
+                    "Adopt it together with this one, or stop it."},
+    EligibilityRule{"foreign-descriptor", kRefuse, true,
+                    "A process that is not enrolled holds a descriptor of the same memory.",
+                    "Stop it, or force when it is known never to read or write through it."},
+    EligibilityRule{"holders-unknown", kWarn, false, "Some processes could not be searched for the same memory.",
+                    "Grant CAP_SYS_PTRACE."},
+    EligibilityRule{"direct-io-slow", kRefuse, true,
+                    "O_DIRECT descriptors on storage that may write to memory after a long delay.",
+                    "Use the page cache (QEMU: cache=writeback), or force when the storage is known to be quick."},
+    EligibilityRule{"direct-io", kWarn, false, "O_DIRECT descriptors: demotion waits for transfers under way.", ""},
+    EligibilityRule{"io-uring-forbidden", kRefuse, false,
+                    "kernel.io_uring_disabled forbids the ring that private memory needs.",
+                    "Set kernel.io_uring_disabled = 0, or give the VM shared memory (memory-backend-memfd,share=on)."},
+    EligibilityRule{"nothing-to-manage", kRefuse, false, "No memory fits the selection.",
+                    "Choose another selector: auto, shared, private, all, 0xSTART-0xEND or path:GLOB."},
+    EligibilityRule{"swapped", kWarn, false, "Parts of the process are in swap and stay under the kernel's care.", ""},
+};
+
+}  // namespace
+
+std::span<const EligibilityRule> eligibility_rules() {
+  return kRules;
+}
+
+}  // namespace tidepool::daemon
