@@ -1,74 +1,17 @@
 // tidepool-load: fill, announce, work, check, report.
 #include <fmt/format.h>
-#include <malloc.h>
-#include <pthread.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <thread>
 
+#include "bench/load/foreground.h"
 #include "bench/load/load_options.h"
 #include "bench/load/workers.h"
 
 namespace tidepool::load {
 namespace {
-
-void print(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-  std::fflush(stdout);
-}
-
-// Signals are waited for, never handled: every thread has them blocked.
-class SignalWaiter {
- public:
-  SignalWaiter() {
-    ::sigemptyset(&set_);
-    for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) ::sigaddset(&set_, signal);
-    ::pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-  }
-  // The signal that came, or 0 after `limit`.
-  int wait(std::chrono::nanoseconds limit) const {
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit);
-    const timespec time{.tv_sec = seconds.count(), .tv_nsec = (limit - seconds).count()};
-    const int signal = ::sigtimedwait(&set_, nullptr, &time);
-    return signal > 0 ? signal : 0;
-  }
-  // From here on a signal ends the process: for the final check, which may take long.
-  void restore_defaults() const { ::pthread_sigmask(SIG_UNBLOCK, &set_, nullptr); }
-
- private:
-  sigset_t set_{};
-};
-
-// Keeps this process's own memory small and recognisable: whoever adopts it means the workload's memory, not stacks and
-// heaps.
-void keep_bookkeeping_small() {
-  ::mallopt(M_ARENA_MAX, 1);
-  pthread_attr_t attributes;
-  if (::pthread_attr_init(&attributes) == 0) {
-    constexpr std::size_t kStack = 960 * 1024;
-    ::pthread_attr_setstacksize(&attributes, kStack);
-    ::pthread_setattr_default_np(&attributes);
-    ::pthread_attr_destroy(&attributes);
-  }
-}
-
-// Runs until a stop signal or until `limit` has passed (0: no limit); SIGUSR1 reports meanwhile. False when a stop
-// signal came.
-bool wait_for(std::chrono::nanoseconds limit, bool unlimited, const SignalWaiter& signals, Reporter& reporter) {
-  const auto end = SteadyClock::now() + limit;
-  constexpr std::chrono::nanoseconds kLongest = std::chrono::seconds(1);
-  for (;;) {
-    const auto left = unlimited ? kLongest : std::chrono::nanoseconds(end - SteadyClock::now());
-    if (left.count() <= 0) return true;
-    const int signal = signals.wait(std::min(left, kLongest));
-    if (signal == SIGUSR1) print(reporter.interim());
-    if (signal == SIGINT || signal == SIGTERM) return false;
-  }
-}
 
 std::vector<std::jthread> start_threads(Run& run, const LoadOptions& options, int direct_file,
                                         std::vector<ThreadCounters>& counters) {
@@ -111,7 +54,7 @@ Result<int> run_load(const LoadOptions& options) {
 
   // Workers, the discarder, the direct transfers.
   std::vector<ThreadCounters> counters(options.run.threads + 2);
-  Reporter reporter(options.output, run, counters);
+  Reporter reporter(options.output, run.mismatches, counters);
   const bool go_on =
       options.hold_after_fill.count() == 0 || wait_for(options.hold_after_fill, false, signals, reporter);
   if (go_on) {

@@ -60,8 +60,8 @@ std::string header_line() {
 
 }  // namespace
 
-Reporter::Reporter(OutputFormat format, const Run& run, std::vector<ThreadCounters>& counters)
-    : format_(format), run_(run), counters_(counters) {}
+Reporter::Reporter(OutputFormat format, const MismatchLog& mismatches, std::vector<ThreadCounters>& counters)
+    : format_(format), mismatches_(mismatches), counters_(counters) {}
 
 void Reporter::work_started() {
   start_ = previous_time_ = std::chrono::steady_clock::now();
@@ -95,7 +95,7 @@ std::string Reporter::interim() {
   previous_ = totals;
   previous_time_ = now;
   totals.slowest = slowest_;
-  const std::uint64_t mismatches = run_.mismatches.count();
+  const std::uint64_t mismatches = mismatches_.count();
   if (format_ == OutputFormat::kJson) {
     boost::json::object object{{"report", "interim"},
                                {"since_start", to_json(totals, now - start_)},
@@ -111,8 +111,8 @@ std::string Reporter::final() {
   const Seconds worked = std::max(std::chrono::steady_clock::duration{0}, end_ - start_);
   Totals totals = take_totals();
   totals.slowest = std::max(slowest_, totals.slowest);
-  const std::vector<std::string> first = run_.mismatches.first();
-  const std::uint64_t mismatches = run_.mismatches.count();
+  const std::vector<std::string> first = mismatches_.first();
+  const std::uint64_t mismatches = mismatches_.count();
   if (format_ == OutputFormat::kJson) {
     boost::json::object object{
         {"report", "final"}, {"since_start", to_json(totals, worked)}, {"mismatches", mismatches}};

@@ -26,7 +26,7 @@ struct Totals {
 // Used by one thread.
 class Reporter {
  public:
-  Reporter(OutputFormat format, const Run& run, std::vector<ThreadCounters>& counters);
+  Reporter(OutputFormat format, const MismatchLog& mismatches, std::vector<ThreadCounters>& counters);
 
   // The interval that rates refer to: without the idle time before the work and the check after it.
   void work_started();
@@ -40,7 +40,7 @@ class Reporter {
   Totals take_totals();
 
   OutputFormat format_;
-  const Run& run_;
+  const MismatchLog& mismatches_;
   std::vector<ThreadCounters>& counters_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point end_ = start_;

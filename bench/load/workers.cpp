@@ -12,6 +12,8 @@
 #include <cstring>
 #include <thread>
 
+#include "bench/load/pacer.h"
+
 namespace tidepool::load {
 namespace {
 
@@ -25,30 +27,6 @@ void compute(std::uint64_t rounds) {
   for (std::uint64_t i = 0; i < rounds; ++i) value = mix(value);
   asm volatile("" : : "r"(value));
 }
-
-// Spaces operations evenly; a thread that fell behind catches up rather than dropping operations.
-class Pacer {
- public:
-  explicit Pacer(const RunSettings& settings) {
-    if (settings.operations_per_second > 0) {
-      interval_ =
-          std::chrono::nanoseconds(static_cast<std::int64_t>(1e9 * settings.threads / settings.operations_per_second));
-    }
-  }
-  void wait(const std::atomic<bool>& stop) {
-    if (interval_.count() == 0) return;
-    constexpr std::chrono::milliseconds kNap{50};  // how late a stop may be noticed
-    next_ += interval_;
-    for (auto now = SteadyClock::now(); now < next_ && !stop.load(std::memory_order_relaxed);
-         now = SteadyClock::now()) {
-      std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(next_ - now, kNap));
-    }
-  }
-
- private:
-  std::chrono::nanoseconds interval_{0};
-  SteadyClock::time_point next_ = SteadyClock::now();
-};
 
 // A write that never looks would overwrite the evidence of a lost one.
 constexpr std::uint64_t kWritesPerLook = 4;
@@ -64,7 +42,7 @@ void write_page(Run& run, std::uint64_t page, bool look_first) {
 
 void run_worker(Run& run, unsigned thread, SteadyClock::time_point start, ThreadCounters& counters) {
   AccessPattern pattern(run.settings.pattern, run.ordinary_pages(), run.settings.seed, thread, run.settings.threads);
-  Pacer pacer(run.settings);
+  Pacer pacer(run.settings.operations_per_second, run.settings.threads);
   std::uint64_t writes = 0;
   while (!stopping(run)) {
     const auto begin = SteadyClock::now();
@@ -129,7 +107,7 @@ void run_hammer(Run& run, unsigned thread, ThreadCounters& counters) {
                                    lane.version(), lane.found_version()));
   };
   Random random(mix(run.settings.seed) + thread);
-  Pacer pacer(run.settings);
+  Pacer pacer(run.settings.operations_per_second, run.settings.threads);
   while (!stopping(run)) {
     const std::uint64_t page = random.below(lanes.size());
     const auto begin = SteadyClock::now();

@@ -14,9 +14,10 @@
 
 namespace tidepool::load {
 
-LoadProcess::LoadProcess(std::vector<std::string> arguments) {
+LoadProcess::LoadProcess(std::vector<std::string> arguments, const std::string& name) {
   const char* folder = std::getenv("TIDEPOOL_BIN");
-  const std::string program = std::string(folder ? folder : TIDEPOOL_BINARY_DIR "/bin") + "/tidepool-load";
+  const std::string program =
+      name.starts_with('/') ? name : std::string(folder ? folder : TIDEPOOL_BINARY_DIR "/bin") + "/" + name;
   arguments.insert(arguments.begin(), program);
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());

@@ -1,4 +1,4 @@
-// A running tidepool-load, for tests: started, spoken to by signals, read line by line.
+// A running workload, for tests: started, spoken to by signals, read line by line.
 #pragma once
 
 #include <sys/types.h>
@@ -16,8 +16,8 @@ namespace tidepool::load {
 
 class LoadProcess {
  public:
-  // Starts the program from the build's bin folder. Fails the test (gtest) when it cannot be started.
-  explicit LoadProcess(std::vector<std::string> arguments);
+  // Starts a program from the build's bin folder, or by its path. Fails the test (gtest) when it cannot be started.
+  explicit LoadProcess(std::vector<std::string> arguments, const std::string& program = "tidepool-load");
   LoadProcess(const LoadProcess&) = delete;
   LoadProcess& operator=(const LoadProcess&) = delete;
   // Kills the process if it still runs.
