@@ -1,8 +1,10 @@
-// Where far pages live. One interface for every kind of pooled memory: mapped (CXL-like), compressed DRAM, and stores behind a network.
+// Where far pages live. One interface for every kind of pooled memory: mapped (CXL-like), compressed DRAM, and stores
+// behind a network.
 //
-// Batches are asynchronous: a caller fills items, submits, and is told by `done` on whichever thread completed the batch. Stores in local
-// memory complete before submit returns; callers must not depend on that. A batch and its buffers belong to the store from submit to done.
-// Nothing here allocates per page on the read path. All methods are thread-safe.
+// Batches are asynchronous: a caller fills items, submits, and is told by `done` on whichever thread completed the
+// batch. Stores in local memory complete before submit returns; callers must not depend on that. A batch and its
+// buffers belong to the store from submit to done. Nothing here allocates per page on the read path. All methods are
+// thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -61,10 +63,10 @@ using WriteBatch = Batch<WriteItem>;
 using ReadBatch = Batch<ReadItem>;
 
 struct StoreUsage {
-  Bytes capacity;   // how much local memory or remote space the store may take
-  Bytes used;       // what it takes now, metadata included, as the host would count it
-  Bytes metadata;   // the part of `used` that is not page content
-  PageCount pages;  // pages held
+  Bytes capacity;                    // how much local memory or remote space the store may take
+  Bytes used;                        // what it takes now, metadata included, as the host would count it
+  Bytes metadata;                    // the part of `used` that is not page content
+  PageCount pages;                   // pages held
   std::uint64_t incompressible = 0;  // writes answered so, since start
 };
 
@@ -74,11 +76,13 @@ class PageStore {
 
   virtual std::string kind() const = 0;  // "mapped", "compressed"; label of metrics
   virtual StoreUsage usage() const = 0;
-  // True when a page costs less where it is stored than where it was; false for a store whose memory is not the host's DRAM to begin with.
+  // True when a page costs less where it is stored than where it was; false for a store whose memory is not the host's
+  // DRAM to begin with.
   virtual bool uses_host_dram() const = 0;
 
-  // Gives each item whose buffer is null a place to put the page, if the store can; items left null need a buffer of the caller's.
-  // Every staged item must go through submit_write or unstage. Runs of items get adjacent memory where possible.
+  // Gives each item whose buffer is null a place to put the page, if the store can; items left null need a buffer of
+  // the caller's. Every staged item must go through submit_write or unstage. Runs of items get adjacent memory where
+  // possible.
   virtual void stage(std::span<WriteItem> items) = 0;
   virtual void unstage(std::span<WriteItem> items) = 0;
 
@@ -88,7 +92,8 @@ class PageStore {
   virtual void cancel(WriteBatch& batch) = 0;
   virtual void cancel(ReadBatch& batch) = 0;
 
-  // One more owner of a stored page (a forked process shares its parent's far pages). Fails when the location is not live.
+  // One more owner of a stored page (a forked process shares its parent's far pages). Fails when the location is not
+  // live.
   virtual Result<> retain(Location location) = 0;
   // The page's memory is free, and zeroed before anyone else can see it, when the last owner has released it.
   virtual void release(std::span<const Location> locations) = 0;

@@ -1,0 +1,57 @@
+// The memory under a store: a memfd, a file on tmpfs or hugetlbfs (or any other file system), or a DAX device.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "base/mapping.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "base/units.h"
+#include "kmod-interfaces/kernel_roots.h"
+
+namespace tidepool::pool {
+
+enum class MediumKind : std::uint8_t { kMemfd, kFile, kHugetlb, kDax };
+
+// Maps the file shared and writable. Pages are populated when touched, even in a process that has called
+// mlockall(MCL_FUTURE), and stay out of core dumps: they hold guests' memory.
+Result<Mapping> map_for_store(int fd, Bytes length);
+
+// Calls back with the ranges of a file of `length` that hold data; with all of it where the file system does not tell.
+void for_each_extent(int fd, Bytes length, const std::function<void(Bytes first, Bytes end)>& visit);
+
+// Immutable after it is made; its methods are thread-safe.
+class Medium {
+ public:
+  // `path` empty: a sealed memfd of `size`. A DAX device: `size` is ignored, the device's own counts. A file that
+  // exists: its size when it has one, otherwise `size`; it must hold no data, and is locked against a second user. A
+  // path that does not exist is created, and unlinked at once, so that nothing is left behind when its last holder
+  // goes.
+  static Result<Medium> create(const std::string& path, Bytes size, const kernel::KernelRoots& roots);
+  // Takes over the descriptor of a medium that another process made.
+  static Result<Medium> adopt(UniqueFd fd, Bytes size, const kernel::KernelRoots& roots);
+
+  MediumKind kind() const { return kind_; }
+  int fd() const { return fd_.get(); }
+  Bytes size() const { return Bytes{mapping_.size()}; }
+  std::byte* data() const { return mapping_.data(); }
+  // Whether single pages can be given back to the host, and read as zeros from then on.
+  bool can_punch() const { return kind_ == MediumKind::kMemfd || kind_ == MediumKind::kFile; }
+  // Gets the pages of the range from the host. An error, not a signal, when there are none left.
+  Result<> populate(Bytes offset, Bytes length) const;
+  // Gives the pages of the range back.
+  Result<> punch(Bytes offset, Bytes length) const;
+  // What the host counts for it now; all of it where the host does not count (DAX).
+  Bytes populated() const;
+
+ private:
+  Result<> map(Bytes size);
+
+  MediumKind kind_ = MediumKind::kMemfd;
+  UniqueFd fd_;
+  Mapping mapping_;
+};
+
+}  // namespace tidepool::pool
