@@ -1,0 +1,196 @@
+// Discards, unmaps, moves and forks of the address spaces that a fault loop owns.
+#include <algorithm>
+
+#include "daemon/pager/fault_service.h"
+
+namespace tidepool::daemon {
+
+std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceState& state, std::span<const uffd_msg> messages) {
+  std::vector<std::shared_ptr<AddressSpace>> children;
+  VmMemory& vm = *state.vm;
+  AddressSpace& space = *state.space;
+  for (const uffd_msg& message : messages) {
+    switch (message.event) {
+      case UFFD_EVENT_REMOVE: {
+        const AddressRange announced{message.arg.remove.start, message.arg.remove.end};
+        space.ledger.match(announced, [&](AddressRange guests) { discard(vm, space, guests, false); });
+        break;
+      }
+      case UFFD_EVENT_UNMAP: {
+        const AddressRange gone{message.arg.remove.start, message.arg.remove.end};
+        discard(vm, space, gone, true);
+        space.set_segments(space.own_segments().without(gone));
+        record_layout(vm, space);
+        break;
+      }
+      case UFFD_EVENT_REMAP: {
+        const AddressRange from{message.arg.remap.from, message.arg.remap.from + message.arg.remap.len};
+        space.set_segments(space.own_segments().moved(from, message.arg.remap.to));
+        record_layout(vm, space);
+        break;
+      }
+      case UFFD_EVENT_FORK:
+        vm.counters.forks.fetch_add(1, std::memory_order_relaxed);
+        children.push_back(fork_of(vm, space, static_cast<int>(message.arg.fork.ufd)));
+        break;
+      default:
+        break;
+    }
+  }
+  return children;
+}
+
+void FaultService::discard(VmMemory& vm, AddressSpace& space, AddressRange range, bool unmapped) {
+  for (const Segment& segment : space.own_segments().all()) {
+    if (!segment.addresses.overlaps(range)) continue;
+    // Unmapping shared memory in one process takes nothing from the others; and MADV_DONTNEED, which keeps contents there, cannot be told from
+    // MADV_REMOVE, which does not.
+    if (segment.object->shared && (unmapped || !vm.shared_remove_discards)) continue;
+    const std::uint64_t start = std::max(segment.addresses.start, range.start);
+    const std::uint64_t end = std::min(segment.addresses.end, range.end);
+    const PageState to = unmapped ? PageState::kExcluded : PageState::kReleased;
+    for (std::uint64_t address = start; address < end; address += kPageSize) {
+      discard_page(vm, *segment.object, segment.page_at(address), to);
+    }
+  }
+}
+
+void FaultService::discard_page(VmMemory& vm, MemoryObject& object, PageIndex page, PageState to) {
+  PageEntry entry = object.map->load(page);
+  for (;;) {
+    PageEntry next = PageEntry::plain(to);
+    bool frees_copy = entry.holds_location();
+    switch (entry.state()) {
+      case PageState::kUntouched:
+      case PageState::kReleased:
+      case PageState::kExcluded:
+        if (to == PageState::kReleased || entry.state() == to) return;
+        break;
+      case PageState::kDropping:
+      case PageState::kFetching:
+        // Whoever works on it finishes, sees the mark and frees the copy.
+        next = entry.with_discarded();
+        frees_copy = false;
+        break;
+      default:
+        break;
+    }
+    const pool::Location location = entry.location();
+    if (!object.map->exchange(page, entry, next)) continue;
+    if (frees_copy) release_later(vm.store, location);
+    if (entry.state() == PageState::kFar) vm.counters.discarded_pages.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+}
+
+// The parent's thread waits inside fork until its event has been read, and no page has been installed in the parent since the kernel copied its
+// page tables (such installs answer EAGAIN): what is far in the parent now was missing in the child when it was made, or is there unchanged.
+std::shared_ptr<AddressSpace> FaultService::fork_of(VmMemory& vm, AddressSpace& parent, int fd) {
+  auto child = std::make_shared<AddressSpace>();
+  child->userfaultfd = kernel::Userfaultfd{UniqueFd{fd}};
+  std::vector<Segment> segments = parent.own_segments().all();
+  std::vector<std::pair<MemoryObject*, MemoryObject*>> clones;
+  for (Segment& segment : segments) {
+    if (segment.object->shared) continue;
+    const auto known = std::find_if(clones.begin(), clones.end(), [&](const auto& pair) { return pair.first == segment.object; });
+    if (known != clones.end()) {
+      segment.object = known->second;
+      continue;
+    }
+    auto clone = clone_private(vm, *segment.object);
+    if (clone == nullptr) {
+      // No memory for the child's map: serving it from an empty one would hand out zeros. Stop rather than corrupt.
+      vm.blocked_by = ENOMEM;
+      if (hooks_.integrity_failure) hooks_.integrity_failure(vm, *segment.object, PageIndex{0});
+      return child;
+    }
+    clones.emplace_back(segment.object, clone.get());
+    segment.object = clone.get();
+    child->forked_objects.push_back(std::move(clone));
+  }
+  child->set_segments(SegmentTable{std::move(segments)});
+  vm.add_space(child);
+  return child;
+}
+
+std::unique_ptr<MemoryObject> FaultService::clone_private(VmMemory& vm, MemoryObject& parent) {
+  auto clone = std::make_unique<MemoryObject>();
+  clone->forked = true;
+  const PageCount pages = parent.map->pages();
+  auto map = PageMap::create("tidepool-fork", pages, false);
+  if (!map) return nullptr;
+  clone->map = std::move(*map);
+  if (auto first = clone->map->append(pages, 0); !first) return nullptr;
+  const bool dropping = parent.map->count(PageState::kDropping) != 0;
+  for (std::uint64_t region = 0; region < parent.map->regions(); ++region) {
+    if (!dropping && parent.map->region(region).far.load(std::memory_order_relaxed) == 0) continue;
+    const std::uint64_t end = std::min((region + 1) * kPagesPerRegion, pages.value);
+    for (std::uint64_t page = region * kPagesPerRegion; page < end; ++page) {
+      for (;;) {
+        const PageEntry entry = parent.map->load(PageIndex{page});
+        const PageState state = entry.state();
+        if (entry.discarded() || (state != PageState::kFar && state != PageState::kFetching && state != PageState::kDropping)) break;
+        PageEntry childs = PageEntry::plain(PageState::kUntouched);
+        const PageEntry far = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
+                                               : PageEntry::stored(PageState::kFar, entry.location());
+        if (!entry.is_value() && !vm.store->retain(entry.location())) continue;  // its demotion was just undone: look again
+        const PageEntry again = parent.map->load(PageIndex{page});
+        if (!entry.is_value() && !(again.holds_location() && again.location() == entry.location())) {
+          const pool::Location location = entry.location();
+          vm.store->release(std::span(&location, 1));
+          continue;
+        }
+        clone->map->exchange(PageIndex{page}, childs, far);
+        break;
+      }
+    }
+  }
+  return clone;
+}
+
+void FaultService::extend(VmMemory& vm, AddressSpace& space, std::vector<Segment> segments) {
+  space.set_segments(space.own_segments().with(std::move(segments)));
+  record_layout(vm, space);
+}
+
+// For a successor agent: where the adopted process has each object.
+void FaultService::record_layout(VmMemory& vm, const AddressSpace& space) {
+  for (const auto& object : vm.objects) {
+    std::vector<PageMapHeader::Segment> list;
+    for (const Segment& segment : space.own_segments().all()) {
+      if (segment.object != object.get()) continue;
+      list.push_back({segment.addresses.start, segment.pages(), segment.first.value, segment.file_offset});
+    }
+    if (!list.empty()) object->map->record_segments(list);
+  }
+}
+
+void FaultService::free_object(MemoryObject& object, pool::PageStore& store) {
+  for (std::uint64_t region = 0; region < object.map->regions(); ++region) {
+    const std::uint64_t end = std::min((region + 1) * kPagesPerRegion, object.map->pages().value);
+    for (std::uint64_t page = region * kPagesPerRegion; page < end; ++page) {
+      PageEntry entry = object.map->load(PageIndex{page});
+      const PageState state = entry.state();
+      if (state == PageState::kUntouched || state == PageState::kExcluded) continue;
+      if (state == PageState::kDropping || state == PageState::kFetching) {
+        object.map->exchange(PageIndex{page}, entry, entry.with_discarded());
+        continue;
+      }
+      const bool frees_copy = entry.holds_location();
+      const pool::Location location = entry.location();
+      if (object.map->exchange(PageIndex{page}, entry, PageEntry::plain(PageState::kReleased)) && frees_copy) {
+        release_later(&store, location);
+      }
+    }
+  }
+}
+
+void FaultService::free_forked(AddressSpace& space, VmMemory& vm) {
+  for (const auto& object : space.forked_objects) free_object(*object, *vm.store);
+}
+
+void FaultService::free_all(VmMemory& vm) {
+  for (const auto& object : vm.objects) free_object(*object, *vm.store);
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,329 @@
+#include "daemon/pager/demoter.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <deque>
+#include <list>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "base/mapping.h"
+#include "daemon/pager/demotion_job.h"
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr std::size_t kMaxQueued = 65536;
+constexpr unsigned kRunBits = 16;
+constexpr auto kDropPoll = std::chrono::microseconds(200);
+constexpr auto kIdle = std::chrono::milliseconds(200);
+constexpr std::size_t kScratchPairs = 4;  // regions being copied or stored at once
+constexpr Bytes kScratchSize{2 * kHugePageSize};
+
+struct Request {
+  std::shared_ptr<VmMemory> vm;
+  RegionToDemote region;
+};
+
+struct Running {
+  std::uint64_t id;
+  std::unique_ptr<DemotionJob> job;
+  std::byte* scratch = nullptr;  // two regions: the copy, and the second reading
+};
+
+class Thread final : public Demoter {
+ public:
+  Thread(const DemoterConfig& config, std::function<FaultLoop&(VmMemory&)> loop_of, const Clock& clock)
+      : config_(config), loop_of_(std::move(loop_of)), clock_(clock) {}
+  ~Thread() override { stop(); }
+
+  Result<> start() {
+    auto scratch = Mapping::anonymous(kScratchSize * kScratchPairs);
+    if (!scratch) return Failure{scratch.error()};
+    scratch_ = std::move(*scratch);
+    for (std::size_t i = 0; i < kScratchPairs; ++i) free_scratch_.push_back(scratch_.data() + i * kScratchSize.value);
+    thread_ = std::thread([this] { run(); });
+    ::pthread_setname_np(thread_.native_handle(), "demoter");
+    return {};
+  }
+
+  bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) override {
+    const std::lock_guard lock(mutex_);
+    if (frozen_ || stopping_ || vm->releasing || !vm->demotion_allowed || vm->dead || queue_.size() >= kMaxQueued) return false;
+    if (!wanted_.insert({region.object, region.region}).second) return true;  // already on its way
+    queue_.push_back({vm, region});
+    vm->demotions_in_flight.fetch_add(1, std::memory_order_relaxed);
+    wake_.notify_one();
+    return true;
+  }
+  void freeze_host(bool frozen) override {
+    const std::lock_guard lock(mutex_);
+    frozen_ = frozen;
+    wake_.notify_one();
+  }
+  void drain(std::shared_ptr<VmMemory> vm, std::function<void()> done) override {
+    const std::lock_guard lock(mutex_);
+    drains_.push_back({std::move(vm), std::move(done)});
+    wake_.notify_one();
+  }
+  void abandon(std::shared_ptr<VmMemory> vm) override {
+    const std::lock_guard lock(mutex_);
+    abandoned_.push_back(std::move(vm));
+    wake_.notify_one();
+  }
+  std::size_t queued() const override {
+    const std::lock_guard lock(mutex_);
+    return queue_.size() + running_count_;
+  }
+  void stop() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      wake_.notify_one();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  struct Drain {
+    std::shared_ptr<VmMemory> vm;
+    std::function<void()> done;
+  };
+
+  void run() {
+    std::unique_lock lock(mutex_);
+    while (!stopping_) {
+      wait(lock);
+      std::vector<Request> fresh = admit();
+      const bool cancel_frozen = frozen_;
+      std::vector<std::shared_ptr<VmMemory>> abandoned;
+      abandoned.swap(abandoned_);
+      lock.unlock();
+      for (Request& request : fresh) begin(request);
+      for (const auto& vm : abandoned) abandon_now(*vm);
+      advance(cancel_frozen);
+      reap();
+      retire();
+      lock.lock();
+      finish_drains(lock);
+    }
+    lock.unlock();
+    for (Running& running : running_) {
+      if (running.job->stage == DemotionJob::Stage::kFrozen) running.job->cancel();
+    }
+  }
+
+  void wait(std::unique_lock<std::mutex>& lock) {
+    const bool work = !queue_.empty() && !frozen_ && running_.size() < config_.max_jobs;
+    if (work && running_.empty()) return;
+    Nanoseconds pause = kIdle;
+    const MonoTime now = clock_.now();
+    for (const Running& running : running_) {
+      const bool waits_for_grace = running.job->stage == DemotionJob::Stage::kFrozen && free_scratch_.size() > 0;
+      if (waits_for_grace) {
+        pause = std::min(pause, std::max(Nanoseconds{0}, running.job->frozen_at + config_.grace - now));
+      } else {
+        pause = std::min<Nanoseconds>(pause, running.job->overdue ? Nanoseconds{std::chrono::milliseconds(20)} : Nanoseconds{kDropPoll});
+      }
+    }
+    if (pause <= Nanoseconds{0}) return;
+    if (!abandoned_.empty()) return;
+    wake_.wait_for(lock, pause);
+  }
+
+  // Called with the lock held.
+  std::vector<Request> admit() {
+    std::vector<Request> fresh;
+    if (frozen_) return fresh;
+    for (auto request = queue_.begin(); request != queue_.end() && running_.size() + fresh.size() < config_.max_jobs;) {
+      const VmMemory* vm = request->vm.get();
+      const bool dropped = vm->releasing || vm->dead;
+      const auto same_vm = [&](const auto& r) { return r.vm.get() == vm; };
+      const auto in_flight =
+          static_cast<std::size_t>(std::count_if(fresh.begin(), fresh.end(), same_vm)) +
+          static_cast<std::size_t>(std::count_if(running_.begin(), running_.end(), [&](const Running& r) { return r.job->vm().get() == vm; }));
+      // One stuck VM never delays another: its requests wait, the next VM's go ahead.
+      if (!dropped && (in_flight >= config_.max_jobs_per_vm || vm->drops_overdue != 0)) {
+        ++request;
+        continue;
+      }
+      if (dropped) {
+        forget(*request);
+      } else {
+        fresh.push_back(std::move(*request));
+      }
+      request = queue_.erase(request);
+    }
+    return fresh;
+  }
+
+  void forget(const Request& request) {
+    wanted_.erase({request.region.object, request.region.region});
+    request.vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
+  }
+
+  void begin(Request& request) {
+    ticket_ = static_cast<std::uint16_t>(ticket_ + 1);
+    auto job = std::make_unique<DemotionJob>(request.vm, *request.region.object, request.region.region, ticket_);
+    if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
+    running_.push_back({next_id_++, std::move(job), nullptr});
+  }
+
+  void advance(bool host_frozen) {
+    for (Running& running : running_) {
+      DemotionJob& job = *running.job;
+      VmMemory& vm = *job.vm();
+      if (job.stage == DemotionJob::Stage::kFrozen) {
+        if (host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed) {
+          job.cancel();
+          job.stage = DemotionJob::Stage::kDone;
+          continue;
+        }
+        if (clock_.now() - job.frozen_at < config_.grace || free_scratch_.empty()) continue;
+        running.scratch = free_scratch_.back();
+        free_scratch_.pop_back();
+        if (job.copy(running.scratch)) {
+          job.submit();
+        } else {
+          job.stored = true;
+        }
+        job.stage = DemotionJob::Stage::kStoring;
+      }
+      if (job.stage == DemotionJob::Stage::kStoring && job.stored.load(std::memory_order_acquire)) {
+        const bool any = job.verify_and_commit(running.scratch + kHugePageSize);
+        free_scratch_.push_back(std::exchange(running.scratch, nullptr));
+        job.stage = any ? DemotionJob::Stage::kCommitted : DemotionJob::Stage::kDone;
+        job.dropping_since = clock_.now();
+      }
+      if (job.stage == DemotionJob::Stage::kCommitted && job.start_drops(running.id << kRunBits)) {
+        job.stage = DemotionJob::Stage::kDropping;
+      }
+      if (job.stage == DemotionJob::Stage::kDropping && job.all_drops_done()) job.stage = DemotionJob::Stage::kDone;
+    }
+  }
+
+  void reap() {
+    std::set<VmMemory*> seen;
+    std::array<DropCompletion, 128> completions;
+    for (const Running& owner : running_) {
+      const auto& vm = owner.job->vm();
+      if (owner.job->object().shared || !seen.insert(vm.get()).second) continue;
+      for (const auto& space : vm->spaces()) {
+        if (space->ring == nullptr) continue;
+        for (std::size_t count = 1; count != 0;) {
+          count = space->ring->reap(completions);
+          for (const DropCompletion& completion : std::span(completions).first(count)) complete(completion);
+        }
+      }
+    }
+  }
+
+  void complete(const DropCompletion& completion) {
+    const std::uint64_t id = completion.cookie >> kRunBits;
+    for (Running& running : running_) {
+      if (running.id != id) continue;
+      running.job->drop_completed(completion.cookie & ((1u << kRunBits) - 1), completion.error);
+      if (running.job->stage == DemotionJob::Stage::kDropping && running.job->all_drops_done()) running.job->stage = DemotionJob::Stage::kDone;
+      return;
+    }
+  }
+
+  void retire() {
+    const MonoTime now = clock_.now();
+    std::set<VmMemory*> notified;
+    for (auto running = running_.begin(); running != running_.end();) {
+      DemotionJob& job = *running->job;
+      const std::shared_ptr<VmMemory> vm = job.vm();
+      if (job.stage == DemotionJob::Stage::kDropping && !job.overdue && now - job.dropping_since > config_.drop_deadline) {
+        job.overdue = true;
+        vm->drops_overdue.fetch_add(1, std::memory_order_relaxed);
+      }
+      // Any change may answer somebody who is parked.
+      if (vm->parked_faults.load(std::memory_order_seq_cst) != 0 && notified.insert(vm.get()).second) loop_of_(*vm).drops_finished(vm);
+      if (job.stage != DemotionJob::Stage::kDone) {
+        ++running;
+        continue;
+      }
+      if (job.overdue) vm->drops_overdue.fetch_sub(1, std::memory_order_relaxed);
+      {
+        const std::lock_guard lock(mutex_);
+        wanted_.erase({&job.object(), job.region()});
+      }
+      vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
+      running = running_.erase(running);
+    }
+    running_count_ = running_.size();
+  }
+
+  void abandon_now(VmMemory& vm) {
+    for (Running& running : running_) {
+      if (running.job->vm().get() != &vm) continue;
+      running.job->abandon();
+      running.job->stage = DemotionJob::Stage::kDone;
+      if (running.scratch != nullptr) free_scratch_.push_back(std::exchange(running.scratch, nullptr));
+    }
+  }
+
+  void finish_drains(std::unique_lock<std::mutex>& lock) {
+    std::vector<std::function<void()>> ready;
+    for (auto drain = drains_.begin(); drain != drains_.end();) {
+      const VmMemory* vm = drain->vm.get();
+      for (auto request = queue_.begin(); request != queue_.end();) {
+        if (request->vm.get() != vm) {
+          ++request;
+          continue;
+        }
+        forget(*request);
+        request = queue_.erase(request);
+      }
+      const bool busy = std::any_of(running_.begin(), running_.end(), [&](const Running& r) { return r.job->vm().get() == vm; });
+      if (busy) {
+        ++drain;
+        continue;
+      }
+      ready.push_back(std::move(drain->done));
+      drain = drains_.erase(drain);
+    }
+    if (ready.empty()) return;
+    lock.unlock();
+    for (auto& done : ready) done();
+    lock.lock();
+  }
+
+  const DemoterConfig config_;
+  const std::function<FaultLoop&(VmMemory&)> loop_of_;
+  const Clock& clock_;
+  Mapping scratch_;
+  std::vector<std::byte*> free_scratch_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Request> queue_;
+  std::set<std::pair<MemoryObject*, std::uint64_t>> wanted_;
+  std::vector<Drain> drains_;
+  std::vector<std::shared_ptr<VmMemory>> abandoned_;
+  bool frozen_ = false;
+  bool stopping_ = false;
+  std::atomic<std::size_t> running_count_{0};
+
+  // The thread's own.
+  std::list<Running> running_;
+  std::uint64_t next_id_ = 1;
+  std::uint16_t ticket_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(VmMemory&)> loop_of,
+                                               const Clock& clock) {
+  auto demoter = std::make_unique<Thread>(config, std::move(loop_of), clock);
+  if (auto started = demoter->start(); !started) return Failure{started.error()};
+  return demoter;
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,61 @@
+// One thread that moves cold pages out: freeze, wait, copy, store, verify, drop. Off the fault path: it takes nothing that a fault waits for.
+//
+// A demotion handles up to one region (2 MiB) at a time, many regions at once. Order (each step only for pages that are still undisturbed):
+//   freeze   resident -> demoting, write-protected in every address space that shows the page
+//   grace    devices that were given the page before the protection finish (O_DIRECT)
+//   copy     into the store's memory; same-filled pages become values
+//   verify   read again, compare: a page that changed in spite of the protection stays
+//   commit   demoting -> dropping, the location recorded
+//   drop     hole punched, or MADV_DONTNEED by the target's ring
+//   far      once the drop is confirmed
+// A write at any time before commit cancels its page. A drop that does not complete (a stopped target) is left alone and picked up when it
+// does; other VMs are not affected.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "daemon/pager/fault_loop.h"
+#include "daemon/pager/vm_memory.h"
+
+namespace tidepool::daemon {
+
+struct DemoterConfig {
+  std::chrono::nanoseconds grace = std::chrono::seconds(1);
+  // Regions frozen or in flight at once, all VMs together, and per VM. Bounds the memory that is write-protected at any time.
+  unsigned max_jobs = 128;
+  unsigned max_jobs_per_vm = 64;
+  // After this long a drop counts as overdue: the VM gets no further demotions until it completes.
+  std::chrono::nanoseconds drop_deadline = std::chrono::seconds(5);
+};
+
+struct RegionToDemote {
+  MemoryObject* object = nullptr;
+  std::uint64_t region = 0;
+};
+
+class Demoter {
+ public:
+  virtual ~Demoter() = default;
+
+  // Queues the region's resident pages; false when the queue is full, the VM is being released or the host is frozen. Any thread.
+  virtual bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) = 0;
+  // Stops all new demotions (true), or lets them go on. What is committed is finished.
+  virtual void freeze_host(bool frozen) = 0;
+  // Cancels what is queued for the VM; `done` runs on the demotion thread once nothing of it is in flight.
+  virtual void drain(std::shared_ptr<VmMemory> vm, std::function<void()> done) = 0;
+  // Forgets drops that can never complete: the process is gone.
+  virtual void abandon(std::shared_ptr<VmMemory> vm) = 0;
+  virtual std::size_t queued() const = 0;
+  virtual void stop() = 0;  // joins
+};
+
+// `loop_of` names the fault loop that owns a VM.
+Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(VmMemory&)> loop_of, const Clock& clock);
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,435 @@
+#include "daemon/pager/demotion_job.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "daemon/pager/punch_dropper.h"
+#include "kmod-interfaces/process_memory.h"
+
+namespace tidepool::daemon {
+namespace {
+
+// The pattern when the whole page repeats one 32-bit word.
+std::optional<std::uint32_t> same_filled(const std::byte* page) {
+  std::uint64_t first;
+  std::memcpy(&first, page, sizeof first);
+  if (static_cast<std::uint32_t>(first) != static_cast<std::uint32_t>(first >> 32)) return std::nullopt;
+  // Comparing the page with itself, shifted by one word, says whether all words are equal.
+  if (std::memcmp(page, page + sizeof first, kPageSize - sizeof first) != 0) return std::nullopt;
+  return static_cast<std::uint32_t>(first);
+}
+
+// Holes of 64 KiB at most are punched at a time while the VM's events wait.
+constexpr std::size_t kMaxSharedRun = 16;
+
+}  // namespace
+
+DemotionJob::DemotionJob(std::shared_ptr<VmMemory> vm, MemoryObject& object, std::uint64_t region, std::uint16_t ticket)
+    : vm_(std::move(vm)), object_(&object), first_page_(region * kPagesPerRegion), ticket_(ticket) {
+  patterns_.resize(kPagesPerRegion);
+  items_.resize(kPagesPerRegion);
+  submitted_.reserve(kPagesPerRegion);
+  submitted_slots_.reserve(kPagesPerRegion);
+  batch_.priority = pool::Priority::kWriteBack;
+  batch_.done = [this](pool::WriteBatch&) { stored.store(true, std::memory_order_release); };
+}
+
+template <class Callback>
+void DemotionJob::for_runs(const std::bitset<kPagesPerRegion>& set, Callback&& callback) const {
+  for (std::size_t slot = 0; slot < kPagesPerRegion;) {
+    if (!set.test(slot)) {
+      ++slot;
+      continue;
+    }
+    std::size_t end = slot + 1;
+    while (end < kPagesPerRegion && set.test(end)) ++end;
+    callback(slot, end - slot);
+    slot = end;
+  }
+}
+
+// Which pages of the region the process has, as the kernel says: only those are read (reading an absent page would block us in our own
+// userfaultfd), and 2 MiB pages only as a whole (dropping a part frees nothing).
+std::bitset<kPagesPerRegion> DemotionJob::droppable(const SegmentTable& table, const AddressSpace& space) const {
+  std::bitset<kPagesPerRegion> present;
+  std::array<kernel::uapi::page_region, 64> ranges;
+  for (const Segment& segment : table.all()) {
+    if (segment.object != object_) continue;
+    const std::uint64_t from = std::max(first_page_, segment.first.value);
+    const std::uint64_t to = std::min(first_page_ + kPagesPerRegion, segment.first.value + segment.pages());
+    if (from >= to) continue;
+    AddressRange range{segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})};
+    while (!range.empty()) {
+      std::uint64_t scanned_to = range.end;
+      const auto found = space.pagemap.scan(range, kernel::uapi::kPageIsPresent, ranges, scanned_to);
+      if (!found) return {};
+      for (const auto& seen : std::span(ranges).first(*found)) {
+        const bool huge = (seen.categories & kernel::uapi::kPageIsHuge) != 0;
+        if (huge && (seen.start % kHugePageSize != 0 || (seen.end - seen.start) % kHugePageSize != 0)) continue;
+        for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize) {
+          present.set(segment.page_at(address).value - first_page_);
+        }
+      }
+      if (scanned_to <= range.start) break;
+      range.start = scanned_to;
+    }
+  }
+  return present;
+}
+
+bool DemotionJob::freeze(MonoTime now) {
+  frozen_at = now;
+  epoch_ = vm_->spaces_epoch.load(std::memory_order_seq_cst);
+  std::bitset<kPagesPerRegion> candidates;
+  candidates.set();
+  for (const auto& space : vm_->spaces()) {
+    const auto table = space->segments();
+    const bool shows = std::any_of(table->all().begin(), table->all().end(), [&](const Segment& s) { return s.object == object_; });
+    if (!shows || !space->alive) continue;
+    space_ = space;
+    if (!object_->shared) candidates = droppable(*table, *space);
+    break;
+  }
+  if (space_ == nullptr) return false;
+  const std::uint64_t limit = object_->map->pages().value;
+  for (std::size_t slot = 0; slot < kPagesPerRegion && page(slot).value < limit; ++slot) {
+    if (!candidates.test(slot)) continue;
+    PageEntry entry = object_->map->load(page(slot));
+    if (entry.held() || entry.incompressible()) continue;
+    if (entry.state() == PageState::kResidentClean) {
+      // Protected since it came home, and its copy is still there: no need to write it again.
+      clean_.set(slot);
+    } else if (entry.state() == PageState::kResident) {
+      if (object_->map->exchange(page(slot), entry, PageEntry::demoting(ticket_))) frozen_.set(slot);
+    }
+  }
+  for_runs(frozen_, [&](std::size_t first, std::size_t count) { protect(first, count, true); });
+  return frozen_.any() || clean_.any();
+}
+
+void DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
+  for (const auto& space : vm_->spaces()) {
+    if (!space->alive) continue;
+    const auto table = space->segments();
+    for (const Segment& segment : table->all()) {
+      if (segment.object != object_) continue;
+      const std::uint64_t from = std::max(first_page_ + first, segment.first.value);
+      const std::uint64_t to = std::min(first_page_ + first + count, segment.first.value + segment.pages());
+      if (from < to) space->userfaultfd.write_protect({segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
+    }
+  }
+}
+
+// Gives one page back to its owner, as resident, if it is still ours.
+void DemotionJob::thaw(std::size_t slot, PageEntry to) {
+  PageEntry entry = object_->map->load(page(slot));
+  frozen_.reset(slot);
+  if (entry.state() != PageState::kDemoting || entry.ticket() != ticket_) return;
+  // Held while the protection goes, so that no other demotion freezes it in between.
+  if (!object_->map->exchange(page(slot), entry, to.with_held())) return;
+  protect(slot, 1, false);
+  entry = to.with_held();
+  object_->map->exchange(page(slot), entry, to);
+}
+
+bool DemotionJob::read_run(std::size_t first, std::size_t count, std::byte* to) const {
+  const auto table = space_->segments();
+  std::size_t done = 0;
+  while (done < count) {
+    const Segment* segment = table->showing(*object_, page(first + done));
+    if (segment == nullptr) return false;
+    const std::size_t in_segment = std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
+    const std::uint64_t length = in_segment * kPageSize;
+    std::byte* target = to + done * kPageSize;
+    const std::int64_t got =
+        object_->shared
+            ? ::pread(object_->file.get(), target, length, static_cast<off_t>(segment->offset_of(page(first + done))))
+            : kernel::read_process_memory(space_->pid, segment->address_of(page(first + done)), target, length);
+    if (got != static_cast<std::int64_t>(length)) return false;
+    done += in_segment;
+  }
+  return true;
+}
+
+void DemotionJob::discard_buffer(std::size_t slot) {
+  if (items_[slot].buffer != nullptr) vm_->store->unstage(std::span(&items_[slot], 1));
+  items_[slot] = {};
+}
+
+void DemotionJob::stage_and_read(std::byte* scratch) {
+  for_runs(frozen_, [&](std::size_t first, std::size_t count) {
+    const auto items = std::span(items_).subspan(first, count);
+    vm_->store->stage(items);
+    for (std::size_t i = 0; i < count;) {
+      // Stretches of adjacent memory are read in one go: the store's own, or the scratch.
+      const bool lent = items[i].buffer != nullptr;
+      if (!lent) items[i].buffer = scratch + (first + i) * kPageSize;
+      std::size_t length = 1;
+      while (i + length < count && (items[i + length].buffer != nullptr) == lent &&
+             (!lent || items[i + length].buffer == items[i].buffer + length * kPageSize)) {
+        if (!lent) items[i + length].buffer = scratch + (first + i + length) * kPageSize;
+        ++length;
+      }
+      if (!read_run(first + i, length, items[i].buffer)) {
+        for (std::size_t k = i; k < i + length; ++k) {
+          discard_buffer(first + k);
+          thaw(first + k, PageEntry::plain(PageState::kResident));
+        }
+      }
+      i += length;
+    }
+  });
+}
+
+bool DemotionJob::copy(std::byte* scratch) {
+  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+    if (!frozen_.test(slot)) continue;
+    const PageEntry entry = object_->map->load(page(slot));
+    if (entry.state() != PageState::kDemoting || entry.ticket() != ticket_) frozen_.reset(slot);
+  }
+  if (!object_->shared && frozen_.any()) {
+    // Gone since the freeze: discarded, and about to be announced.
+    const auto present = droppable(*space_->segments(), *space_);
+    for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+      if (frozen_.test(slot) && !present.test(slot)) thaw(slot, PageEntry::plain(PageState::kResident));
+    }
+  }
+  stage_and_read(scratch);
+  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+    if (!frozen_.test(slot)) continue;
+    if (const auto pattern = same_filled(items_[slot].buffer)) {
+      patterns_[slot] = *pattern;
+      values_.set(slot);
+      discard_buffer(slot);
+      continue;
+    }
+    submitted_.push_back(items_[slot]);
+    submitted_slots_.push_back(static_cast<std::uint16_t>(slot));
+  }
+  return !submitted_.empty();
+}
+
+void DemotionJob::submit() {
+  batch_.items = submitted_;
+  vm_->store->submit_write(batch_);
+}
+
+bool DemotionJob::verify_and_commit(std::byte* scratch) {
+  for (std::size_t i = 0; i < submitted_.size(); ++i) {
+    const std::size_t slot = submitted_slots_[i];
+    items_[slot] = submitted_[i];
+    const pool::PageStatus status = submitted_[i].status;
+    if (status == pool::PageStatus::kOk) continue;
+    if (status == pool::PageStatus::kFull) vm_->counters.store_full.fetch_add(1, std::memory_order_relaxed);
+    PageEntry back = PageEntry::plain(PageState::kResident);
+    if (status == pool::PageStatus::kIncompressible) {
+      back = back.with_incompressible();
+      increment_saturating(object_->map->region(PageMap::region_of(page(slot))).incompressible);
+    }
+    thaw(slot, back);
+  }
+  // Protection stops every CPU, but not a device that was given the page before: what it wrote since shows here.
+  for_runs(frozen_, [&](std::size_t first, std::size_t count) {
+    const bool read = read_run(first, count, scratch + first * kPageSize);
+    for (std::size_t slot = first; slot < first + count; ++slot) {
+      const std::byte* again = scratch + slot * kPageSize;
+      const bool unchanged = read && (values_.test(slot) ? same_filled(again) == patterns_[slot]
+                                                         : std::memcmp(again, items_[slot].buffer, kPageSize) == 0);
+      if (!unchanged) {
+        if (read) vm_->counters.verify_failures.fetch_add(1, std::memory_order_relaxed);
+        thaw(slot, PageEntry::plain(PageState::kResident));
+      }
+    }
+  });
+  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+    if (!clean_.test(slot)) continue;
+    PageEntry entry = object_->map->load(page(slot));
+    if (entry.state() != PageState::kResidentClean) continue;  // written since
+    if (!object_->map->exchange(page(slot), entry, PageEntry::stored(PageState::kDropping, entry.location()))) continue;
+    committed_.set(slot);
+    vm_->counters.clean_drops.fetch_add(1, std::memory_order_relaxed);
+  }
+  // Shared memory commits run by run, in the moment of its drop.
+  const bool commits_later = object_->shared;
+  if (!commits_later) {
+    for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+      if (frozen_.test(slot)) commit(slot);
+    }
+  }
+  // Copies of pages that did not get this far are not wanted.
+  for (std::size_t i = 0; i < submitted_.size(); ++i) {
+    const std::size_t slot = submitted_slots_[i];
+    const bool wanted = commits_later ? frozen_.test(slot) : committed_.test(slot);
+    if (submitted_[i].status == pool::PageStatus::kOk && !wanted) vm_->store->release(std::span(&submitted_[i].location, 1));
+  }
+  if (!commits_later) frozen_.reset();
+  add_runs(*space_->segments());
+  return !runs_.empty();
+}
+
+PageEntry DemotionJob::dropping_entry(std::size_t slot) const {
+  return values_.test(slot) ? PageEntry::value(PageState::kDropping, patterns_[slot])
+                            : PageEntry::stored(PageState::kDropping, items_[slot].location);
+}
+
+// demoting -> dropping: from here on the stored copy counts. False when the page was disturbed.
+bool DemotionJob::commit(std::size_t slot) {
+  PageEntry entry = PageEntry::demoting(ticket_);
+  if (!object_->map->exchange(page(slot), entry, dropping_entry(slot))) return false;
+  committed_.set(slot);
+  return true;
+}
+
+void DemotionJob::add_runs(const SegmentTable& table) {
+  for_runs(frozen_ | committed_, [&](std::size_t first, std::size_t count) {
+    std::size_t done = 0;
+    while (done < count) {
+      const Segment* segment = table.showing(*object_, page(first + done));
+      std::size_t length = 1;
+      Run run{first + done, 1, {}, 0};
+      if (segment != nullptr) {
+        length = std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
+        if (object_->shared) length = std::min(length, kMaxSharedRun);
+        const std::uint64_t address = segment->address_of(page(first + done));
+        run.addresses = {address, address + length * kPageSize};
+        run.file_offset = segment->offset_of(page(first + done));
+      }
+      run.count = length;
+      runs_.push_back(run);
+      done += length;
+    }
+  });
+}
+
+// Punches the committed stretches of a run of shared memory; the first error.
+int DemotionJob::punch_committed(const Run& run) {
+  int error = 0;
+  for (std::size_t slot = run.first; slot < run.first + run.count;) {
+    if (!committed_.test(slot)) {
+      ++slot;
+      continue;
+    }
+    std::size_t end = slot + 1;
+    while (end < run.first + run.count && committed_.test(end)) ++end;
+    const std::uint64_t length = (end - slot) * kPageSize;
+    DropCompletion completion;
+    PunchDropper dropper(object_->file.get());
+    dropper.submit({0, {0, length}, run.file_offset + (slot - run.first) * kPageSize});
+    if (dropper.reap(std::span(&completion, 1)) == 1 && error == 0) error = completion.error;
+    slot = end;
+  }
+  return error;
+}
+
+bool DemotionJob::start_drops(std::uint64_t job_cookie) {
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    Run& run = runs_[i];
+    if (run.started) continue;
+    if (run.addresses.empty()) {  // unmapped meanwhile: nothing to drop here
+      run.started = true;
+      drop_completed(i, 0);
+      continue;
+    }
+    if (!object_->shared) {
+      space_->ledger.expect(run.addresses);
+      if (!space_->ring->submit({job_cookie + i, run.addresses, 0})) {
+        space_->ledger.finished(run.addresses);
+        return false;
+      }
+      run.started = true;
+      continue;
+    }
+    // Shared: decide and punch while no fork can slip in between (see VmMemory::event_gate).
+    if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
+    const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
+    bool whole = true;
+    for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+      if (committed_.test(slot)) continue;
+      if (joined || !commit(slot)) whole = false;
+    }
+    int error = 0;
+    error = punch_committed(run);
+    vm_->event_gate.clear(std::memory_order_release);
+    if (!whole) {
+      for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+        if (committed_.test(slot)) continue;
+        if (!values_.test(slot)) vm_->store->release(std::span(&items_[slot].location, 1));
+        thaw(slot, PageEntry::plain(PageState::kResident));
+      }
+    }
+    run.started = true;
+    drop_completed(i, error);
+  }
+  return true;
+}
+
+// Private memory: the pages of a run that the kernel still has, whatever the drop's completion says.
+std::bitset<kPagesPerRegion> DemotionJob::still_present(const Run& run) const {
+  std::bitset<kPagesPerRegion> present;
+  if (object_->shared || run.addresses.empty()) return present;
+  std::array<kernel::uapi::page_region, 64> ranges;
+  AddressRange range = run.addresses;
+  while (!range.empty()) {
+    std::uint64_t scanned_to = range.end;
+    const auto found = space_->pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
+    if (!found || scanned_to <= range.start) break;
+    for (const auto& seen : std::span(ranges).first(*found)) {
+      for (std::uint64_t address = std::max<std::uint64_t>(seen.start, run.addresses.start);
+           address < std::min<std::uint64_t>(seen.end, run.addresses.end);
+           address += kPageSize) {
+        present.set(run.first + (address - run.addresses.start) / kPageSize);
+      }
+    }
+    range.start = scanned_to;
+  }
+  return present;
+}
+
+// A page that was not dropped may be called far all the same: it is protected, so its content is the stored one, and whoever touches it finds it.
+// Pages seen present go back to resident, so that the account stays true.
+void DemotionJob::drop_completed(std::size_t index, int /*error: presence says it better*/) {
+  Run& run = runs_[index];
+  if (run.done) return;
+  run.done = true;
+  ++runs_done_;
+  if (!object_->shared && !run.addresses.empty()) space_->ledger.finished(run.addresses);
+  const auto present = still_present(run);
+  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+    if (!committed_.test(slot)) continue;
+    for (PageEntry entry = object_->map->load(page(slot)); entry.state() == PageState::kDropping;) {
+      const bool stays = present.test(slot) && !entry.discarded();
+      const bool frees_copy = entry.holds_location() && (entry.discarded() || stays);
+      const pool::Location location = entry.location();
+      PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern()) : PageEntry::stored(PageState::kFar, location);
+      if (entry.discarded()) next = PageEntry::plain(PageState::kReleased);
+      if (stays) next = PageEntry::plain(PageState::kResident).with_held();
+      if (!object_->map->exchange(page(slot), entry, next)) continue;
+      if (frees_copy) vm_->store->release(std::span(&location, 1));
+      if (stays) {
+        protect(slot, 1, false);
+        object_->map->exchange(page(slot), next, PageEntry::plain(PageState::kResident));
+      } else if (next.state() == PageState::kFar) {
+        vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
+      }
+      break;
+    }
+  }
+}
+
+void DemotionJob::cancel() {
+  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+    if (frozen_.test(slot)) thaw(slot, PageEntry::plain(PageState::kResident));
+  }
+}
+
+void DemotionJob::abandon() {
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    if (!runs_[i].done) drop_completed(i, ECANCELED);
+  }
+  cancel();
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,74 @@
+// Tells our own drops from the guest's.
+//
+// When the target's memory is dropped by a ring (MADV_DONTNEED run in the target), its userfaultfd raises EVENT_REMOVE exactly as if the guest
+// had given the pages back, and the drop does not complete before that event has been read. Each page of an own drop accounts for one such
+// announcement; a second one for the same page is the guest's. Which of the two came first does not matter: the drop itself cannot complete
+// before its own was read, and a page announced twice ends up released either way.
+//
+// Written by the demotion thread, asked by the fault loop: one short critical section, never across a system call.
+#pragma once
+
+#include <bitset>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "base/units.h"
+#include "daemon/pager/page_map.h"
+
+namespace tidepool::daemon {
+
+class DropLedger {
+ public:
+  // At most one region per drop.
+  void expect(AddressRange drop);
+  void finished(AddressRange drop);
+  // Splits an announced range: calls `guests(AddressRange)` for every stretch that no outstanding own drop accounts for.
+  template <class Callback>
+  void match(AddressRange announced, Callback&& guests);
+  bool empty() const;
+
+ private:
+  struct Entry {
+    AddressRange range;
+    std::bitset<kPagesPerRegion> announced;
+  };
+  bool take(std::uint64_t page_address);
+
+  mutable std::mutex mutex_;
+  std::vector<Entry> entries_;
+};
+
+template <class Callback>
+void DropLedger::match(AddressRange announced, Callback&& guests) {
+  std::vector<AddressRange> found;
+  {
+    const std::lock_guard lock(mutex_);
+    if (entries_.empty()) {
+      found.push_back(announced);
+    } else {
+      // Only stretches that overlap own drops need a look page by page; a guest may announce terabytes at once.
+      std::uint64_t at = announced.start;
+      while (at < announced.end) {
+        std::uint64_t next_own = announced.end;
+        bool inside = false;
+        for (const Entry& entry : entries_) {
+          if (entry.range.contains(at)) inside = true;
+          if (entry.range.start > at && entry.range.start < next_own) next_own = entry.range.start;
+        }
+        const std::uint64_t end = inside ? at + kPageSize : next_own;
+        if (!inside || !take(at)) {
+          if (!found.empty() && found.back().end == at) {
+            found.back().end = end;
+          } else {
+            found.push_back({at, end});
+          }
+        }
+        at = end;
+      }
+    }
+  }
+  for (const AddressRange& range : found) guests(range);
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,262 @@
+#include "daemon/pager/fault_loop.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+#include "daemon/pager/fault_service.h"
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr std::size_t kEventsPerRead = 64;
+constexpr std::size_t kReadyPerPass = 64;
+constexpr auto kLivenessInterval = std::chrono::seconds(1);
+constexpr auto kRetryInterval = std::chrono::milliseconds(1);
+constexpr auto kIdleInterval = std::chrono::milliseconds(500);
+constexpr Nanoseconds kMaxSpinCredit = std::chrono::milliseconds(100);
+
+// How much polling is still allowed: credit grows with time by the configured share, and polling spends it.
+class SpinBudget {
+ public:
+  SpinBudget(double share, MonoTime now) : share_(share), updated_(now) {}
+
+  bool may_spin(MonoTime now) {
+    const Nanoseconds elapsed = now - updated_;
+    updated_ = now;
+    const Nanoseconds earned{static_cast<std::int64_t>(static_cast<double>(elapsed.count()) * share_)};
+    credit_ = std::min(kMaxSpinCredit, credit_ + earned);
+    return share_ >= 1.0 || credit_ > Nanoseconds{0};
+  }
+  void spent(Nanoseconds time) { credit_ -= time; }
+
+ private:
+  double share_;
+  MonoTime updated_;
+  Nanoseconds credit_{kMaxSpinCredit};
+};
+
+class Loop final : public FaultLoop {
+ public:
+  Loop(const FaultLoopConfig& config, FaultLoopHooks hooks, const Clock& clock)
+      : config_(config), clock_(clock), service_(config, std::move(hooks), clock, *this), spin_(config.spin_share, clock.now()) {}
+  ~Loop() override { stop(); }
+
+  Result<> start(const std::string& name) {
+    epoll_ = UniqueFd{::epoll_create1(EPOLL_CLOEXEC)};
+    if (!epoll_.valid()) return errno_failure("create", "epoll");
+    mail_ = UniqueFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    if (!mail_.valid()) return errno_failure("create", "eventfd");
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.ptr = nullptr;
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, mail_.get(), &event) != 0) return errno_failure("watch", "eventfd");
+    if (auto ready = service_.prepare(); !ready) return ready;
+    thread_ = std::thread([this] { run(); });
+    ::pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
+    return {};
+  }
+
+  void add(std::shared_ptr<VmMemory> vm) override {
+    post([this, vm] {
+      service_.adopt_vm(vm);
+      for (const auto& space : vm->spaces()) watch(vm, space);
+    });
+  }
+  void add_space(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space) override {
+    post([this, vm, space] { watch(vm, space); });
+  }
+  void add_segments(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) override {
+    post([this, vm, space, segments = std::move(segments)]() mutable {
+      service_.extend(*vm, *space, std::move(segments));
+    });
+  }
+  void remove(std::shared_ptr<VmMemory> vm, std::function<void()> done) override {
+    post([this, vm, done = std::move(done)] {
+      for (const auto& space : vm->spaces()) unwatch(space.get());
+      service_.forget_vm(*vm);
+      done();
+    });
+  }
+  void drops_finished(std::shared_ptr<VmMemory> vm) override {
+    post([this, vm] { service_.serve_parked(*vm); });
+  }
+  void restore(std::shared_ptr<VmMemory> vm, MemoryObject* object, PageRun run,
+               std::function<void(std::uint64_t)> done) override {
+    post([this, vm, object, run, done = std::move(done)]() mutable { service_.restore(vm, object, run, std::move(done)); });
+  }
+  void post(std::function<void()> task) override {
+    {
+      const std::lock_guard lock(mailbox_mutex_);
+      mailbox_.push_back(std::move(task));
+    }
+    const std::uint64_t one = 1;
+    // The counter can only be full when the loop has 2^64 wake-ups unread: then it is awake anyway.
+    [[maybe_unused]] const ssize_t written = ::write(mail_.get(), &one, sizeof one);
+  }
+  std::uint64_t passes() const override { return passes_.load(std::memory_order_relaxed); }
+  void stop() override {
+    if (!thread_.joinable()) return;
+    post([this] { stopping_ = true; });
+    thread_.join();
+  }
+
+ private:
+  struct Watched {
+    std::shared_ptr<VmMemory> vm;
+    std::shared_ptr<AddressSpace> space;
+    std::unique_ptr<SpaceState> state;
+  };
+
+  void run() {
+    std::array<epoll_event, kReadyPerPass> ready;
+    while (!stopping_) {
+      const MonoTime before = clock_.now();
+      const bool spinning = before < spin_until_ && spin_.may_spin(before);
+      const int count = ::epoll_wait(epoll_.get(), ready.data(), static_cast<int>(ready.size()), timeout_ms(spinning));
+      passes_.fetch_add(1, std::memory_order_relaxed);
+      const MonoTime now = clock_.now();
+      if (spinning && count <= 0) spin_.spent(now - before);
+      bool served = false;
+      for (int i = 0; i < count; ++i) {
+        if (ready[static_cast<std::size_t>(i)].data.ptr == nullptr) {
+          run_mailbox();
+        } else {
+          served |= read_space(static_cast<AddressSpace*>(ready[static_cast<std::size_t>(i)].data.ptr), now);
+        }
+      }
+      if (served) spin_until_ = clock_.now() + config_.spin_window;
+      service_.retry_deferred();
+      // Work ahead of demand gets its turn only when no demand is waiting.
+      if (!served) service_.background_step();
+      service_.flush_releases();
+      if (now >= next_liveness_) {
+        next_liveness_ = now + kLivenessInterval;
+        check_liveness();
+      }
+    }
+  }
+
+  int timeout_ms(bool spinning) const {
+    if (spinning || service_.has_background_work()) return 0;
+    if (service_.has_deferred()) return static_cast<int>(kRetryInterval.count());
+    return static_cast<int>(kIdleInterval.count());
+  }
+
+  void run_mailbox() {
+    std::uint64_t ignored;
+    [[maybe_unused]] const ssize_t got = ::read(mail_.get(), &ignored, sizeof ignored);
+    std::vector<std::function<void()>> tasks;
+    {
+      const std::lock_guard lock(mailbox_mutex_);
+      tasks.swap(mailbox_);
+    }
+    for (auto& task : tasks) task();
+  }
+
+  bool read_space(AddressSpace* key, MonoTime now) {
+    const auto found = watched_.find(key);
+    if (found == watched_.end()) return false;  // gone earlier in this pass
+    // Copies, because serving may remove the space from the table.
+    const std::shared_ptr<VmMemory> vm = found->second.vm;
+    const std::shared_ptr<AddressSpace> space = found->second.space;
+    SpaceState& state = *found->second.state;
+    const bool gated = vm->has_shared_memory();
+    if (gated && vm->event_gate.test_and_set(std::memory_order_acquire)) return false;
+    std::array<uffd_msg, kEventsPerRead> messages;
+    const int count = space->userfaultfd.read_events(messages);
+    std::vector<std::shared_ptr<AddressSpace>> children;
+    if (count > 0) children = service_.serve_changes(state, std::span(messages).first(static_cast<std::size_t>(count)));
+    if (gated) vm->event_gate.clear(std::memory_order_release);
+    for (auto& child : children) hold_then_watch(vm, std::move(child));
+    if (count < 0) {
+      space_died(*vm, space);
+      return false;
+    }
+    bool served = false;
+    for (const uffd_msg& message : std::span(messages).first(static_cast<std::size_t>(count))) {
+      if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+      service_.serve_fault(state, message.arg.pagefault.address & ~(kPageSize - 1), message.arg.pagefault.flags, now);
+      served = true;
+    }
+    if (!space->alive.load(std::memory_order_relaxed)) space_died(*vm, space);
+    return served;
+  }
+
+  // The child must not be served before its descriptor is safe: if we died in between, its far pages would read zero.
+  void hold_then_watch(const std::shared_ptr<VmMemory>& vm, std::shared_ptr<AddressSpace> child) {
+    const int fd = child->userfaultfd.fd();
+    const auto held = [this, vm, child] { post([this, vm, child] { watch(vm, child); }); };
+    service_.hooks().hold_descriptor ? service_.hooks().hold_descriptor(*vm, fd, held) : held();
+  }
+
+  void watch(const std::shared_ptr<VmMemory>& vm, const std::shared_ptr<AddressSpace>& space) {
+    if (watched_.contains(space.get()) || vm->dead) return;
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.ptr = space.get();
+    watched_[space.get()] = Watched{vm, space, std::make_unique<SpaceState>(vm, space, config_.prefetch_max_pages)};
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, space->userfaultfd.fd(), &event) != 0) vm->blocked_by = errno;
+  }
+
+  void unwatch(AddressSpace* space) {
+    const auto found = watched_.find(space);
+    if (found == watched_.end()) return;
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, space->userfaultfd.fd(), nullptr);
+    service_.forget_space(*found->second.state);
+    watched_.erase(found);
+  }
+
+  void space_died(VmMemory& vm, const std::shared_ptr<AddressSpace>& space) {
+    space->alive = false;
+    unwatch(space.get());
+    vm.remove_space(space.get());
+    service_.free_forked(*space, vm);
+    if (vm.spaces().empty() && !vm.dead.exchange(true)) {
+      service_.free_all(vm);
+      service_.forget_vm(vm);
+      if (service_.hooks().vm_gone) service_.hooks().vm_gone(vm);
+    }
+  }
+
+  void check_liveness() {
+    std::vector<std::pair<std::shared_ptr<VmMemory>, std::shared_ptr<AddressSpace>>> dead;
+    for (const auto& [key, watched] : watched_) {
+      if (!watched.space->alive || !watched.space->userfaultfd.address_space_alive()) dead.emplace_back(watched.vm, watched.space);
+    }
+    for (const auto& [vm, space] : dead) space_died(*vm, space);
+  }
+
+  const FaultLoopConfig config_;
+  const Clock& clock_;
+  FaultService service_;
+  SpinBudget spin_;
+  MonoTime spin_until_{};
+  MonoTime next_liveness_{};
+  UniqueFd epoll_;
+  UniqueFd mail_;
+  std::mutex mailbox_mutex_;
+  std::vector<std::function<void()>> mailbox_;
+  std::unordered_map<AddressSpace*, Watched> watched_;
+  std::atomic<std::uint64_t> passes_{0};
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<FaultLoop>> start_fault_loop(const std::string& name, const FaultLoopConfig& config, FaultLoopHooks hooks,
+                                                    const Clock& clock) {
+  auto loop = std::make_unique<Loop>(config, std::move(hooks), clock);
+  if (auto started = loop->start(name); !started) return Failure{started.error()};
+  return loop;
+}
+
+}  // namespace tidepool::daemon

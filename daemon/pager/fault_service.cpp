@@ -1,0 +1,288 @@
+#include "daemon/pager/fault_service.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr std::size_t kFetchOps = 64;
+constexpr std::size_t kMaxPrefetches = 64;
+
+bool is_write_protect(std::uint64_t flags) { return (flags & UFFD_PAGEFAULT_FLAG_WP) != 0; }
+bool is_minor(std::uint64_t flags) { return (flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0; }
+
+AddressRange page_at(std::uint64_t address) { return {address, address + kPageSize}; }
+
+}  // namespace
+
+FaultService::FaultService(const FaultLoopConfig& config, FaultLoopHooks hooks, const Clock& clock, FaultLoop& loop)
+    : config_(config), hooks_(std::move(hooks)), clock_(clock), loop_(loop) {}
+
+FaultService::~FaultService() = default;
+
+Result<> FaultService::prepare() {
+  auto buffers = Mapping::anonymous(Bytes{kFetchOps * kFetchPages * kPageSize});
+  if (!buffers) return Failure{buffers.error()};
+  buffers_ = std::move(*buffers);
+  auto patterns = Mapping::anonymous(Bytes{2 * kPageSize});
+  if (!patterns) return Failure{patterns.error()};
+  pattern_pages_ = std::move(*patterns);
+  // Touch everything now: a fault of our own on the fault path would wait for memory that we are there to find.
+  std::memset(buffers_.data(), 0, buffers_.size());
+  std::memset(pattern_pages_.data(), 0, pattern_pages_.size());
+  for (std::size_t i = 0; i < kFetchOps; ++i) {
+    auto op = std::make_unique<FetchOp>();
+    op->buffer = buffers_.data() + i * kFetchPages * kPageSize;
+    op->batch.done = [this, raw = op.get()](pool::ReadBatch&) {
+      raw->completed = true;
+      if (std::this_thread::get_id() != owner_) loop_.post([this, raw] { finish(raw); });
+    };
+    free_ops_.push_back(op.get());
+    ops_.push_back(std::move(op));
+  }
+  deferred_faults_.reserve(256);
+  parked_.reserve(256);
+  releases_.reserve(1024);
+  return {};
+}
+
+void FaultService::adopt_vm(const std::shared_ptr<VmMemory>& vm) {
+  owner_ = std::this_thread::get_id();
+  for (const auto& space : vm->spaces()) record_layout(*vm, *space);
+}
+
+void FaultService::forget_space(SpaceState& state) {
+  const auto of_space = [&](const WaitingFault& fault) { return fault.state == &state; };
+  std::erase_if(deferred_faults_, of_space);
+  const std::size_t parked = std::erase_if(parked_, of_space);
+  state.vm->parked_faults.fetch_sub(static_cast<std::uint32_t>(parked));
+  std::erase_if(prefetches_, [&](const PrefetchRequest& request) { return request.state == &state; });
+}
+
+void FaultService::forget_vm(VmMemory& vm) {
+  for (auto job = restores_.begin(); job != restores_.end();) {
+    if (job->vm.get() != &vm) {
+      ++job;
+      continue;
+    }
+    auto done = std::move(job->done);
+    job = restores_.erase(job);
+    if (done) done(0);
+  }
+  std::erase_if(deferred_ops_, [&](FetchOp* op) {
+    if (op->vm.get() != &vm) return false;
+    recycle(op);
+    return true;
+  });
+}
+
+// The decision table of the pager: what is asked (protection, a missing page, a cached one) against what the page is.
+void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since) {
+  const WaitingFault fault{&state, address, flags, since};
+  // A copy: answering may change the table (a dying space), and the segment must stay readable until the end.
+  const Segment* found = state.space->own_segments().at(address);
+  if (found == nullptr) return serve_untracked(state, address, flags, since);
+  const Segment segment = *found;
+  MemoryObject& object = *segment.object;
+  const PageIndex page = segment.page_at(address);
+  for (;;) {
+    PageEntry entry = object.map->load(page);
+    switch (entry.state()) {
+      case PageState::kFar:
+        return fetch_demand(state, segment, page, entry, fault);
+      case PageState::kFetching:
+        return park(fault, object, page);
+      case PageState::kDropping: {
+        park(fault, object, page);
+        return;
+      }
+      case PageState::kResidentClean:
+        if (is_minor(flags)) {
+          // Another process maps it: the protection must hold there too, or the copy would go stale unseen.
+          const Answer answer = judge(state, state.space->userfaultfd.map_cached(address, kPageSize, true), address);
+          if (answer == Answer::kAgain) defer(fault);
+          return;
+        }
+        break;
+      case PageState::kDemoting:
+        if (is_minor(flags)) {
+          const Answer answer = judge(state, state.space->userfaultfd.map_cached(address, kPageSize, true), address);
+          state.vm->counters.faults_minor.fetch_add(1, std::memory_order_relaxed);
+          if (answer == Answer::kAgain) defer(fault);
+          return;
+        }
+        break;
+      default:
+        break;
+    }
+    PageEntry held = PageEntry::plain(PageState::kResident).with_held();
+    if (entry.incompressible() && !is_write_protect(flags)) held = held.with_incompressible();
+    if (entry.state() == PageState::kExcluded) {
+      held = entry;
+    } else if (!entry.held() && !object.map->exchange(page, entry, held)) {
+      continue;  // a demotion moved it meanwhile: look again
+    }
+    if (entry.state() == PageState::kDemoting) state.vm->counters.demotions_cancelled.fetch_add(1, std::memory_order_relaxed);
+    // The mark goes before the protection does.
+    if (entry.state() == PageState::kResidentClean) release_later(state.vm->store, entry.location());
+    return serve_resident(state, segment, page, entry, fault);
+  }
+}
+
+void FaultService::serve_resident(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
+                                  const WaitingFault& fault) {
+  PagerCounters& counters = state.vm->counters;
+  if (answer_resident(state, segment, fault) == Answer::kAgain) return defer(fault);  // stays held
+  PageMap& map = *segment.object->map;
+  if (is_write_protect(fault.flags)) {
+    counters.faults_write.fetch_add(1, std::memory_order_relaxed);
+    increment_saturating(map.region(PageMap::region_of(page)).touches);
+  } else if (is_minor(fault.flags)) {
+    counters.faults_minor.fetch_add(1, std::memory_order_relaxed);
+    increment_saturating(map.region(PageMap::region_of(page)).touches);
+  } else {
+    counters.faults_first.fetch_add(1, std::memory_order_relaxed);
+  }
+  counters.stall_ns.fetch_add(static_cast<std::uint64_t>((clock_.now() - fault.since).count()), std::memory_order_relaxed);
+  if (entry.state() == PageState::kExcluded) return;
+  PageEntry held = map.load(page);
+  while (held.held()) {
+    const PageEntry free_again = held.incompressible() ? PageEntry::plain(PageState::kResident).with_incompressible()
+                                                       : PageEntry::plain(PageState::kResident);
+    if (map.exchange(page, held, free_again)) break;
+  }
+}
+
+FaultService::Answer FaultService::answer_resident(SpaceState& state, const Segment& segment, const WaitingFault& fault) {
+  const kernel::Userfaultfd& userfaultfd = state.space->userfaultfd;
+  if (is_write_protect(fault.flags)) {
+    return judge(state, {0, userfaultfd.write_protect(page_at(fault.address), false)}, fault.address);
+  }
+  if (is_minor(fault.flags)) return judge(state, userfaultfd.map_cached(fault.address, kPageSize, false), fault.address);
+  const kernel::InstallOutcome outcome = userfaultfd.copy(fault.address, pattern_pages_.data(), kPageSize, false);
+  // A copy, not UFFDIO_ZEROPAGE: that refuses to replace a protection marker, and the target would fault for ever.
+  if (outcome.error == EEXIST && segment.object->shared) {
+    return judge(state, userfaultfd.map_cached(fault.address, kPageSize, false), fault.address);
+  }
+  return judge(state, outcome, fault.address);
+}
+
+// What an ioctl's result means for whoever waits on the page.
+FaultService::Answer FaultService::judge(SpaceState& state, const kernel::InstallOutcome& outcome, std::uint64_t address) {
+  switch (outcome.error) {
+    case 0:
+      return Answer::kDone;
+    case EAGAIN:  // the address space is changing; an event tells of it
+      return Answer::kAgain;
+    case ESRCH:
+      state.space->alive = false;
+      return Answer::kGone;
+    case ENOMEM:
+      state.vm->counters.out_of_memory.fetch_add(1, std::memory_order_relaxed);
+      if (hooks_.out_of_memory) hooks_.out_of_memory(*state.vm);
+      return Answer::kAgain;
+    default:
+      // EEXIST: somebody was faster. ENOENT, EFAULT, EINVAL: the mapping, or the cached page, is gone: the retried access finds out.
+      state.space->userfaultfd.wake(page_at(address));
+      return Answer::kDone;
+  }
+}
+
+// Memory that grew into a registered area (mremap), or that is about to be unmapped: zeros are right for a page that was never there.
+void FaultService::serve_untracked(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since) {
+  const Segment nowhere{};
+  MemoryObject no_object;
+  Segment segment = nowhere;
+  segment.object = &no_object;
+  const WaitingFault fault{&state, address, flags, since};
+  if (answer_resident(state, segment, fault) == Answer::kAgain) defer(fault);
+  state.vm->counters.faults_first.fetch_add(1, std::memory_order_relaxed);
+}
+
+void FaultService::park(const WaitingFault& fault, MemoryObject& object, PageIndex page) {
+  parked_.push_back(fault);
+  fault.state->vm->parked_faults.fetch_add(1, std::memory_order_seq_cst);
+  // The drop may have ended just before we counted ourselves in: then nobody will call, so look once more.
+  const PageState now = PageEntry{object.map->entry(page).load(std::memory_order_seq_cst)}.state();
+  if (now == PageState::kDropping || now == PageState::kFetching) return;
+  parked_.pop_back();
+  fault.state->vm->parked_faults.fetch_sub(1, std::memory_order_seq_cst);
+  defer(fault);
+}
+
+void FaultService::serve_parked(VmMemory& vm) {
+  if (vm.parked_faults.load(std::memory_order_seq_cst) == 0) return;
+  std::vector<WaitingFault> waiting;
+  std::erase_if(parked_, [&](const WaitingFault& fault) {
+    if (fault.state->vm.get() != &vm) return false;
+    waiting.push_back(fault);
+    return true;
+  });
+  vm.parked_faults.fetch_sub(static_cast<std::uint32_t>(waiting.size()), std::memory_order_seq_cst);
+  for (const WaitingFault& fault : waiting) serve_fault(*fault.state, fault.address, fault.flags, fault.since);
+}
+
+void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
+                                const WaitingFault& fault) {
+  FetchOp* op = acquire();
+  if (op == nullptr) return defer(fault);
+  op->vm = state.vm;
+  op->space = state.space;
+  op->object = segment.object;
+  op->reason = FetchReason::kDemand;
+  op->write = (fault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
+  op->since = fault.since;
+  op->first = page;
+  if (!begin_page(*op, page, entry)) {
+    recycle(op);
+    return defer(fault);
+  }
+  submit(op);
+  plan_prefetch(state, *segment.object, page);
+}
+
+void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page) {
+  const auto advice = state.prefetcher.on_fault(page.value);
+  if (!advice || prefetches_.size() >= kMaxPrefetches || state.vm->releasing) return;
+  prefetches_.push_back({&state, &object, page.value + static_cast<std::uint64_t>(advice->stride), advice->stride, advice->pages});
+}
+
+void FaultService::retry_deferred() {
+  if (!deferred_ops_.empty()) {
+    const MonoTime now = clock_.now();
+    std::vector<FetchOp*> due;
+    std::erase_if(deferred_ops_, [&](FetchOp* op) {
+      if (op->not_before > now) return false;
+      due.push_back(op);
+      return true;
+    });
+    for (FetchOp* op : due) op->completed ? finish(op) : submit(op);
+  }
+  if (!deferred_faults_.empty()) {
+    std::vector<WaitingFault> waiting;
+    waiting.swap(deferred_faults_);
+    deferred_faults_.reserve(256);
+    for (const WaitingFault& fault : waiting) serve_fault(*fault.state, fault.address, fault.flags, fault.since);
+  }
+}
+
+void FaultService::background_step() {
+  if (prefetch_step()) return;
+  restore_step();
+}
+
+void FaultService::release_later(pool::PageStore* store, pool::Location location) {
+  if (releases_store_ != store && !releases_.empty()) flush_releases();
+  releases_store_ = store;
+  releases_.push_back(location);
+}
+
+void FaultService::flush_releases() {
+  if (releases_.empty()) return;
+  releases_store_->release(releases_);
+  releases_.clear();
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,45 @@
+// Up to 64 KiB of far pages on their way home. Operations and their buffers are allocated once and reused.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+
+#include "daemon/pager/vm_memory.h"
+
+namespace tidepool::daemon {
+
+inline constexpr std::size_t kFetchPages = 16;
+
+enum class FetchReason : std::uint8_t { kDemand, kPrefetch, kRestore };
+
+struct FetchOp {
+  std::shared_ptr<VmMemory> vm;
+  std::shared_ptr<AddressSpace> space;
+  MemoryObject* object = nullptr;
+  PageIndex first;
+  std::size_t count = 0;
+  std::size_t installed = 0;  // pages from the front that need nothing more
+  FetchReason reason = FetchReason::kDemand;
+  bool write = false;          // the fault was a write: no clean copy
+  bool completed = false;      // set by the store's call-back
+  unsigned attempts = 0;
+  MonoTime since;              // when the event was read
+  MonoTime not_before;         // deferred until
+  std::array<PageEntry, kFetchPages> entries;  // as they were, in state fetching
+  std::array<pool::ReadItem, kFetchPages> items;
+  pool::ReadBatch batch;
+  std::byte* buffer = nullptr;  // kFetchPages pages
+
+  void clear() {
+    vm.reset();
+    space.reset();
+    object = nullptr;
+    count = installed = 0;
+    completed = write = false;
+    attempts = 0;
+    not_before = MonoTime{};
+  }
+};
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,382 @@
+// Far pages on their way home: demand, prefetch and restore go the same way.
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <unistd.h>
+
+#include "daemon/pager/fault_service.h"
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr auto kRetryRead = std::chrono::milliseconds(5);
+constexpr auto kRetryInstall = std::chrono::microseconds(200);
+constexpr auto kRestorePause = std::chrono::milliseconds(5);
+// Sweeps of a restore that bring nothing home before it gives up on what is left; the pause between them makes this about ten seconds.
+constexpr unsigned kMaxFruitlessSweeps = 2000;
+
+void fill_pattern(std::byte* page, std::uint32_t pattern) {
+  std::uint64_t twice = (static_cast<std::uint64_t>(pattern) << 32) | pattern;
+  for (std::uint64_t at = 0; at < kPageSize; at += sizeof twice) std::memcpy(page + at, &twice, sizeof twice);
+}
+
+}  // namespace
+
+FetchOp* FaultService::acquire() {
+  if (free_ops_.empty()) return nullptr;
+  FetchOp* op = free_ops_.back();
+  free_ops_.pop_back();
+  return op;
+}
+
+void FaultService::recycle(FetchOp* op) {
+  op->clear();
+  free_ops_.push_back(op);
+}
+
+// Takes one more page into the operation. False when the page is no longer far.
+bool FaultService::begin_page(FetchOp& op, PageIndex page, PageEntry entry) {
+  if (entry.state() != PageState::kFar) return false;
+  PageEntry fetching = entry.with_state(PageState::kFetching);
+  if (!op.object->map->exchange(page, entry, fetching)) return false;
+  const std::size_t index = op.count++;
+  pool::ReadItem& item = op.items[index];
+  op.entries[index] = fetching;
+  item.buffer = op.buffer + index * kPageSize;
+  item.location = pool::kNoLocation;
+  item.page = nullptr;
+  item.status = pool::PageStatus::kPending;
+  if (entry.is_value()) {
+    if (entry.pattern() == 0) {
+      item.page = pattern_pages_.data();
+    } else {
+      fill_pattern(item.buffer, entry.pattern());
+      item.page = item.buffer;
+    }
+    item.status = pool::PageStatus::kOk;
+  } else {
+    item.location = entry.location();
+  }
+  return true;
+}
+
+// Asks the store for every page of the operation that has not been answered. Values among them need no reading, so runs of locations between
+// them are submitted as one batch only when there are no values; else the batch is compacted to the front.
+void FaultService::submit(FetchOp* op) {
+  const auto pending = [](const pool::ReadItem& item) { return item.status == pool::PageStatus::kPending; };
+  const auto items = std::span(op->items).first(op->count);
+  const auto first = std::find_if(items.begin(), items.end(), pending);
+  if (first == items.end()) {
+    op->completed = true;
+    return finish(op);
+  }
+  const auto behind = std::find_if_not(first, items.end(), pending);
+  op->batch.items = std::span(first, behind);
+  op->batch.priority = op->reason == FetchReason::kDemand ? pool::Priority::kDemand : pool::Priority::kPrefetch;
+  op->completed = false;
+  op->vm->store->submit_read(op->batch);
+  // Stores in local memory have answered by now; others come back through the mailbox.
+  if (op->completed) finish(op);
+}
+
+void FaultService::finish(FetchOp* op) {
+  // A batch covered one stretch without values; there may be another.
+  for (std::size_t i = op->installed; i < op->count; ++i) {
+    if (op->items[i].status == pool::PageStatus::kPending) return submit(op);
+  }
+  while (op->installed < op->count) {
+    switch (install_next(*op)) {
+      case Step::kAdvanced:
+        continue;
+      case Step::kPostpone:
+        return postpone(op);
+      case Step::kSpaceGone:
+        op->space->alive = false;
+        while (op->installed < op->count) put_back(*op, op->installed++);
+        break;
+    }
+  }
+  const std::shared_ptr<VmMemory> vm = op->vm;
+  if (op->reason == FetchReason::kDemand) account_demand(*op);
+  recycle(op);
+  serve_parked(*vm);
+}
+
+void FaultService::account_demand(FetchOp& op) {
+  PagerCounters& counters = op.vm->counters;
+  const Nanoseconds waited = clock_.now() - op.since;
+  op.vm->fault_latency.record(waited);
+  counters.stall_ns.fetch_add(static_cast<std::uint64_t>(waited.count()), std::memory_order_relaxed);
+  counters.faults_far.fetch_add(1, std::memory_order_relaxed);
+  increment_saturating(op.object->map->region(PageMap::region_of(op.first)).refaults);
+}
+
+void FaultService::postpone(FetchOp* op) {
+  ++op->attempts;
+  op->not_before = clock_.now() + (op->completed ? Nanoseconds{kRetryInstall} : Nanoseconds{kRetryRead});
+  deferred_ops_.push_back(op);
+}
+
+// Handles the page at the front of what is left, together with as many neighbours as can go in one call.
+FaultService::Step FaultService::install_next(FetchOp& op) {
+  const std::size_t index = op.installed;
+  pool::ReadItem& item = op.items[index];
+  const PageIndex page{op.first.value + index};
+  const PageEntry entry = op.object->map->load(page);
+  if (entry.discarded() || item.status == pool::PageStatus::kCancelled) {
+    put_back(op, op.installed++);
+    return Step::kAdvanced;
+  }
+  if (item.status == pool::PageStatus::kUnavailable) {
+    if (op.reason != FetchReason::kDemand) {
+      put_back(op, op.installed++);
+      return Step::kAdvanced;
+    }
+    item.status = pool::PageStatus::kPending;
+    op.completed = false;
+    return Step::kPostpone;
+  }
+  if (item.status != pool::PageStatus::kOk) {
+    // Wrong bytes must not reach the guest. Whoever waits for the page goes on waiting; the hook stops the VM.
+    put_back(op, op.installed++);
+    op.vm->counters.integrity_failures.fetch_add(1, std::memory_order_relaxed);
+    op.vm->blocked_by = EBADMSG;
+    if (hooks_.integrity_failure) hooks_.integrity_failure(*op.vm, *op.object, page);
+    return Step::kAdvanced;
+  }
+  const Segment* segment = op.space->own_segments().showing(*op.object, page);
+  if (segment == nullptr) {
+    if (op.object->shared) return install_into_file(op, segment, index);
+    put_back(op, op.installed++);
+    return Step::kAdvanced;
+  }
+  // A run: pages that follow each other in the address space and, as they are, in memory; else they are copied side by side.
+  std::size_t count = 1;
+  bool adjacent = true;
+  while (index + count < op.count && op.items[index + count].status == pool::PageStatus::kOk &&
+         segment->page_at(segment->addresses.end) > PageIndex{page.value + count}) {
+    adjacent = adjacent && op.items[index + count].page == item.page + count * kPageSize;
+    ++count;
+  }
+  const std::byte* source = item.page;
+  if (!adjacent) {
+    for (std::size_t i = 0; i < count; ++i) {
+      std::byte* to = op.buffer + (index + i) * kPageSize;
+      if (op.items[index + i].page != to) std::memcpy(to, op.items[index + i].page, kPageSize);
+      op.items[index + i].page = to;
+    }
+    source = op.items[index].page;
+  }
+  const bool clean = op.reason == FetchReason::kDemand && !op.write && !op.object->shared && !op.object->forked &&
+                     entry.holds_location() && op.vm->keep_clean_copies.load(std::memory_order_relaxed);
+  const std::uint64_t address = segment->address_of(page);
+  const kernel::InstallOutcome outcome = op.space->userfaultfd.copy(address, source, count * kPageSize, clean);
+  const std::size_t done = outcome.done / kPageSize;
+  for (std::size_t i = 0; i < done; ++i) settle(op, op.installed++, clean);
+  switch (outcome.error) {
+    case 0:
+      return Step::kAdvanced;
+    case EAGAIN:
+      return done > 0 ? Step::kAdvanced : Step::kPostpone;
+    case EEXIST: {
+      if (op.object->shared) return install_into_file(op, segment, op.installed);
+      // A forked child still had the parent's page: same content, so only a protection may be in the way.
+      const AddressRange range{segment->address_of(PageIndex{op.first.value + op.installed}),
+                               segment->address_of(PageIndex{op.first.value + op.installed + 1})};
+      op.space->userfaultfd.write_protect(range, false);
+      op.space->userfaultfd.wake(range);
+      settle(op, op.installed++, false);
+      return Step::kAdvanced;
+    }
+    case ENOMEM:
+      op.vm->counters.out_of_memory.fetch_add(1, std::memory_order_relaxed);
+      if (hooks_.out_of_memory) hooks_.out_of_memory(*op.vm);
+      return Step::kPostpone;
+    case ESRCH:
+      return Step::kSpaceGone;
+    default:  // ENOENT: unmapped; its event will say so
+      op.space->userfaultfd.wake({address, address + kPageSize});
+      put_back(op, op.installed++);
+      return Step::kAdvanced;
+  }
+}
+
+// The page cache already holds something at this place (a foreign reader filled the hole), or no address space shows the page: write the
+// content through the file, then map it. A bare wake would leave zeros in place of the page.
+FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* segment, std::size_t index) {
+  const PageIndex page{op.first.value + index};
+  std::uint64_t offset = 0;
+  if (segment != nullptr) {
+    offset = segment->offset_of(page);
+  } else {
+    bool known = false;
+    for (const auto& space : op.vm->spaces()) {
+      const auto table = space->segments();
+      if (const Segment* other = table->showing(*op.object, page)) {
+        offset = other->offset_of(page);
+        known = true;
+        break;
+      }
+    }
+    if (!known) {
+      put_back(op, op.installed++);
+      return Step::kAdvanced;
+    }
+  }
+  const ssize_t written = ::pwrite(op.object->file.get(), op.items[index].page, kPageSize, static_cast<off_t>(offset));
+  if (written != static_cast<ssize_t>(kPageSize)) return Step::kPostpone;
+  if (segment != nullptr) {
+    const std::uint64_t address = segment->address_of(page);
+    const kernel::InstallOutcome outcome = op.space->userfaultfd.map_cached(address, kPageSize, false);
+    if (outcome.error == EAGAIN) return Step::kPostpone;
+    if (outcome.error == ESRCH) return Step::kSpaceGone;
+    if (outcome.error != 0) op.space->userfaultfd.wake({address, address + kPageSize});
+  }
+  settle(op, op.installed++, false);
+  return Step::kAdvanced;
+}
+
+// The page is home.
+void FaultService::settle(FetchOp& op, std::size_t index, bool keeps_copy) {
+  const PageIndex page{op.first.value + index};
+  PageEntry entry = op.object->map->load(page);
+  const PageEntry home = keeps_copy ? PageEntry::stored(PageState::kResidentClean, entry.location()) : PageEntry::plain(PageState::kResident);
+  const bool free_copy = !keeps_copy && entry.holds_location();
+  const pool::Location location = entry.location();
+  if (op.object->map->exchange(page, entry, home) && free_copy) release_later(op.vm->store, location);
+  PagerCounters& counters = op.vm->counters;
+  auto& counter = op.reason == FetchReason::kDemand     ? counters.promoted_demand
+                  : op.reason == FetchReason::kPrefetch ? counters.promoted_prefetch
+                                                        : counters.promoted_restore;
+  counter.fetch_add(1, std::memory_order_relaxed);
+}
+
+// The page stays far, unless the guest gave it back meanwhile.
+void FaultService::put_back(FetchOp& op, std::size_t index) {
+  const PageIndex page{op.first.value + index};
+  PageEntry entry = op.object->map->load(page);
+  if (entry.discarded()) {
+    const bool free_copy = entry.holds_location();
+    const pool::Location location = entry.location();
+    if (op.object->map->exchange(page, entry, PageEntry::plain(PageState::kReleased)) && free_copy) {
+      release_later(op.vm->store, location);
+    }
+    return;
+  }
+  op.object->map->exchange(page, entry, entry.with_state(PageState::kFar));
+}
+
+// Gathers the next far pages of [from, end), up to one operation, that follow each other. False when there was none.
+bool FaultService::start_run(const std::shared_ptr<VmMemory>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
+                             std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next) {
+  PageMap& map = *object.map;
+  while (from < end) {
+    const std::uint64_t region_end = (from / kPagesPerRegion + 1) * kPagesPerRegion;
+    if (map.region(from / kPagesPerRegion).far.load(std::memory_order_relaxed) == 0) {
+      from = region_end;
+      continue;
+    }
+    if (map.load(PageIndex{from}).state() == PageState::kFar) break;
+    ++from;
+  }
+  next = std::min(from, end);
+  if (from >= end) return false;
+  FetchOp* op = acquire();
+  if (op == nullptr) return true;  // everything is busy: come back
+  op->vm = vm;
+  op->space = space;
+  op->object = &object;
+  op->reason = reason;
+  op->first = PageIndex{from};
+  while (from < end && op->count < kFetchPages && begin_page(*op, PageIndex{from}, map.load(PageIndex{from}))) ++from;
+  next = std::max(from, next + 1);
+  if (op->count == 0) {
+    recycle(op);
+  } else {
+    submit(op);
+  }
+  return true;
+}
+
+bool FaultService::prefetch_step() {
+  if (prefetches_.empty() || free_ops_.size() < kFetchPages) return false;
+  PrefetchRequest& request = prefetches_.front();
+  const std::uint64_t limit = request.object->map->pages().value;
+  if (request.stride == 1 || request.stride == -1) {
+    const std::uint64_t span = std::min<std::uint64_t>(request.left, kFetchPages);
+    const std::uint64_t from = request.stride > 0 ? request.next : request.next - std::min(request.next, span - 1);
+    std::uint64_t ignored = 0;
+    if (from < limit) {
+      start_run(request.state->vm, request.state->space, *request.object, from, std::min(limit, from + span), FetchReason::kPrefetch, ignored);
+    }
+    request.left -= static_cast<unsigned>(span);
+    request.next += static_cast<std::uint64_t>(request.stride * static_cast<std::int64_t>(span));
+  } else {
+    std::uint64_t ignored = 0;
+    if (request.next < limit) {
+      start_run(request.state->vm, request.state->space, *request.object, request.next, request.next + 1, FetchReason::kPrefetch, ignored);
+    }
+    --request.left;
+    request.next += static_cast<std::uint64_t>(request.stride);
+  }
+  if (request.left == 0 || request.next >= limit) prefetches_.pop_front();
+  return true;
+}
+
+void FaultService::restore(std::shared_ptr<VmMemory> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) {
+  const std::uint64_t end = std::min(run.end(), object->map->pages().value);
+  restores_.push_back({std::move(vm), object, {run.first, end > run.first.value ? end - run.first.value : 0}, run.first.value, ~0ull, 0,
+                       MonoTime{}, std::move(done)});
+}
+
+bool FaultService::restore_ready() const { return !restores_.empty() && restores_.front().not_before <= clock_.now(); }
+
+bool FaultService::restore_step() {
+  if (restores_.empty() || free_ops_.size() < kFetchPages) return false;
+  if (restores_.front().not_before > clock_.now()) {
+    // Another job may be ready: nobody's wait delays a neighbour.
+    std::rotate(restores_.begin(), restores_.begin() + 1, restores_.end());
+    if (restores_.front().not_before > clock_.now()) return false;
+  }
+  RestoreJob& job = restores_.front();
+  const auto spaces = job.vm->spaces();
+  std::shared_ptr<AddressSpace> space;
+  for (const auto& candidate : spaces) {
+    if (candidate->alive && (space == nullptr || candidate->own_segments().showing(*job.object, PageIndex{job.cursor}) != nullptr)) {
+      space = candidate;
+    }
+  }
+  std::uint64_t next = job.run.end();
+  if (space != nullptr && start_run(job.vm, space, *job.object, job.cursor, job.run.end(), FetchReason::kRestore, next)) {
+    // The operation may have ended the job's VM; look at the job again only through the queue.
+    if (!restores_.empty()) restores_.front().cursor = next;
+    return true;
+  }
+  end_restore_sweep(job);
+  return true;
+}
+
+void FaultService::end_restore_sweep(RestoreJob& job) {
+  std::uint64_t left = 0;
+  for (std::uint64_t page = job.run.first.value; page < job.run.end(); ++page) {
+    if (page % kPagesPerRegion == 0 && job.object->map->region(page / kPagesPerRegion).far == 0 &&
+        job.object->map->region(page / kPagesPerRegion).resident == 0) {
+      page += kPagesPerRegion - 1;
+      continue;
+    }
+    const PageState state = job.object->map->load(PageIndex{page}).state();
+    if (state == PageState::kFar || state == PageState::kFetching || state == PageState::kDropping) ++left;
+  }
+  job.fruitless = left < job.progress_at_start ? 0 : job.fruitless + 1;
+  job.progress_at_start = left;
+  if (left != 0 && job.fruitless < kMaxFruitlessSweeps && !job.vm->dead) {
+    job.cursor = job.run.first.value;
+    job.not_before = clock_.now() + kRestorePause;
+    return;
+  }
+  auto done = std::move(job.done);
+  restores_.pop_front();
+  if (done) done(left);
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,128 @@
+#include "daemon/pager/page_map.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr std::uint64_t kGrowthPages = (kPageSize / sizeof(std::uint64_t)) * 512;  // 1 GiB of guest memory at a time
+
+constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) { return (value + to - 1) / to * to; }
+
+}  // namespace
+
+std::string_view to_string(PageState state) {
+  static constexpr std::string_view kNames[kPageStateCount] = {"untouched", "resident", "resident_clean", "demoting", "dropping",
+                                                                "far",       "fetching", "released",       "excluded"};
+  const auto index = static_cast<unsigned>(state);
+  return index < kPageStateCount ? kNames[index] : "invalid";
+}
+
+void increment_saturating(std::atomic<std::uint16_t>& counter, std::uint16_t by) {
+  std::uint16_t seen = counter.load(std::memory_order_relaxed);
+  std::uint16_t next;
+  do {
+    next = static_cast<std::uint16_t>(std::min<unsigned>(0xffffu, unsigned{seen} + by));
+  } while (!counter.compare_exchange_weak(seen, next, std::memory_order_relaxed));
+}
+
+Result<std::unique_ptr<PageMap>> PageMap::create(const std::string& name, PageCount capacity, bool shared) {
+  std::unique_ptr<PageMap> map{new PageMap};
+  map->capacity_ = round_up(capacity.value, kGrowthPages);
+  map->file_ = UniqueFd{::memfd_create(name.c_str(), MFD_CLOEXEC)};
+  if (!map->file_.valid()) return errno_failure("create memory for page map", name);
+  auto reservation = Mapping::reserve(kPageMapHeaderSize + Bytes{map->capacity_ * sizeof(std::uint64_t)});
+  if (!reservation) return Failure{reservation.error()};
+  map->reservation_ = std::move(*reservation);
+  auto counters = Mapping::anonymous(Bytes{map->capacity_ / kPagesPerRegion * sizeof(RegionCounters)});
+  if (!counters) return Failure{counters.error()};
+  map->counters_ = std::move(*counters);
+  map->regions_ = reinterpret_cast<RegionCounters*>(map->counters_.data());
+  if (auto grown = map->grow_to(PageCount{0}); !grown) return Failure{grown.error()};
+  map->header_ = reinterpret_cast<PageMapHeader*>(map->reservation_.data());
+  map->entries_ = reinterpret_cast<std::atomic<std::uint64_t>*>(map->reservation_.data() + kPageMapHeaderSize.value);
+  map->header_->magic = PageMapHeader::kMagic;
+  map->header_->version = kPageMapVersion;
+  map->header_->shared = shared ? 1 : 0;
+  return map;
+}
+
+Result<> PageMap::grow_to(PageCount pages) {
+  const std::uint64_t wanted = round_up(pages.value, kGrowthPages);
+  if (wanted > capacity_) {
+    return failure(std::errc::not_enough_memory, "grow page map", std::to_string(pages.value) + " pages",
+                   "release the VM and adopt it again: it has outgrown the room reserved at adoption");
+  }
+  if (wanted <= mapped_pages_ && header_ != nullptr) return {};
+  const std::uint64_t length = kPageMapHeaderSize.value + wanted * sizeof(std::uint64_t);
+  if (::ftruncate(file_.get(), static_cast<off_t>(length)) != 0) return errno_failure("grow", "page map");
+  if (::mmap(reservation_.data(), length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file_.get(), 0) == MAP_FAILED) {
+    return errno_failure("map", "page map");
+  }
+  mapped_pages_ = wanted;
+  return {};
+}
+
+Result<PageIndex> PageMap::append(PageCount pages, std::uint64_t alignment_page) {
+  const std::uint64_t used = pages_.load(std::memory_order_relaxed);
+  std::uint64_t first = used / kPagesPerRegion * kPagesPerRegion + alignment_page % kPagesPerRegion;
+  if (first < used) first += kPagesPerRegion;
+  if (auto grown = grow_to(PageCount{first + pages.value}); !grown) return Failure{grown.error()};
+  for (std::uint64_t gap = used; gap < first; ++gap) {
+    entries_[gap].store(PageEntry::plain(PageState::kExcluded).raw(), std::memory_order_relaxed);
+  }
+  counts_[static_cast<unsigned>(PageState::kExcluded)].fetch_add(first - used, std::memory_order_relaxed);
+  counts_[static_cast<unsigned>(PageState::kUntouched)].fetch_add(pages.value, std::memory_order_relaxed);
+  header_->pages = first + pages.value;
+  pages_.store(first + pages.value, std::memory_order_release);
+  return PageIndex{first};
+}
+
+bool PageMap::exchange(PageIndex page, PageEntry& expected, PageEntry desired) {
+  std::uint64_t raw = expected.raw();
+  if (!entries_[page.value].compare_exchange_strong(raw, desired.raw(), std::memory_order_acq_rel)) {
+    expected = PageEntry{raw};
+    return false;
+  }
+  const PageState from = expected.state();
+  const PageState to = desired.state();
+  if (from == to) return true;
+  counts_[static_cast<unsigned>(from)].fetch_sub(1, std::memory_order_relaxed);
+  counts_[static_cast<unsigned>(to)].fetch_add(1, std::memory_order_relaxed);
+  // A page counts as resident until it is dropped, and as far until it is back.
+  const auto is_far = [](PageState s) { return s == PageState::kFar || s == PageState::kFetching; };
+  const auto is_resident = [](PageState s) {
+    return s == PageState::kResident || s == PageState::kResidentClean || s == PageState::kDemoting || s == PageState::kDropping;
+  };
+  RegionCounters& counters = regions_[region_of(page)];
+  if (is_resident(from) != is_resident(to)) {
+    is_resident(to) ? counters.resident.fetch_add(1, std::memory_order_relaxed)
+                    : counters.resident.fetch_sub(1, std::memory_order_relaxed);
+  }
+  if (is_far(from) != is_far(to)) {
+    is_far(to) ? counters.far.fetch_add(1, std::memory_order_relaxed) : counters.far.fetch_sub(1, std::memory_order_relaxed);
+  }
+  return true;
+}
+
+void PageMap::record_segments(std::span<const PageMapHeader::Segment> segments) {
+  const std::size_t count = std::min(segments.size(), PageMapHeader::kMaxSegments);
+  // A reader after our death sees the old list, a shorter one, or the new one: never a half-written element inside the count.
+  std::atomic_ref<std::uint64_t>(header_->segment_count).store(0, std::memory_order_release);
+  std::copy_n(segments.begin(), count, header_->segments);
+  std::atomic_ref<std::uint64_t>(header_->segment_count).store(count, std::memory_order_release);
+}
+
+Bytes PageMap::footprint() const {
+  struct stat status {};
+  if (::fstat(file_.get(), &status) != 0) return Bytes{};
+  return Bytes{static_cast<std::uint64_t>(status.st_blocks) * 512 + regions() * sizeof(RegionCounters)};
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,111 @@
+// The page map of one memory object: an array of 64-bit entries in a memfd, so that whoever holds the descriptor after our death finds every
+// far page again. The layout is position independent and versioned (docs/layout.md).
+//
+// Memory: 8 bytes per page, and 16 bytes per 2 MiB region of counters in private memory. Entries of address space that is never touched cost
+// nothing (the memfd stays a hole).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/mapping.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "base/units.h"
+#include "daemon/pager/page_entry.h"
+
+namespace tidepool::daemon {
+
+inline constexpr std::uint32_t kPageMapVersion = 1;
+inline constexpr std::uint64_t kPagesPerRegion = kPagesPerHugePage;
+
+// Kept in the first page of the memfd; written by the fault loop's thread only.
+struct PageMapHeader {
+  static constexpr std::uint64_t kMagic = 0x70616d2d65646974;  // "tide-map", little-endian
+  static constexpr std::size_t kMaxSegments = 2040;
+
+  // Where the pages are, or were, in the address space that the object was adopted from.
+  struct Segment {
+    std::uint64_t address;
+    std::uint64_t pages;
+    std::uint64_t first_page;
+    std::uint64_t file_offset;  // shared memory: where in the backing file
+  };
+
+  std::uint64_t magic;
+  std::uint32_t version;
+  std::uint32_t shared;  // 1: the object is a file's memory
+  std::uint64_t pages;   // entries in use
+  std::uint64_t segment_count;
+  std::uint32_t reserved[8];
+  Segment segments[kMaxSegments];
+};
+inline constexpr Bytes kPageMapHeaderSize{64 * 1024};
+static_assert(sizeof(PageMapHeader) <= kPageMapHeaderSize.value);
+
+// What policy and hotness need to know of 2 MiB, kept up to date by whoever changes a page.
+struct RegionCounters {
+  std::atomic<std::uint16_t> resident{0};
+  std::atomic<std::uint16_t> far{0};
+  std::atomic<std::uint16_t> touches{0};   // faults on sampled (armed) pages since last collected; saturates
+  std::atomic<std::uint16_t> refaults{0};  // far pages that came back on demand since last collected; saturates
+  std::atomic<std::uint16_t> armed{0};     // pages armed for sampling since last collected
+  std::atomic<std::uint16_t> incompressible{0};
+  std::atomic<std::uint32_t> reserved{0};
+};
+static_assert(sizeof(RegionCounters) == 16);
+
+class PageMap {
+ public:
+  // Room for `capacity` pages of address space (costs nothing until used).
+  static Result<std::unique_ptr<PageMap>> create(const std::string& name, PageCount capacity, bool shared);
+
+  // Appends room for `pages` pages, so that the first index is congruent to `alignment_page` modulo a region; entries in the gap are excluded.
+  Result<PageIndex> append(PageCount pages, std::uint64_t alignment_page);
+
+  std::atomic<std::uint64_t>& entry(PageIndex page) { return entries_[page.value]; }
+  PageEntry load(PageIndex page) const { return PageEntry{entries_[page.value].load(std::memory_order_acquire)}; }
+  // Replaces `expected` and keeps the counters right. False, with `expected` refreshed, when the entry was another by now.
+  bool exchange(PageIndex page, PageEntry& expected, PageEntry desired);
+
+  PageCount pages() const { return PageCount{pages_.load(std::memory_order_acquire)}; }
+  std::uint64_t regions() const { return (pages().value + kPagesPerRegion - 1) / kPagesPerRegion; }
+  RegionCounters& region(std::uint64_t index) { return regions_[index]; }
+  static std::uint64_t region_of(PageIndex page) { return page.value / kPagesPerRegion; }
+
+  // Pages in each state, indexed by PageState. Sums to pages().
+  std::uint64_t count(PageState state) const { return counts_[static_cast<unsigned>(state)].load(std::memory_order_relaxed); }
+
+  // Written for a successor agent; the list replaces the former one.
+  void record_segments(std::span<const PageMapHeader::Segment> segments);
+
+  int descriptor() const { return file_.get(); }
+  // What the map costs the host: entries and counters.
+  Bytes footprint() const;
+
+ private:
+  PageMap() = default;
+  Result<> grow_to(PageCount pages);
+
+  UniqueFd file_;
+  Mapping reservation_;  // address space of the whole capacity; the file is mapped over its beginning
+  Mapping counters_;
+  PageMapHeader* header_ = nullptr;
+  std::atomic<std::uint64_t>* entries_ = nullptr;
+  RegionCounters* regions_ = nullptr;
+  std::atomic<std::uint64_t> pages_{0};
+  std::uint64_t capacity_ = 0;
+  std::uint64_t mapped_pages_ = 0;
+  std::atomic<std::uint64_t> counts_[kPageStateCount]{};
+};
+
+// Adds one to a counter that sticks at its maximum instead of starting anew.
+void increment_saturating(std::atomic<std::uint16_t>& counter, std::uint16_t by = 1);
+
+}  // namespace tidepool::daemon

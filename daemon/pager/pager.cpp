@@ -1,0 +1,348 @@
+#include "daemon/pager/pager.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+
+#include "kmod-interfaces/process_memory.h"
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr std::uint64_t kWantedFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
+                                          UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_MISSING_SHMEM |
+                                          UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
+// MINOR on shared memory is not for speed: without it a failed split of a 2 MiB page leaves zeros that nobody is told of.
+constexpr std::uint64_t kSharedModes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MINOR;
+constexpr std::uint64_t kPrivateModes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
+constexpr unsigned kMaxFaultThreads = 64;
+
+// How far an object may outgrow what it had at adoption.
+PageCount room_for(PageCount initial) { return PageCount{std::max<std::uint64_t>(initial.value * 4, (64ull << 30) >> kPageShift)}; }
+
+class PagerImpl final : public Pager {
+ public:
+  PagerImpl(const PagerConfig& config, PagerHooks hooks, const Clock& clock) : config_(config), hooks_(std::move(hooks)), clock_(clock) {}
+  ~PagerImpl() override { stop(); }
+
+  Result<> start() {
+    const unsigned threads = std::clamp(config_.fault_threads, 1u, kMaxFaultThreads);
+    for (unsigned i = 0; i < threads; ++i) {
+      auto loop = start_fault_loop("fault-" + std::to_string(i), config_.loop, loop_hooks(), clock_);
+      if (!loop) return Failure{loop.error()};
+      loops_.push_back(std::move(*loop));
+    }
+    auto demoter = start_demoter(config_.demoter, [this](VmMemory& vm) -> FaultLoop& { return loop_of(vm); }, clock_);
+    if (!demoter) return Failure{demoter.error()};
+    demoter_ = std::move(*demoter);
+    return {};
+  }
+
+  Result<std::shared_ptr<VmMemory>> prepare(VmSpec spec) override;
+  std::vector<DescriptorToHold> descriptors(const VmMemory& vm) const override;
+  Result<> activate(const std::shared_ptr<VmMemory>& vm) override;
+  Result<> extend(const std::shared_ptr<VmMemory>& vm, std::span<const MappingSpec> mappings) override;
+  void release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) override;
+  std::size_t arm_samples(VmMemory& vm, MemoryObject& object, std::span<const PageIndex> pages) override;
+
+  bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) override { return demoter_->demote(vm, region); }
+  void restore(const std::shared_ptr<VmMemory>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) override {
+    loop_of(*vm).restore(vm, object, run, std::move(done));
+  }
+  void freeze_host(bool frozen) override { demoter_->freeze_host(frozen); }
+  std::uint64_t heartbeat() const override {
+    std::uint64_t slowest = ~0ull;
+    for (const auto& loop : loops_) slowest = std::min(slowest, loop->passes());
+    return slowest;
+  }
+  std::size_t demotions_queued() const override { return demoter_->queued(); }
+  void stop() override {
+    if (demoter_ != nullptr) demoter_->stop();
+    for (const auto& loop : loops_) loop->stop();
+  }
+
+ private:
+  FaultLoop& loop_of(const VmMemory& vm) { return *loops_[vm.id.value % loops_.size()]; }
+  FaultLoopHooks loop_hooks();
+  void learn_residence(MemoryObject& object, const AddressSpace& space, const Segment& segment);
+  Result<> register_segment(AddressSpace& space, const Segment& segment);
+  void unregister_all(VmMemory& vm);
+  void finish_release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done);
+
+  const PagerConfig config_;
+  const PagerHooks hooks_;
+  const Clock& clock_;
+  std::vector<std::unique_ptr<FaultLoop>> loops_;
+  std::unique_ptr<Demoter> demoter_;
+  std::atomic<std::uint32_t> next_vm_{1};
+  std::atomic<std::uint64_t> next_child_{1};
+};
+
+FaultLoopHooks PagerImpl::loop_hooks() {
+  FaultLoopHooks hooks;
+  hooks.hold_descriptor = [this](VmMemory& vm, int fd, std::function<void()> held) {
+    if (!hooks_.hold_descriptor) return held();
+    hooks_.hold_descriptor(vm, "vm/" + vm.name + "/child-userfaultfd/" + std::to_string(next_child_++), fd, std::move(held));
+  };
+  hooks.out_of_memory = hooks_.out_of_memory;
+  hooks.integrity_failure = hooks_.integrity_failure;
+  hooks.vm_gone = [this](VmMemory& vm) {
+    if (hooks_.vm_gone) hooks_.vm_gone(vm);
+  };
+  return hooks;
+}
+
+Result<std::shared_ptr<VmMemory>> PagerImpl::prepare(VmSpec spec) {
+  auto vm = std::make_shared<VmMemory>();
+  vm->id = VmId{next_vm_++};
+  vm->name = spec.name;
+  vm->store = spec.store;
+  vm->keep_clean_copies = spec.keep_clean_copies;
+  vm->shared_remove_discards = spec.shared_remove_discards;
+  vm->kill_on_integrity_failure = spec.kill_on_integrity_failure;
+  // Pages of an object, by its first mention: several processes may show the same stretch of a file.
+  struct Extent {
+    std::uint64_t file_offset;
+    std::uint64_t pages;
+    PageIndex first;
+  };
+  std::vector<std::vector<Extent>> extents(spec.objects.size());
+  std::vector<std::uint64_t> totals(spec.objects.size());
+  for (const SpaceSpec& space : spec.spaces) {
+    for (const MappingSpec& mapping : space.mappings) {
+      if (mapping.object >= spec.objects.size() || mapping.addresses.empty() || mapping.addresses.start % kPageSize != 0 ||
+          mapping.addresses.end % kPageSize != 0 || mapping.file_offset % kPageSize != 0) {
+        return failure(std::errc::invalid_argument, "enrol", spec.name, "mappings must be whole pages of a known object");
+      }
+      if (!spec.objects[mapping.object].shared && space.ring == nullptr) {
+        return failure(std::errc::invalid_argument, "enrol", spec.name, "private memory needs a drop ring in the process");
+      }
+      totals[mapping.object] += mapping.addresses.size() >> kPageShift;
+    }
+  }
+  for (std::size_t i = 0; i < spec.objects.size(); ++i) {
+    auto object = std::make_unique<MemoryObject>();
+    object->shared = spec.objects[i].shared;
+    object->file = std::move(spec.objects[i].file);
+    auto map = PageMap::create("tidepool-pages", room_for(PageCount{totals[i]}), object->shared);
+    if (!map) return Failure{map.error()};
+    object->map = std::move(*map);
+    vm->objects.push_back(std::move(object));
+  }
+  for (SpaceSpec& spec_space : spec.spaces) {
+    auto space = std::make_shared<AddressSpace>();
+    space->pid = spec_space.pid;
+    space->pidfd = std::move(spec_space.pidfd);
+    space->ring = std::move(spec_space.ring);
+    space->userfaultfd = std::move(spec_space.userfaultfd);
+    auto features = space->userfaultfd.handshake(kWantedFeatures);
+    if (!features) return Failure{features.error()};
+    auto pagemap = kernel::Pagemap::open(space->pid);
+    if (!pagemap) return Failure{pagemap.error()};
+    space->pagemap = std::move(*pagemap);
+    std::vector<Segment> segments;
+    for (const MappingSpec& mapping : spec_space.mappings) {
+      MemoryObject& object = *vm->objects[mapping.object];
+      const std::uint64_t pages = mapping.addresses.size() >> kPageShift;
+      std::vector<Extent>& known = extents[mapping.object];
+      const auto same = std::find_if(known.begin(), known.end(), [&](const Extent& extent) {
+        return object.shared && mapping.file_offset >= extent.file_offset &&
+               mapping.file_offset + pages * kPageSize <= extent.file_offset + extent.pages * kPageSize;
+      });
+      PageIndex first;
+      if (same != known.end()) {
+        first = PageIndex{same->first.value + ((mapping.file_offset - same->file_offset) >> kPageShift)};
+      } else {
+        auto appended = object.map->append(PageCount{pages}, mapping.addresses.start >> kPageShift);
+        if (!appended) return Failure{appended.error()};
+        first = *appended;
+        known.push_back({mapping.file_offset, pages, first});
+      }
+      segments.push_back({mapping.addresses, &object, first, mapping.file_offset});
+    }
+    space->set_segments(SegmentTable{std::move(segments)});
+    vm->add_space(std::move(space));
+  }
+  return vm;
+}
+
+std::vector<DescriptorToHold> PagerImpl::descriptors(const VmMemory& vm) const {
+  std::vector<DescriptorToHold> list;
+  const std::string prefix = "vm/" + vm.name + "/";
+  for (std::size_t i = 0; i < vm.objects.size(); ++i) {
+    list.push_back({prefix + "pages/" + std::to_string(i), vm.objects[i]->map->descriptor()});
+    if (vm.objects[i]->file.valid()) list.push_back({prefix + "memory/" + std::to_string(i), vm.objects[i]->file.get()});
+  }
+  const auto spaces = vm.spaces();
+  for (std::size_t i = 0; i < spaces.size(); ++i) {
+    list.push_back({prefix + "userfaultfd/" + std::to_string(i), spaces[i]->userfaultfd.fd()});
+  }
+  return list;
+}
+
+Result<> PagerImpl::register_segment(AddressSpace& space, const Segment& segment) {
+  return space.userfaultfd.register_range(segment.addresses, segment.object->shared ? kSharedModes : kPrivateModes);
+}
+
+Result<> PagerImpl::activate(const std::shared_ptr<VmMemory>& vm) {
+  // Serve before registering: from the first registered page on, the process may wait for us.
+  loop_of(*vm).add(vm);
+  for (const auto& space : vm->spaces()) {
+    const auto table = space->segments();
+    for (const Segment& segment : table->all()) {
+      if (auto registered = register_segment(*space, segment); !registered) {
+        const Error error = registered.error();
+        unregister_all(*vm);
+        loop_of(*vm).remove(vm, [] {});
+        return Failure{error};
+      }
+    }
+  }
+  for (const auto& space : vm->spaces()) {
+    const auto table = space->segments();
+    for (const Segment& segment : table->all()) learn_residence(*segment.object, *space, segment);
+  }
+  return {};
+}
+
+// What is present now is resident; what was touched meanwhile has been answered as a first touch and is marked already.
+void PagerImpl::learn_residence(MemoryObject& object, const AddressSpace& space, const Segment& segment) {
+  const auto mark = [&](std::uint64_t first, std::uint64_t end) {
+    for (std::uint64_t page = first; page < end; ++page) {
+      PageEntry untouched;
+      object.map->exchange(PageIndex{page}, untouched, PageEntry::plain(PageState::kResident));
+    }
+  };
+  if (object.shared) {
+    // The page cache, not the page tables: memory that this process has not mapped yet costs the host all the same.
+    const auto limit = static_cast<off_t>(segment.file_offset + segment.addresses.size());
+    off_t at = static_cast<off_t>(segment.file_offset);
+    while (at < limit) {
+      const off_t data = ::lseek(object.file.get(), at, SEEK_DATA);
+      if (data < 0 || data >= limit) return;
+      off_t hole = ::lseek(object.file.get(), data, SEEK_HOLE);
+      if (hole < 0 || hole > limit) hole = limit;
+      const std::uint64_t from = segment.first.value + ((static_cast<std::uint64_t>(data) - segment.file_offset) >> kPageShift);
+      mark(from, from + ((static_cast<std::uint64_t>(hole - data) + kPageSize - 1) >> kPageShift));
+      at = hole;
+    }
+    return;
+  }
+  std::vector<kernel::uapi::page_region> ranges(1024);
+  AddressRange range = segment.addresses;
+  while (!range.empty()) {
+    std::uint64_t scanned_to = range.end;
+    const auto found = space.pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
+    if (!found) return;
+    for (const auto& seen : std::span(ranges).first(*found)) {
+      mark(segment.page_at(seen.start).value, segment.page_at(seen.end - kPageSize).value + 1);
+    }
+    if (scanned_to <= range.start) return;
+    range.start = scanned_to;
+  }
+}
+
+Result<> PagerImpl::extend(const std::shared_ptr<VmMemory>& vm, std::span<const MappingSpec> mappings) {
+  const auto spaces = vm->spaces();
+  if (spaces.empty() || vm->releasing) return failure(std::errc::no_such_process, "extend", vm->name);
+  const auto& space = spaces.front();
+  std::vector<Segment> segments;
+  for (const MappingSpec& mapping : mappings) {
+    if (mapping.object >= vm->objects.size()) return failure(std::errc::invalid_argument, "extend", vm->name);
+    MemoryObject& object = *vm->objects[mapping.object];
+    auto first = object.map->append(PageCount{mapping.addresses.size() >> kPageShift}, mapping.addresses.start >> kPageShift);
+    if (!first) return Failure{first.error()};
+    segments.push_back({mapping.addresses, &object, *first, mapping.file_offset});
+  }
+  loop_of(*vm).add_segments(vm, space, segments);
+  for (const Segment& segment : segments) {
+    if (auto registered = register_segment(*space, segment); !registered) return registered;
+    learn_residence(*segment.object, *space, segment);
+  }
+  return {};
+}
+
+void PagerImpl::unregister_all(VmMemory& vm) {
+  for (const auto& space : vm.spaces()) {
+    const auto table = space->segments();
+    for (const Segment& segment : table->all()) {
+      space->userfaultfd.write_protect(segment.addresses, false);
+      // Fails when the mapping is gone by now: then there is nothing to undo.
+      (void)space->userfaultfd.unregister_range(segment.addresses);
+    }
+  }
+}
+
+void PagerImpl::release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) {
+  vm->releasing = true;
+  demoter_->drain(vm, [this, vm, done = std::move(done)]() mutable {
+    loop_of(*vm).post([this, vm, done = std::move(done)]() mutable { finish_release(vm, std::move(done)); });
+  });
+}
+
+// Runs on the VM's loop: every object of the VM and of its forked children comes home, then the registration goes.
+void PagerImpl::finish_release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) {
+  struct Progress {
+    std::size_t waiting = 0;
+    std::uint64_t left = 0;
+    std::function<void(Result<>)> done;
+  };
+  auto progress = std::make_shared<Progress>();
+  progress->done = std::move(done);
+  std::vector<MemoryObject*> objects;
+  for (const auto& object : vm->objects) objects.push_back(object.get());
+  for (const auto& space : vm->spaces()) {
+    for (const auto& object : space->forked_objects) objects.push_back(object.get());
+  }
+  progress->waiting = objects.size();
+  const auto one_home = [this, vm, progress](std::uint64_t left) {
+    progress->left += left;
+    if (--progress->waiting != 0) return;
+    if (progress->left != 0 && !vm->dead) {
+      vm->releasing = false;
+      progress->done(failure(std::errc::resource_unavailable_try_again, "bring home " + std::to_string(progress->left) + " pages of",
+                             vm->name, "the store does not return them now, or the process is stopped; it stays served"));
+      return;
+    }
+    unregister_all(*vm);
+    loop_of(*vm).remove(vm, [progress] { progress->done(Result<>{}); });
+  };
+  for (MemoryObject* object : objects) {
+    loop_of(*vm).restore(vm, object, {PageIndex{0}, object->map->pages().value}, one_home);
+  }
+}
+
+std::size_t PagerImpl::arm_samples(VmMemory& vm, MemoryObject& object, std::span<const PageIndex> pages) {
+  std::size_t armed = 0;
+  for (const auto& space : vm.spaces()) {
+    if (!space->alive || !space->pidfd.valid()) continue;
+    const auto table = space->segments();
+    std::vector<AddressRange> ranges;
+    for (const PageIndex page : pages) {
+      const Segment* segment = table->showing(object, page);
+      if (segment == nullptr || object.map->load(page) != PageEntry::plain(PageState::kResident)) continue;
+      ranges.push_back({segment->address_of(page), segment->address_of(page) + kPageSize});
+      increment_saturating(object.map->region(PageMap::region_of(page)).armed);
+    }
+    if (object.shared) {
+      if (kernel::advise_process_memory(space->pidfd.get(), ranges, MADV_PAGEOUT) > 0) armed += ranges.size();
+    } else {
+      for (const AddressRange& range : ranges) armed += space->userfaultfd.write_protect(range, true) == 0 ? 1 : 0;
+    }
+    break;  // the process that was adopted first stands for all
+  }
+  return armed;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Pager>> Pager::start(const PagerConfig& config, PagerHooks hooks, const Clock& clock) {
+  auto pager = std::make_unique<PagerImpl>(config, std::move(hooks), clock);
+  if (auto started = pager->start(); !started) return Failure{started.error()};
+  return pager;
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,103 @@
+// The userfaultfd data path: VMs enrol with the descriptors that were taken hold of, and from then on their pages can live elsewhere.
+//
+// Thread-safe unless said otherwise; no call blocks for long except enrol and release, which walk the VM's memory once.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "daemon/pager/demoter.h"
+#include "daemon/pager/fault_loop.h"
+#include "daemon/pager/vm_memory.h"
+
+namespace tidepool::daemon {
+
+// One mapping to manage. Shared mappings of the same file in several processes name the same `object`.
+struct MappingSpec {
+  AddressRange addresses;
+  std::size_t object = 0;         // index into VmSpec::objects
+  std::uint64_t file_offset = 0;  // shared memory
+};
+
+struct SpaceSpec {
+  kernel::Userfaultfd userfaultfd;  // fresh: the pager does the handshake
+  pid_t pid = -1;
+  UniqueFd pidfd;
+  std::vector<MappingSpec> mappings;
+  std::unique_ptr<Dropper> ring;  // needed for private memory
+};
+
+struct ObjectSpec {
+  bool shared = false;
+  UniqueFd file;  // shared memory: readable and writable
+};
+
+struct VmSpec {
+  std::string name;
+  std::vector<ObjectSpec> objects;
+  std::vector<SpaceSpec> spaces;
+  pool::PageStore* store = nullptr;  // must outlive the VM
+  bool keep_clean_copies = false;
+  bool shared_remove_discards = false;
+  bool kill_on_integrity_failure = false;
+};
+
+struct PagerConfig {
+  unsigned fault_threads = 1;
+  FaultLoopConfig loop;
+  DemoterConfig demoter;
+};
+
+struct PagerHooks {
+  // See FaultLoopHooks. The name says what the descriptor is, for whoever holds it.
+  std::function<void(VmMemory&, const std::string& name, int fd, std::function<void()> held)> hold_descriptor;
+  std::function<void(VmMemory&)> out_of_memory;
+  std::function<void(VmMemory&, MemoryObject&, PageIndex)> integrity_failure;
+  std::function<void(VmMemory&)> vm_gone;
+};
+
+struct DescriptorToHold {
+  std::string name;
+  int fd;
+};
+
+class Pager {
+ public:
+  static Result<std::unique_ptr<Pager>> start(const PagerConfig& config, PagerHooks hooks, const Clock& clock);
+  virtual ~Pager() = default;
+
+  // Prepares a VM: handshake and page maps, nothing registered yet. The caller hands `descriptors` to whoever outlives us, then activates.
+  virtual Result<std::shared_ptr<VmMemory>> prepare(VmSpec spec) = 0;
+  virtual std::vector<DescriptorToHold> descriptors(const VmMemory& vm) const = 0;
+  // Registers the memory, learns what is present, and serves it. On failure everything is unregistered again.
+  virtual Result<> activate(const std::shared_ptr<VmMemory>& vm) = 0;
+  // Further private or shared mappings of the VM's first process (its memory grew). Objects as in prepare, by index.
+  virtual Result<> extend(const std::shared_ptr<VmMemory>& vm, std::span<const MappingSpec> mappings) = 0;
+
+  virtual bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) = 0;
+  // Brings a stretch of an object home; `done` gets the number of pages that could not be brought.
+  virtual void restore(const std::shared_ptr<VmMemory>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) = 0;
+  virtual void freeze_host(bool frozen) = 0;
+
+  // Brings everything home, lifts every protection, unregisters. `done` may run on any thread; an error says what could not be brought home (the
+  // VM then stays served). Exactly one call of done.
+  virtual void release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) = 0;
+
+  // Arms pages for access sampling: the next access is counted in its region's `touches`. Shared memory is unmapped (reads and writes are
+  // seen), private memory is write-protected (writes only). Returns how many were armed.
+  virtual std::size_t arm_samples(VmMemory& vm, MemoryObject& object, std::span<const PageIndex> pages) = 0;
+
+  // Grows while every fault loop goes round; a watchdog feeds on it.
+  virtual std::uint64_t heartbeat() const = 0;
+  virtual std::size_t demotions_queued() const = 0;
+  // Stops serving; nothing is brought home. Descriptors stay with whoever holds them.
+  virtual void stop() = 0;
+};
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,176 @@
+// What the pager knows of one VM: its memory objects, and the address spaces through which they are seen.
+//
+// A page belongs to an object (a file's memory, or the private memory of one process), not to an address: the same object may be mapped at
+// several places and in several processes. Threads: the VM's fault loop is the only one that changes the lists; others take snapshots.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/latency_histogram.h"
+#include "base/unique_fd.h"
+#include "base/units.h"
+#include "daemon/pager/drop_ledger.h"
+#include "daemon/pager/dropper.h"
+#include "daemon/pager/page_map.h"
+#include "kmod-interfaces/pagemap.h"
+#include "kmod-interfaces/userfaultfd.h"
+#include "pool/store/page_store.h"
+
+namespace tidepool::daemon {
+
+struct MemoryObject {
+  bool shared = false;
+  UniqueFd file;  // shared memory only
+  std::unique_ptr<PageMap> map;
+  // Private memory of a forked child: served, never demoted, and gone with the child.
+  bool forked = false;
+};
+
+// A stretch of an address space that shows a stretch of an object.
+struct Segment {
+  AddressRange addresses;
+  MemoryObject* object = nullptr;
+  PageIndex first;
+  std::uint64_t file_offset = 0;  // of `first`; shared memory only
+
+  std::uint64_t address_of(PageIndex page) const { return addresses.start + ((page.value - first.value) << kPageShift); }
+  std::uint64_t offset_of(PageIndex page) const { return file_offset + ((page.value - first.value) << kPageShift); }
+  PageIndex page_at(std::uint64_t address) const {
+    return PageIndex{first.value + ((address - addresses.start) >> kPageShift)};
+  }
+  std::uint64_t pages() const { return addresses.size() >> kPageShift; }
+};
+
+// Sorted by address, without overlaps.
+class SegmentTable {
+ public:
+  SegmentTable() = default;
+  explicit SegmentTable(std::vector<Segment> segments);
+
+  const Segment* at(std::uint64_t address) const;
+  // The part of the object's page range that this address space shows and that contains `page`.
+  const Segment* showing(const MemoryObject& object, PageIndex page) const;
+  const std::vector<Segment>& all() const { return segments_; }
+
+  SegmentTable without(AddressRange unmapped) const;
+  SegmentTable moved(AddressRange from, std::uint64_t to) const;
+  SegmentTable with(std::vector<Segment> more) const;
+
+ private:
+  std::vector<Segment> segments_;
+};
+
+struct AddressSpace {
+  kernel::Userfaultfd userfaultfd;
+  pid_t pid = -1;  // -1: a forked child that nobody has identified
+  UniqueFd pidfd;
+  kernel::Pagemap pagemap;
+  std::unique_ptr<Dropper> ring;  // private memory; used by the demotion thread
+  DropLedger ledger;
+  std::vector<std::unique_ptr<MemoryObject>> forked_objects;
+  std::atomic<bool> alive{true};
+
+  std::shared_ptr<const SegmentTable> segments() const {
+    const std::lock_guard lock(segments_mutex);
+    return segments_;
+  }
+  void set_segments(SegmentTable table) {
+    auto next = std::make_shared<const SegmentTable>(std::move(table));
+    const std::lock_guard lock(segments_mutex);
+    segments_ = std::move(next);
+  }
+  // For the fault loop only, which is the one that sets it.
+  const SegmentTable& own_segments() const { return *segments_; }
+
+ private:
+  mutable std::mutex segments_mutex;
+  std::shared_ptr<const SegmentTable> segments_ = std::make_shared<const SegmentTable>();
+};
+
+struct PagerCounters {
+  std::atomic<std::uint64_t> faults_far{0};      // demand fault-ins of far pages
+  std::atomic<std::uint64_t> faults_first{0};    // first touches, answered with zeros
+  std::atomic<std::uint64_t> faults_write{0};    // write protection lifted
+  std::atomic<std::uint64_t> faults_minor{0};    // cached pages mapped again
+  std::atomic<std::uint64_t> stall_ns{0};        // from reading the event to the answer, summed over faults
+  std::atomic<std::uint64_t> demoted_pages{0};
+  std::atomic<std::uint64_t> demotions_cancelled{0};
+  std::atomic<std::uint64_t> promoted_demand{0};
+  std::atomic<std::uint64_t> promoted_prefetch{0};
+  std::atomic<std::uint64_t> promoted_restore{0};
+  std::atomic<std::uint64_t> discarded_pages{0};  // far copies freed because the guest gave the page back
+  std::atomic<std::uint64_t> forks{0};
+  std::atomic<std::uint64_t> clean_drops{0};      // demotions that cost no write
+  std::atomic<std::uint64_t> verify_failures{0};  // pages that changed between copy and drop in spite of protection (devices)
+  std::atomic<std::uint64_t> integrity_failures{0};
+  std::atomic<std::uint64_t> store_full{0};
+  std::atomic<std::uint64_t> out_of_memory{0};
+};
+
+struct VmMemory {
+  VmId id;
+  std::string name;
+  pool::PageStore* store = nullptr;
+  // Only for private memory, whose content cannot change behind the protection's back.
+  std::atomic<bool> keep_clean_copies{false};
+  // REMOVE on shared memory frees far copies only for programs known to mean "punch" by it (QEMU); MADV_DONTNEED keeps contents.
+  bool shared_remove_discards = false;
+  bool kill_on_integrity_failure = false;
+
+  std::vector<std::unique_ptr<MemoryObject>> objects;
+  PagerCounters counters;
+  LatencyHistogram fault_latency;  // far pages on demand, nanoseconds
+
+  std::atomic<bool> releasing{false};
+  std::atomic<bool> demotion_allowed{true};
+  std::atomic<std::uint32_t> parked_faults{0};
+  std::atomic<std::uint32_t> demotions_in_flight{0};
+  std::atomic<std::uint32_t> drops_overdue{0};
+  std::atomic<bool> dead{false};
+  // Held by the fault loop from reading events until a fork in them is known, and by the demotion thread while it decides on and punches shared
+  // pages: a child that starts to run in between would not be frozen. Neither waits for the other: the loop comes back a pass later.
+  std::atomic_flag event_gate = ATOMIC_FLAG_INIT;
+  std::atomic<std::uint32_t> spaces_epoch{0};  // grows with every address space that joins
+  std::atomic<int> blocked_by{0};  // errno-like reason why faults of this VM cannot be answered now; 0: none
+
+  std::vector<std::shared_ptr<AddressSpace>> spaces() const {
+    const std::lock_guard lock(spaces_mutex_);
+    return spaces_;
+  }
+  void add_space(std::shared_ptr<AddressSpace> space) {
+    const std::lock_guard lock(spaces_mutex_);
+    spaces_.push_back(std::move(space));
+    spaces_epoch.fetch_add(1, std::memory_order_seq_cst);
+  }
+  bool has_shared_memory() const {
+    for (const auto& object : objects) {
+      if (object->shared) return true;
+    }
+    return false;
+  }
+  void remove_space(const AddressSpace* space) {
+    const std::lock_guard lock(spaces_mutex_);
+    std::erase_if(spaces_, [&](const auto& s) { return s.get() == space; });
+  }
+  std::uint64_t count(PageState state) const {
+    std::uint64_t sum = 0;
+    for (const auto& object : objects) sum += object->map->count(state);
+    return sum;
+  }
+
+ private:
+  mutable std::mutex spaces_mutex_;
+  std::vector<std::shared_ptr<AddressSpace>> spaces_;
+};
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,275 @@
+// The pager against processes that write and verify their memory all the while.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <random>
+#include <thread>
+
+#include "daemon/pager/pager.h"
+#include "tests/support/memory_store.h"
+#include "tests/support/paged_process.h"
+
+namespace tidepool::daemon {
+namespace {
+
+using namespace std::chrono_literals;
+using tests::MemoryStore;
+using tests::PagedProcess;
+using tests::PagedProcessOptions;
+
+template <class Condition>
+bool eventually(Condition&& condition, std::chrono::seconds limit = 60s) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(1ms);
+  }
+  return true;
+}
+
+class Rig {
+ public:
+  explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false) : process_(process) {
+    PagerConfig config;
+    config.demoter.grace = 0ms;
+    config.demoter.drop_deadline = 200ms;
+    PagerHooks hooks;
+    hooks.integrity_failure = [this](VmMemory&, MemoryObject&, PageIndex) { ++integrity_failures; };
+    hooks.vm_gone = [this](VmMemory&) { gone = true; };
+    auto pager = Pager::start(config, hooks, clock_);
+    EXPECT_TRUE(pager);
+    pager_ = std::move(*pager);
+    VmSpec spec;
+    spec.name = "test";
+    spec.store = &store;
+    spec.keep_clean_copies = clean_copies;
+    spec.objects.push_back({options.shared, options.shared ? process.memory_file() : UniqueFd{}});
+    SpaceSpec space;
+    space.userfaultfd = kernel::Userfaultfd{process.take_userfaultfd()};
+    space.pid = process.pid();
+    space.pidfd = process.pidfd();
+    space.mappings.push_back({process.memory(), 0, 0});
+    if (!options.shared) space.ring = process.dropper();
+    spec.spaces.push_back(std::move(space));
+    auto prepared = pager_->prepare(std::move(spec));
+    EXPECT_TRUE(prepared) << prepared.error().message();
+    vm = *prepared;
+    const auto activated = pager_->activate(vm);
+    EXPECT_TRUE(activated) << activated.error().message();
+  }
+  ~Rig() { pager_->stop(); }
+
+  MemoryObject& object() { return *vm->objects[0]; }
+  bool demote(std::uint64_t region) { return pager_->demote(vm, {&object(), region}); }
+  void demote_all() {
+    for (std::uint64_t region = 0; region < object().map->regions(); ++region) demote(region);
+  }
+  bool idle() { return pager_->demotions_queued() == 0; }
+  Result<> release() {
+    std::promise<Result<>> finished;
+    pager_->release(vm, [&](Result<> result) { finished.set_value(std::move(result)); });
+    return finished.get_future().get();
+  }
+  // Demotes regions at random until the process has done so many operations.
+  void churn(std::uint64_t operations, std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const std::uint64_t goal = process_.operations() + operations;
+    auto last = std::chrono::steady_clock::now();
+    std::uint64_t seen = process_.operations();
+    while (process_.operations() < goal) {
+      demote(random() % object().map->regions());
+      std::this_thread::sleep_for(200us);
+      if (process_.operations() != seen) {
+        seen = process_.operations();
+        last = std::chrono::steady_clock::now();
+      }
+      ASSERT_LT(std::chrono::steady_clock::now() - last, 60s) << "the process makes no progress";
+    }
+  }
+  std::uint64_t accounted() {
+    std::uint64_t sum = 0;
+    for (unsigned state = 0; state < kPageStateCount; ++state) sum += object().map->count(static_cast<PageState>(state));
+    return sum;
+  }
+  Pager& pager() { return *pager_; }
+
+  MemoryStore store;
+  std::shared_ptr<VmMemory> vm;
+  std::atomic<int> integrity_failures{0};
+  std::atomic<bool> gone{false};
+
+ private:
+  SystemClock clock_;
+  PagedProcess& process_;
+  std::unique_ptr<Pager> pager_;
+};
+
+struct Kind {
+  const char* name;
+  bool shared;
+  bool huge;
+  bool discard;
+  bool forks;
+  bool clean;
+};
+
+class PagerKinds : public testing::TestWithParam<Kind> {};
+
+TEST_P(PagerKinds, LosesNothingUnderConstantDemotion) {
+  const Kind kind = GetParam();
+  PagedProcessOptions options;
+  options.shared = kind.shared;
+  options.huge = kind.huge;
+  options.discard = kind.discard;
+  options.fork_children = kind.forks;
+  PagedProcess process(options);
+  Rig rig(process, options, kind.clean);
+  process.start();
+  rig.churn(kind.forks ? 40000 : 100000, 7);
+  EXPECT_EQ(process.mismatches(), 0u);
+  EXPECT_GT(rig.vm->counters.demoted_pages.load(), 1000u);
+  EXPECT_GT(rig.vm->counters.promoted_demand.load(), 1000u);
+  EXPECT_EQ(rig.accounted(), rig.object().map->pages().value);
+  const auto released = rig.release();
+  EXPECT_TRUE(released) << released.error().message();
+  EXPECT_TRUE(process.await_operations(20000));
+  process.stop_threads();
+  EXPECT_EQ(process.mismatches(), 0u);
+  EXPECT_TRUE(eventually([&] { return rig.store.usage().pages.value == 0; })) << rig.store.usage().pages.value << " pages left in the store";
+  EXPECT_EQ(rig.store.double_releases, 0);
+  EXPECT_EQ(rig.store.reads_of_nothing, 0);
+  EXPECT_EQ(rig.integrity_failures, 0);
+  if (kind.forks) EXPECT_GT(process.forks(), 3u);
+  std::printf("demoted %lu, demand %lu, prefetched %lu, cancelled %lu, clean %lu, discarded %lu\n", rig.vm->counters.demoted_pages.load(),
+              rig.vm->counters.promoted_demand.load(), rig.vm->counters.promoted_prefetch.load(),
+              rig.vm->counters.demotions_cancelled.load(), rig.vm->counters.clean_drops.load(), rig.vm->counters.discarded_pages.load());
+}
+
+INSTANTIATE_TEST_SUITE_P(Memory, PagerKinds,
+                         testing::Values(Kind{"Shared", true, false, false, false, false}, Kind{"SharedHuge", true, true, false, false, false},
+                                         Kind{"SharedWithForks", true, false, false, true, false},
+                                         Kind{"Private", false, false, false, false, false},
+                                         Kind{"PrivateHuge", false, true, false, false, false},
+                                         Kind{"PrivateDiscarding", false, false, true, false, false},
+                                         Kind{"PrivateCleanCopies", false, false, true, false, true},
+                                         Kind{"PrivateWithForks", false, false, false, true, true}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(Pager, BringsEverythingHomeOnRelease) {
+  PagedProcessOptions options;
+  options.write = false;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - options.pages / 16);
+  ASSERT_TRUE(rig.release());
+  EXPECT_EQ(rig.vm->count(PageState::kFar), 0u);
+  process.start();
+  EXPECT_TRUE(process.await_operations(10000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
+TEST(Pager, NeverShowsACorruptPage) {
+  PagedProcessOptions options;
+  options.threads = 1;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  rig.store.corrupt = true;
+  process.start();
+  EXPECT_TRUE(eventually([&] { return rig.integrity_failures > 0; }));
+  const std::uint64_t stuck_at = process.operations();
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(process.operations(), stuck_at);
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
+TEST(Pager, WaitsForAStoreThatIsAwayForAWhile) {
+  PagedProcessOptions options;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  rig.store.unavailable = 200;
+  process.start();
+  EXPECT_TRUE(process.await_operations(5000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
+TEST(Pager, KeepsPagesWhenTheStoreIsFull) {
+  PagedProcessOptions options;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.store.full = true;
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  EXPECT_GT(rig.vm->counters.store_full.load(), 0u);
+  process.start();
+  EXPECT_TRUE(process.await_operations(10000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
+TEST(Pager, ResumesDropsOfAStoppedProcess) {
+  PagedProcessOptions options;
+  options.shared = false;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  process.start();
+  ASSERT_TRUE(process.await_operations(1000));
+  process.signal(SIGSTOP);
+  rig.demote_all();
+  EXPECT_TRUE(eventually([&] { return rig.vm->drops_overdue > 0; }));
+  process.signal(SIGCONT);
+  EXPECT_TRUE(eventually([&] { return rig.idle() && rig.vm->drops_overdue == 0; }));
+  EXPECT_TRUE(process.await_operations(10000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
+TEST(Pager, NoticesThatTheProcessDied) {
+  PagedProcessOptions options;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  EXPECT_GT(rig.store.usage().pages.value, 0u);
+  process.kill_now();
+  EXPECT_TRUE(eventually([&] { return rig.gone.load(); }));
+  EXPECT_TRUE(eventually([&] { return rig.store.usage().pages.value == 0; }));
+}
+
+TEST(Pager, MovesNothingWhileTheHostIsFrozen) {
+  PagedProcessOptions options;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.pager().freeze_host(true);
+  EXPECT_FALSE(rig.demote(0));
+  EXPECT_EQ(rig.vm->count(PageState::kFar), 0u);
+  rig.pager().freeze_host(false);
+  EXPECT_TRUE(rig.demote(0));
+  EXPECT_TRUE(eventually([&] { return rig.vm->count(PageState::kFar) > 0; }));
+}
+
+TEST(Pager, CountsAccessesToSampledPages) {
+  for (const bool shared : {true, false}) {
+    PagedProcessOptions options;
+    options.shared = shared;
+    options.threads = 1;
+    PagedProcess process(options);
+    Rig rig(process, options);
+    std::vector<PageIndex> pages;
+    for (std::uint64_t page = 0; page < 512; page += 8) pages.push_back(PageIndex{page});
+    EXPECT_EQ(rig.pager().arm_samples(*rig.vm, rig.object(), pages), pages.size());
+    EXPECT_EQ(rig.object().map->region(0).touches, 0u);
+    process.start();
+    EXPECT_TRUE(eventually([&] { return rig.object().map->region(0).touches >= 32; }));
+    EXPECT_EQ(process.mismatches(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace tidepool::daemon
