@@ -77,7 +77,7 @@ class Thread final : public Demoter {
   }
   std::size_t queued() const override {
     const std::lock_guard lock(mutex_);
-    return queue_.size() + running_count_;
+    return wanted_.size();
   }
   void stop() override {
     {
@@ -168,7 +168,7 @@ class Thread final : public Demoter {
 
   void begin(Request& request) {
     ticket_ = static_cast<std::uint16_t>(ticket_ + 1);
-    auto job = std::make_unique<DemotionJob>(request.vm, *request.region.object, request.region.region, ticket_);
+    auto job = std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), *request.region.object, request.region.region, ticket_);
     if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
     running_.push_back({next_id_++, std::move(job), nullptr});
   }
@@ -256,7 +256,6 @@ class Thread final : public Demoter {
       vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
       running = running_.erase(running);
     }
-    running_count_ = running_.size();
   }
 
   void abandon_now(VmMemory& vm) {
@@ -308,7 +307,6 @@ class Thread final : public Demoter {
   std::vector<std::shared_ptr<VmMemory>> abandoned_;
   bool frozen_ = false;
   bool stopping_ = false;
-  std::atomic<std::size_t> running_count_{0};
 
   // The thread's own.
   std::list<Running> running_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 
 #include "daemon/pager/punch_dropper.h"
 #include "kmod-interfaces/process_memory.h"
@@ -25,10 +26,13 @@ std::optional<std::uint32_t> same_filled(const std::byte* page) {
 // Holes of 64 KiB at most are punched at a time while the VM's events wait.
 constexpr std::size_t kMaxSharedRun = 16;
 
+constexpr int kProtectAttempts = 50;
+constexpr auto kProtectPause = std::chrono::microseconds(50);
+
 }  // namespace
 
-DemotionJob::DemotionJob(std::shared_ptr<VmMemory> vm, MemoryObject& object, std::uint64_t region, std::uint16_t ticket)
-    : vm_(std::move(vm)), object_(&object), first_page_(region * kPagesPerRegion), ticket_(ticket) {
+DemotionJob::DemotionJob(std::shared_ptr<VmMemory> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket)
+    : vm_(std::move(vm)), loop_(&loop), object_(&object), first_page_(region * kPagesPerRegion), ticket_(ticket) {
   patterns_.resize(kPagesPerRegion);
   items_.resize(kPagesPerRegion);
   submitted_.reserve(kPagesPerRegion);
@@ -106,11 +110,16 @@ bool DemotionJob::freeze(MonoTime now) {
       if (object_->map->exchange(page(slot), entry, PageEntry::demoting(ticket_))) frozen_.set(slot);
     }
   }
-  for_runs(frozen_, [&](std::size_t first, std::size_t count) { protect(first, count, true); });
+  // Not protected in every address space is not frozen at all.
+  for_runs(frozen_, [&](std::size_t first, std::size_t count) {
+    if (protect(first, count, true)) return;
+    for (std::size_t slot = first; slot < first + count; ++slot) thaw(slot, PageEntry::plain(PageState::kResident));
+  });
   return frozen_.any() || clean_.any();
 }
 
-void DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
+bool DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
+  bool everywhere = true;
   for (const auto& space : vm_->spaces()) {
     if (!space->alive) continue;
     const auto table = space->segments();
@@ -118,9 +127,18 @@ void DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
       if (segment.object != object_) continue;
       const std::uint64_t from = std::max(first_page_ + first, segment.first.value);
       const std::uint64_t to = std::min(first_page_ + first + count, segment.first.value + segment.pages());
-      if (from < to) space->userfaultfd.write_protect({segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
+      if (from >= to) continue;
+      // EAGAIN while an event of this address space is unread: the fault loop is about to read it.
+      int error = EAGAIN;
+      for (int attempt = 0; attempt < kProtectAttempts && error == EAGAIN; ++attempt) {
+        if (attempt > 0) std::this_thread::sleep_for(kProtectPause);
+        error = space->userfaultfd.write_protect({segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
+      }
+      // A process that is gone, or a range that it unmapped, can write to nothing.
+      everywhere = everywhere && (error == 0 || error == ESRCH || error == ENOENT);
     }
   }
+  return everywhere;
 }
 
 // Gives one page back to its owner, as resident, if it is still ours.
@@ -231,6 +249,15 @@ bool DemotionJob::verify_and_commit(std::byte* scratch) {
     }
     thaw(slot, back);
   }
+  // A child that was forked since the freeze may have pages that the freeze did not reach: protect them now, before the second reading.
+  const std::uint32_t epoch = vm_->spaces_epoch.load(std::memory_order_seq_cst);
+  if (object_->shared && epoch != epoch_) {
+    epoch_ = epoch;
+    for_runs(frozen_, [&](std::size_t first, std::size_t count) {
+      if (protect(first, count, true)) return;
+      for (std::size_t slot = first; slot < first + count; ++slot) thaw(slot, PageEntry::plain(PageState::kResident));
+    });
+  }
   // Protection stops every CPU, but not a device that was given the page before: what it wrote since shows here.
   for_runs(frozen_, [&](std::size_t first, std::size_t count) {
     const bool read = read_run(first, count, scratch + first * kPageSize);
@@ -334,9 +361,9 @@ bool DemotionJob::start_drops(std::uint64_t job_cookie) {
       continue;
     }
     if (!object_->shared) {
-      space_->ledger.expect(run.addresses);
+      run.ledger_id = space_->ledger.expect(run.addresses);
       if (!space_->ring->submit({job_cookie + i, run.addresses, 0})) {
-        space_->ledger.finished(run.addresses);
+        space_->ledger.finished(run.ledger_id);  // never started, so never announced
         return false;
       }
       run.started = true;
@@ -395,7 +422,7 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
   if (run.done) return;
   run.done = true;
   ++runs_done_;
-  if (!object_->shared && !run.addresses.empty()) space_->ledger.finished(run.addresses);
+  if (run.ledger_id != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
   const auto present = still_present(run);
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
     if (!committed_.test(slot)) continue;

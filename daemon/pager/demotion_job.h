@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "daemon/pager/fault_loop.h"
 #include "daemon/pager/vm_memory.h"
 
 namespace tidepool::daemon {
@@ -17,7 +18,7 @@ class DemotionJob {
  public:
   enum class Stage : std::uint8_t { kFrozen, kStoring, kCommitted, kDropping, kDone };
 
-  DemotionJob(std::shared_ptr<VmMemory> vm, MemoryObject& object, std::uint64_t region, std::uint16_t ticket);
+  DemotionJob(std::shared_ptr<VmMemory> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket);
 
   // resident -> demoting, protected everywhere. False when there is nothing to demote.
   bool freeze(MonoTime now);
@@ -50,13 +51,14 @@ class DemotionJob {
     std::size_t count;
     AddressRange addresses;
     std::uint64_t file_offset;
+    DropLedger::Id ledger_id = 0;
     bool started = false;
     bool done = false;
   };
   PageIndex page(std::size_t slot) const { return PageIndex{first_page_ + slot}; }
   PageEntry dropping_entry(std::size_t slot) const;
   std::bitset<kPagesPerRegion> droppable(const SegmentTable& table, const AddressSpace& space) const;
-  void protect(std::size_t first, std::size_t count, bool protect) const;
+  bool protect(std::size_t first, std::size_t count, bool protect) const;
   void thaw(std::size_t slot, PageEntry to);
   bool read_run(std::size_t first, std::size_t count, std::byte* to) const;
   void stage_and_read(std::byte* scratch);
@@ -70,6 +72,7 @@ class DemotionJob {
   void for_runs(const std::bitset<kPagesPerRegion>& set, Callback&& callback) const;
 
   std::shared_ptr<VmMemory> vm_;
+  FaultLoop* loop_;
   MemoryObject* object_;
   std::uint64_t first_page_;
   std::uint16_t ticket_;

@@ -4,14 +4,15 @@
 
 namespace tidepool::daemon {
 
-void DropLedger::expect(AddressRange drop) {
+DropLedger::Id DropLedger::expect(AddressRange drop) {
   const std::lock_guard lock(mutex_);
-  entries_.push_back({drop, {}});
+  entries_.push_back({next_, drop, {}});
+  return next_++;
 }
 
-void DropLedger::finished(AddressRange drop) {
+void DropLedger::finished(Id id) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(entries_, [&](const Entry& entry) { return entry.range == drop; });
+  std::erase_if(entries_, [&](const Entry& entry) { return entry.id == id; });
 }
 
 bool DropLedger::take(std::uint64_t page_address) {

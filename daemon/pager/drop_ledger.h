@@ -5,7 +5,10 @@
 // announcement; a second one for the same page is the guest's. Which of the two came first does not matter: the drop itself cannot complete
 // before its own was read, and a page announced twice ends up released either way.
 //
-// Written by the demotion thread, asked by the fault loop: one short critical section, never across a system call.
+// A drop completes once its announcement has been read, which may be before the fault loop got to look at what it read. So an entry is removed
+// on the loop's thread, by a task that the demotion thread posts after the completion: behind everything that was read before.
+//
+// expect() is the demotion thread's, the rest the fault loop's: one short critical section, never across a system call.
 #pragma once
 
 #include <bitset>
@@ -20,9 +23,10 @@ namespace tidepool::daemon {
 
 class DropLedger {
  public:
+  using Id = std::uint64_t;
   // At most one region per drop.
-  void expect(AddressRange drop);
-  void finished(AddressRange drop);
+  Id expect(AddressRange drop);
+  void finished(Id id);
   // Splits an announced range: calls `guests(AddressRange)` for every stretch that no outstanding own drop accounts for.
   template <class Callback>
   void match(AddressRange announced, Callback&& guests);
@@ -30,6 +34,7 @@ class DropLedger {
 
  private:
   struct Entry {
+    Id id;
     AddressRange range;
     std::bitset<kPagesPerRegion> announced;
   };
@@ -37,6 +42,7 @@ class DropLedger {
 
   mutable std::mutex mutex_;
   std::vector<Entry> entries_;
+  Id next_ = 1;
 };
 
 template <class Callback>

@@ -80,7 +80,12 @@ class Loop final : public FaultLoop {
   }
   void remove(std::shared_ptr<VmMemory> vm, std::function<void()> done) override {
     post([this, vm, done = std::move(done)] {
-      for (const auto& space : vm->spaces()) unwatch(space.get());
+      for (const auto& space : vm->spaces()) {
+        unwatch(space.get());
+        service_.free_forked(*space, *vm);
+      }
+      service_.free_all(*vm);  // clean copies
+      service_.flush_releases();
       service_.forget_vm(*vm);
       done();
     });
@@ -222,6 +227,7 @@ class Loop final : public FaultLoop {
     if (vm.spaces().empty() && !vm.dead.exchange(true)) {
       service_.free_all(vm);
       service_.forget_vm(vm);
+      service_.flush_releases();
       if (service_.hooks().vm_gone) service_.hooks().vm_gone(vm);
     }
   }

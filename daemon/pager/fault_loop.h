@@ -49,7 +49,7 @@ class FaultLoop {
   virtual void add_space(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space) = 0;
   // New memory of a space that is served already.
   virtual void add_segments(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) = 0;
-  // Stops serving. `done` runs on the loop's thread when no event of the VM will be read any more.
+  // Stops serving, and frees whatever copies are left in the store. `done` runs on the loop's thread when no event of the VM will be read any more.
   virtual void remove(std::shared_ptr<VmMemory> vm, std::function<void()> done) = 0;
   // A drop ended: faults parked on the pages are answered.
   virtual void drops_finished(std::shared_ptr<VmMemory> vm) = 0;

@@ -73,6 +73,7 @@ class FaultService {
     unsigned fruitless;
     MonoTime not_before;
     std::function<void(std::uint64_t)> done;
+    std::shared_ptr<AddressSpace> owner;  // of a forked object, which lives as long as its child's address space
   };
   enum class Answer { kDone, kAgain, kGone };
 

@@ -325,8 +325,14 @@ bool FaultService::prefetch_step() {
 
 void FaultService::restore(std::shared_ptr<VmMemory> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) {
   const std::uint64_t end = std::min(run.end(), object->map->pages().value);
+  std::shared_ptr<AddressSpace> owner;
+  for (const auto& space : vm->spaces()) {
+    for (const auto& forked : space->forked_objects) {
+      if (forked.get() == object) owner = space;
+    }
+  }
   restores_.push_back({std::move(vm), object, {run.first, end > run.first.value ? end - run.first.value : 0}, run.first.value, ~0ull, 0,
-                       MonoTime{}, std::move(done)});
+                       MonoTime{}, std::move(done), std::move(owner)});
 }
 
 bool FaultService::restore_ready() const { return !restores_.empty() && restores_.front().not_before <= clock_.now(); }
@@ -339,12 +345,16 @@ bool FaultService::restore_step() {
     if (restores_.front().not_before > clock_.now()) return false;
   }
   RestoreJob& job = restores_.front();
-  const auto spaces = job.vm->spaces();
-  std::shared_ptr<AddressSpace> space;
-  for (const auto& candidate : spaces) {
-    if (candidate->alive && (space == nullptr || candidate->own_segments().showing(*job.object, PageIndex{job.cursor}) != nullptr)) {
-      space = candidate;
+  // Any process that shows the page will do for shared memory; a page that nobody shows goes home through the file.
+  std::shared_ptr<AddressSpace> space = job.owner;
+  if (space == nullptr) {
+    for (const auto& candidate : job.vm->spaces()) {
+      const bool shows = candidate->own_segments().showing(*job.object, PageIndex{job.cursor}) != nullptr;
+      if (candidate->alive && (shows || (space == nullptr && job.object->shared))) space = candidate;
     }
+    if (space == nullptr && !job.vm->spaces().empty()) space = job.vm->spaces().front();
+  } else if (!space->alive) {
+    space.reset();
   }
   std::uint64_t next = job.run.end();
   if (space != nullptr && start_run(job.vm, space, *job.object, job.cursor, job.run.end(), FetchReason::kRestore, next)) {
@@ -369,7 +379,9 @@ void FaultService::end_restore_sweep(RestoreJob& job) {
   }
   job.fruitless = left < job.progress_at_start ? 0 : job.fruitless + 1;
   job.progress_at_start = left;
-  if (left != 0 && job.fruitless < kMaxFruitlessSweeps && !job.vm->dead) {
+  const bool gone = job.vm->dead || (job.owner != nullptr && !job.owner->alive);
+  if (gone) left = 0;
+  if (left != 0 && job.fruitless < kMaxFruitlessSweeps) {
     job.cursor = job.run.first.value;
     job.not_before = clock_.now() + kRestorePause;
     return;

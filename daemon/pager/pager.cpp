@@ -269,8 +269,8 @@ void PagerImpl::unregister_all(VmMemory& vm) {
   for (const auto& space : vm.spaces()) {
     const auto table = space->segments();
     for (const Segment& segment : table->all()) {
-      space->userfaultfd.write_protect(segment.addresses, false);
-      // Fails when the mapping is gone by now: then there is nothing to undo.
+      // Unregistering lifts protection too, and wakes everybody. It fails when the mapping is gone by now: then there is nothing to undo.
+      (void)space->userfaultfd.write_protect(segment.addresses, false);
       (void)space->userfaultfd.unregister_range(segment.addresses);
     }
   }
@@ -301,6 +301,18 @@ void PagerImpl::finish_release(const std::shared_ptr<VmMemory>& vm, std::functio
   const auto one_home = [this, vm, progress](std::uint64_t left) {
     progress->left += left;
     if (--progress->waiting != 0) return;
+    // A fork meanwhile may have made a child with far pages of its own.
+    const auto any_far = [](const MemoryObject& object) {
+      return object.map->count(PageState::kFar) + object.map->count(PageState::kFetching) + object.map->count(PageState::kDropping) != 0;
+    };
+    bool more = false;
+    for (const auto& space : vm->spaces()) {
+      for (const auto& object : space->forked_objects) more = more || (space->alive && any_far(*object));
+    }
+    if (progress->left == 0 && more && !vm->dead) {
+      finish_release(vm, std::move(progress->done));
+      return;
+    }
     if (progress->left != 0 && !vm->dead) {
       vm->releasing = false;
       progress->done(failure(std::errc::resource_unavailable_try_again, "bring home " + std::to_string(progress->left) + " pages of",

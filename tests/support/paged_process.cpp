@@ -134,7 +134,7 @@ class Target {
         shared_.versions[page] = 0;
         if (!page_is(at(page), page, 0)) mismatch(page, "discarded");
       }
-      if (options_.fork_children && self == 0 && random() % 256 == 0) fork_child(own);
+      if (options_.fork_children && self == 0 && random() % 512 == 0) fork_child(own);
       ++shared_.operations;
     }
     --shared_.running;

@@ -142,7 +142,9 @@ TEST_P(PagerKinds, LosesNothingUnderConstantDemotion) {
   EXPECT_EQ(rig.store.double_releases, 0);
   EXPECT_EQ(rig.store.reads_of_nothing, 0);
   EXPECT_EQ(rig.integrity_failures, 0);
-  if (kind.forks) EXPECT_GT(process.forks(), 3u);
+  if (kind.forks) {
+    EXPECT_GT(process.forks(), 3u);
+  }
   std::printf("demoted %lu, demand %lu, prefetched %lu, cancelled %lu, clean %lu, discarded %lu\n", rig.vm->counters.demoted_pages.load(),
               rig.vm->counters.promoted_demand.load(), rig.vm->counters.promoted_prefetch.load(),
               rig.vm->counters.demotions_cancelled.load(), rig.vm->counters.clean_drops.load(), rig.vm->counters.discarded_pages.load());
@@ -156,7 +158,7 @@ INSTANTIATE_TEST_SUITE_P(Memory, PagerKinds,
                                          Kind{"PrivateDiscarding", false, false, true, false, false},
                                          Kind{"PrivateCleanCopies", false, false, true, false, true},
                                          Kind{"PrivateWithForks", false, false, false, true, true}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& kind) { return kind.param.name; });
 
 TEST(Pager, BringsEverythingHomeOnRelease) {
   PagedProcessOptions options;
