@@ -7,7 +7,7 @@ namespace tidepool::daemon {
 
 std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceState& state, std::span<const uffd_msg> messages) {
   std::vector<std::shared_ptr<AddressSpace>> children;
-  VmMemory& vm = *state.vm;
+  PagedVm& vm = *state.vm;
   AddressSpace& space = *state.space;
   for (const uffd_msg& message : messages) {
     switch (message.event) {
@@ -40,7 +40,7 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
   return children;
 }
 
-void FaultService::discard(VmMemory& vm, AddressSpace& space, AddressRange range, bool unmapped) {
+void FaultService::discard(PagedVm& vm, AddressSpace& space, AddressRange range, bool unmapped) {
   for (const Segment& segment : space.own_segments().all()) {
     if (!segment.addresses.overlaps(range)) continue;
     // Unmapping shared memory in one process takes nothing from the others; and MADV_DONTNEED, which keeps contents there, cannot be told from
@@ -55,7 +55,7 @@ void FaultService::discard(VmMemory& vm, AddressSpace& space, AddressRange range
   }
 }
 
-void FaultService::discard_page(VmMemory& vm, MemoryObject& object, PageIndex page, PageState to) {
+void FaultService::discard_page(PagedVm& vm, MemoryObject& object, PageIndex page, PageState to) {
   PageEntry entry = object.map->load(page);
   for (;;) {
     PageEntry next = PageEntry::plain(to);
@@ -85,7 +85,7 @@ void FaultService::discard_page(VmMemory& vm, MemoryObject& object, PageIndex pa
 
 // The parent's thread waits inside fork until its event has been read, and no page has been installed in the parent since the kernel copied its
 // page tables (such installs answer EAGAIN): what is far in the parent now was missing in the child when it was made, or is there unchanged.
-std::shared_ptr<AddressSpace> FaultService::fork_of(VmMemory& vm, AddressSpace& parent, int fd) {
+std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& parent, int fd) {
   auto child = std::make_shared<AddressSpace>();
   child->userfaultfd = kernel::Userfaultfd{UniqueFd{fd}};
   std::vector<Segment> segments = parent.own_segments().all();
@@ -113,7 +113,7 @@ std::shared_ptr<AddressSpace> FaultService::fork_of(VmMemory& vm, AddressSpace& 
   return child;
 }
 
-std::unique_ptr<MemoryObject> FaultService::clone_private(VmMemory& vm, MemoryObject& parent) {
+std::unique_ptr<MemoryObject> FaultService::clone_private(PagedVm& vm, MemoryObject& parent) {
   auto clone = std::make_unique<MemoryObject>();
   clone->forked = true;
   const PageCount pages = parent.map->pages();
@@ -148,13 +148,13 @@ std::unique_ptr<MemoryObject> FaultService::clone_private(VmMemory& vm, MemoryOb
   return clone;
 }
 
-void FaultService::extend(VmMemory& vm, AddressSpace& space, std::vector<Segment> segments) {
+void FaultService::extend(PagedVm& vm, AddressSpace& space, std::vector<Segment> segments) {
   space.set_segments(space.own_segments().with(std::move(segments)));
   record_layout(vm, space);
 }
 
 // For a successor agent: where the adopted process has each object.
-void FaultService::record_layout(VmMemory& vm, const AddressSpace& space) {
+void FaultService::record_layout(PagedVm& vm, const AddressSpace& space) {
   for (const auto& object : vm.objects) {
     std::vector<PageMapHeader::Segment> list;
     for (const Segment& segment : space.own_segments().all()) {
@@ -185,11 +185,11 @@ void FaultService::free_object(MemoryObject& object, pool::PageStore& store) {
   }
 }
 
-void FaultService::free_forked(AddressSpace& space, VmMemory& vm) {
+void FaultService::free_forked(AddressSpace& space, PagedVm& vm) {
   for (const auto& object : space.forked_objects) free_object(*object, *vm.store);
 }
 
-void FaultService::free_all(VmMemory& vm) {
+void FaultService::free_all(PagedVm& vm) {
   for (const auto& object : vm.objects) free_object(*object, *vm.store);
 }
 

@@ -25,7 +25,7 @@ constexpr std::size_t kScratchPairs = 4;  // regions being copied or stored at o
 constexpr Bytes kScratchSize{2 * kHugePageSize};
 
 struct Request {
-  std::shared_ptr<VmMemory> vm;
+  std::shared_ptr<PagedVm> vm;
   RegionToDemote region;
 };
 
@@ -37,7 +37,7 @@ struct Running {
 
 class Thread final : public Demoter {
  public:
-  Thread(const DemoterConfig& config, std::function<FaultLoop&(VmMemory&)> loop_of, const Clock& clock)
+  Thread(const DemoterConfig& config, std::function<FaultLoop&(PagedVm&)> loop_of, const Clock& clock)
       : config_(config), loop_of_(std::move(loop_of)), clock_(clock) {}
   ~Thread() override { stop(); }
 
@@ -51,7 +51,7 @@ class Thread final : public Demoter {
     return {};
   }
 
-  bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) override {
+  bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
     const std::lock_guard lock(mutex_);
     if (frozen_ || stopping_ || vm->releasing || !vm->demotion_allowed || vm->dead || queue_.size() >= kMaxQueued) return false;
     if (!wanted_.insert({region.object, region.region}).second) return true;  // already on its way
@@ -65,12 +65,12 @@ class Thread final : public Demoter {
     frozen_ = frozen;
     wake_.notify_one();
   }
-  void drain(std::shared_ptr<VmMemory> vm, std::function<void()> done) override {
+  void drain(std::shared_ptr<PagedVm> vm, std::function<void()> done) override {
     const std::lock_guard lock(mutex_);
     drains_.push_back({std::move(vm), std::move(done)});
     wake_.notify_one();
   }
-  void abandon(std::shared_ptr<VmMemory> vm) override {
+  void abandon(std::shared_ptr<PagedVm> vm) override {
     const std::lock_guard lock(mutex_);
     abandoned_.push_back(std::move(vm));
     wake_.notify_one();
@@ -90,7 +90,7 @@ class Thread final : public Demoter {
 
  private:
   struct Drain {
-    std::shared_ptr<VmMemory> vm;
+    std::shared_ptr<PagedVm> vm;
     std::function<void()> done;
   };
 
@@ -100,7 +100,7 @@ class Thread final : public Demoter {
       wait(lock);
       std::vector<Request> fresh = admit();
       const bool cancel_frozen = frozen_;
-      std::vector<std::shared_ptr<VmMemory>> abandoned;
+      std::vector<std::shared_ptr<PagedVm>> abandoned;
       abandoned.swap(abandoned_);
       lock.unlock();
       for (Request& request : fresh) begin(request);
@@ -140,7 +140,7 @@ class Thread final : public Demoter {
     std::vector<Request> fresh;
     if (frozen_) return fresh;
     for (auto request = queue_.begin(); request != queue_.end() && running_.size() + fresh.size() < config_.max_jobs;) {
-      const VmMemory* vm = request->vm.get();
+      const PagedVm* vm = request->vm.get();
       const bool dropped = vm->releasing || vm->dead;
       const auto same_vm = [&](const auto& r) { return r.vm.get() == vm; };
       const auto in_flight =
@@ -176,7 +176,7 @@ class Thread final : public Demoter {
   void advance(bool host_frozen) {
     for (Running& running : running_) {
       DemotionJob& job = *running.job;
-      VmMemory& vm = *job.vm();
+      PagedVm& vm = *job.vm();
       if (job.stage == DemotionJob::Stage::kFrozen) {
         if (host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed) {
           job.cancel();
@@ -207,7 +207,7 @@ class Thread final : public Demoter {
   }
 
   void reap() {
-    std::set<VmMemory*> seen;
+    std::set<PagedVm*> seen;
     std::array<DropCompletion, 128> completions;
     for (const Running& owner : running_) {
       const auto& vm = owner.job->vm();
@@ -234,10 +234,10 @@ class Thread final : public Demoter {
 
   void retire() {
     const MonoTime now = clock_.now();
-    std::set<VmMemory*> notified;
+    std::set<PagedVm*> notified;
     for (auto running = running_.begin(); running != running_.end();) {
       DemotionJob& job = *running->job;
-      const std::shared_ptr<VmMemory> vm = job.vm();
+      const std::shared_ptr<PagedVm> vm = job.vm();
       if (job.stage == DemotionJob::Stage::kDropping && !job.overdue && now - job.dropping_since > config_.drop_deadline) {
         job.overdue = true;
         vm->drops_overdue.fetch_add(1, std::memory_order_relaxed);
@@ -258,7 +258,7 @@ class Thread final : public Demoter {
     }
   }
 
-  void abandon_now(VmMemory& vm) {
+  void abandon_now(PagedVm& vm) {
     for (Running& running : running_) {
       if (running.job->vm().get() != &vm) continue;
       running.job->abandon();
@@ -270,7 +270,7 @@ class Thread final : public Demoter {
   void finish_drains(std::unique_lock<std::mutex>& lock) {
     std::vector<std::function<void()>> ready;
     for (auto drain = drains_.begin(); drain != drains_.end();) {
-      const VmMemory* vm = drain->vm.get();
+      const PagedVm* vm = drain->vm.get();
       for (auto request = queue_.begin(); request != queue_.end();) {
         if (request->vm.get() != vm) {
           ++request;
@@ -294,7 +294,7 @@ class Thread final : public Demoter {
   }
 
   const DemoterConfig config_;
-  const std::function<FaultLoop&(VmMemory&)> loop_of_;
+  const std::function<FaultLoop&(PagedVm&)> loop_of_;
   const Clock& clock_;
   Mapping scratch_;
   std::vector<std::byte*> free_scratch_;
@@ -304,7 +304,7 @@ class Thread final : public Demoter {
   std::deque<Request> queue_;
   std::set<std::pair<MemoryObject*, std::uint64_t>> wanted_;
   std::vector<Drain> drains_;
-  std::vector<std::shared_ptr<VmMemory>> abandoned_;
+  std::vector<std::shared_ptr<PagedVm>> abandoned_;
   bool frozen_ = false;
   bool stopping_ = false;
 
@@ -317,7 +317,7 @@ class Thread final : public Demoter {
 
 }  // namespace
 
-Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(VmMemory&)> loop_of,
+Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(PagedVm&)> loop_of,
                                                const Clock& clock) {
   auto demoter = std::make_unique<Thread>(config, std::move(loop_of), clock);
   if (auto started = demoter->start(); !started) return Failure{started.error()};

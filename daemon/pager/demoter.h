@@ -21,7 +21,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "daemon/pager/fault_loop.h"
-#include "daemon/pager/vm_memory.h"
+#include "daemon/pager/paged_vm.h"
 
 namespace tidepool::daemon {
 
@@ -44,18 +44,18 @@ class Demoter {
   virtual ~Demoter() = default;
 
   // Queues the region's resident pages; false when the queue is full, the VM is being released or the host is frozen. Any thread.
-  virtual bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) = 0;
+  virtual bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) = 0;
   // Stops all new demotions (true), or lets them go on. What is committed is finished.
   virtual void freeze_host(bool frozen) = 0;
   // Cancels what is queued for the VM; `done` runs on the demotion thread once nothing of it is in flight.
-  virtual void drain(std::shared_ptr<VmMemory> vm, std::function<void()> done) = 0;
+  virtual void drain(std::shared_ptr<PagedVm> vm, std::function<void()> done) = 0;
   // Forgets drops that can never complete: the process is gone.
-  virtual void abandon(std::shared_ptr<VmMemory> vm) = 0;
+  virtual void abandon(std::shared_ptr<PagedVm> vm) = 0;
   virtual std::size_t queued() const = 0;
   virtual void stop() = 0;  // joins
 };
 
 // `loop_of` names the fault loop that owns a VM.
-Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(VmMemory&)> loop_of, const Clock& clock);
+Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(PagedVm&)> loop_of, const Clock& clock);
 
 }  // namespace tidepool::daemon

@@ -31,7 +31,7 @@ constexpr auto kProtectPause = std::chrono::microseconds(50);
 
 }  // namespace
 
-DemotionJob::DemotionJob(std::shared_ptr<VmMemory> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket)
+DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket)
     : vm_(std::move(vm)), loop_(&loop), object_(&object), first_page_(region * kPagesPerRegion), ticket_(ticket) {
   patterns_.resize(kPagesPerRegion);
   items_.resize(kPagesPerRegion);
@@ -369,7 +369,7 @@ bool DemotionJob::start_drops(std::uint64_t job_cookie) {
       run.started = true;
       continue;
     }
-    // Shared: decide and punch while no fork can slip in between (see VmMemory::event_gate).
+    // Shared: decide and punch while no fork can slip in between (see PagedVm::event_gate).
     if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
     const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
     bool whole = true;

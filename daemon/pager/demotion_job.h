@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 #include "daemon/pager/fault_loop.h"
-#include "daemon/pager/vm_memory.h"
+#include "daemon/pager/paged_vm.h"
 
 namespace tidepool::daemon {
 
@@ -18,7 +18,7 @@ class DemotionJob {
  public:
   enum class Stage : std::uint8_t { kFrozen, kStoring, kCommitted, kDropping, kDone };
 
-  DemotionJob(std::shared_ptr<VmMemory> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket);
+  DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket);
 
   // resident -> demoting, protected everywhere. False when there is nothing to demote.
   bool freeze(MonoTime now);
@@ -36,7 +36,7 @@ class DemotionJob {
   // The process is gone: nothing of it can come back.
   void abandon();
 
-  const std::shared_ptr<VmMemory>& vm() const { return vm_; }
+  const std::shared_ptr<PagedVm>& vm() const { return vm_; }
   MemoryObject& object() const { return *object_; }
   std::uint64_t region() const { return first_page_ / kPagesPerRegion; }
   Stage stage = Stage::kFrozen;
@@ -71,7 +71,7 @@ class DemotionJob {
   template <class Callback>
   void for_runs(const std::bitset<kPagesPerRegion>& set, Callback&& callback) const;
 
-  std::shared_ptr<VmMemory> vm_;
+  std::shared_ptr<PagedVm> vm_;
   FaultLoop* loop_;
   MemoryObject* object_;
   std::uint64_t first_page_;

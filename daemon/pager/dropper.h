@@ -32,6 +32,8 @@ class Dropper {
   virtual bool announced_as_remove() const = 0;
   // True when the pages of a completed drop must be looked for before they are believed gone.
   virtual bool needs_confirmation() const = 0;
+  // To be kept by whoever outlives us; -1 when there is none.
+  virtual int descriptor() const { return -1; }
 };
 
 }  // namespace tidepool::daemon

@@ -64,21 +64,21 @@ class Loop final : public FaultLoop {
     return {};
   }
 
-  void add(std::shared_ptr<VmMemory> vm) override {
+  void add(std::shared_ptr<PagedVm> vm) override {
     post([this, vm] {
       service_.adopt_vm(vm);
       for (const auto& space : vm->spaces()) watch(vm, space);
     });
   }
-  void add_space(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space) override {
+  void add_space(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space) override {
     post([this, vm, space] { watch(vm, space); });
   }
-  void add_segments(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) override {
+  void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) override {
     post([this, vm, space, segments = std::move(segments)]() mutable {
       service_.extend(*vm, *space, std::move(segments));
     });
   }
-  void remove(std::shared_ptr<VmMemory> vm, std::function<void()> done) override {
+  void remove(std::shared_ptr<PagedVm> vm, std::function<void()> done) override {
     post([this, vm, done = std::move(done)] {
       for (const auto& space : vm->spaces()) {
         unwatch(space.get());
@@ -90,10 +90,10 @@ class Loop final : public FaultLoop {
       done();
     });
   }
-  void drops_finished(std::shared_ptr<VmMemory> vm) override {
+  void drops_finished(std::shared_ptr<PagedVm> vm) override {
     post([this, vm] { service_.serve_parked(*vm); });
   }
-  void restore(std::shared_ptr<VmMemory> vm, MemoryObject* object, PageRun run,
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run,
                std::function<void(std::uint64_t)> done) override {
     post([this, vm, object, run, done = std::move(done)]() mutable { service_.restore(vm, object, run, std::move(done)); });
   }
@@ -115,7 +115,7 @@ class Loop final : public FaultLoop {
 
  private:
   struct Watched {
-    std::shared_ptr<VmMemory> vm;
+    std::shared_ptr<PagedVm> vm;
     std::shared_ptr<AddressSpace> space;
     std::unique_ptr<SpaceState> state;
   };
@@ -170,7 +170,7 @@ class Loop final : public FaultLoop {
     const auto found = watched_.find(key);
     if (found == watched_.end()) return false;  // gone earlier in this pass
     // Copies, because serving may remove the space from the table.
-    const std::shared_ptr<VmMemory> vm = found->second.vm;
+    const std::shared_ptr<PagedVm> vm = found->second.vm;
     const std::shared_ptr<AddressSpace> space = found->second.space;
     SpaceState& state = *found->second.state;
     const bool gated = vm->has_shared_memory();
@@ -196,13 +196,13 @@ class Loop final : public FaultLoop {
   }
 
   // The child must not be served before its descriptor is safe: if we died in between, its far pages would read zero.
-  void hold_then_watch(const std::shared_ptr<VmMemory>& vm, std::shared_ptr<AddressSpace> child) {
+  void hold_then_watch(const std::shared_ptr<PagedVm>& vm, std::shared_ptr<AddressSpace> child) {
     const int fd = child->userfaultfd.fd();
     const auto held = [this, vm, child] { post([this, vm, child] { watch(vm, child); }); };
     service_.hooks().hold_descriptor ? service_.hooks().hold_descriptor(*vm, fd, held) : held();
   }
 
-  void watch(const std::shared_ptr<VmMemory>& vm, const std::shared_ptr<AddressSpace>& space) {
+  void watch(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space) {
     if (watched_.contains(space.get()) || vm->dead) return;
     epoll_event event{};
     event.events = EPOLLIN;
@@ -219,7 +219,7 @@ class Loop final : public FaultLoop {
     watched_.erase(found);
   }
 
-  void space_died(VmMemory& vm, const std::shared_ptr<AddressSpace>& space) {
+  void space_died(PagedVm& vm, const std::shared_ptr<AddressSpace>& space) {
     space->alive = false;
     unwatch(space.get());
     vm.remove_space(space.get());
@@ -233,7 +233,7 @@ class Loop final : public FaultLoop {
   }
 
   void check_liveness() {
-    std::vector<std::pair<std::shared_ptr<VmMemory>, std::shared_ptr<AddressSpace>>> dead;
+    std::vector<std::pair<std::shared_ptr<PagedVm>, std::shared_ptr<AddressSpace>>> dead;
     for (const auto& [key, watched] : watched_) {
       if (!watched.space->alive || !watched.space->userfaultfd.address_space_alive()) dead.emplace_back(watched.vm, watched.space);
     }

@@ -15,7 +15,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
-#include "daemon/pager/vm_memory.h"
+#include "daemon/pager/paged_vm.h"
 
 namespace tidepool::daemon {
 
@@ -30,13 +30,13 @@ struct FaultLoopConfig {
 // What the loop asks of others. Called on the loop's thread; must not block.
 struct FaultLoopHooks {
   // A forked child's userfaultfd: store it with whoever outlives us, then call `held`, from any thread; the child is served from then on.
-  std::function<void(VmMemory&, int fd, std::function<void()> held)> hold_descriptor;
+  std::function<void(PagedVm&, int fd, std::function<void()> held)> hold_descriptor;
   // The VM's own memory limit refuses a page: demote something of it.
-  std::function<void(VmMemory&)> out_of_memory;
+  std::function<void(PagedVm&)> out_of_memory;
   // A far page failed its checksum; its thread stays stopped. The VM must not go on.
-  std::function<void(VmMemory&, MemoryObject&, PageIndex)> integrity_failure;
+  std::function<void(PagedVm&, MemoryObject&, PageIndex)> integrity_failure;
   // The last address space of the VM is gone.
-  std::function<void(VmMemory&)> vm_gone;
+  std::function<void(PagedVm&)> vm_gone;
 };
 
 class FaultLoop {
@@ -44,18 +44,18 @@ class FaultLoop {
   virtual ~FaultLoop() = default;
 
   // All of these may be called from any thread.
-  virtual void add(std::shared_ptr<VmMemory> vm) = 0;
+  virtual void add(std::shared_ptr<PagedVm> vm) = 0;
   // A further process that shows the VM's memory, complete with its segments.
-  virtual void add_space(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space) = 0;
+  virtual void add_space(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space) = 0;
   // New memory of a space that is served already.
-  virtual void add_segments(std::shared_ptr<VmMemory> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) = 0;
+  virtual void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) = 0;
   // Stops serving, and frees whatever copies are left in the store. `done` runs on the loop's thread when no event of the VM will be read any more.
-  virtual void remove(std::shared_ptr<VmMemory> vm, std::function<void()> done) = 0;
+  virtual void remove(std::shared_ptr<PagedVm> vm, std::function<void()> done) = 0;
   // A drop ended: faults parked on the pages are answered.
-  virtual void drops_finished(std::shared_ptr<VmMemory> vm) = 0;
+  virtual void drops_finished(std::shared_ptr<PagedVm> vm) = 0;
   // Brings far pages of an object home, demand faults first. `done(left)` runs on the loop's thread with the number of pages that could not be
   // brought (0: all are home).
-  virtual void restore(std::shared_ptr<VmMemory> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t left)> done) = 0;
+  virtual void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t left)> done) = 0;
   // Runs on the loop's thread.
   virtual void post(std::function<void()> task) = 0;
 

@@ -48,7 +48,7 @@ Result<> FaultService::prepare() {
   return {};
 }
 
-void FaultService::adopt_vm(const std::shared_ptr<VmMemory>& vm) {
+void FaultService::adopt_vm(const std::shared_ptr<PagedVm>& vm) {
   owner_ = std::this_thread::get_id();
   for (const auto& space : vm->spaces()) record_layout(*vm, *space);
 }
@@ -61,7 +61,7 @@ void FaultService::forget_space(SpaceState& state) {
   std::erase_if(prefetches_, [&](const PrefetchRequest& request) { return request.state == &state; });
 }
 
-void FaultService::forget_vm(VmMemory& vm) {
+void FaultService::forget_vm(PagedVm& vm) {
   for (auto job = restores_.begin(); job != restores_.end();) {
     if (job->vm.get() != &vm) {
       ++job;
@@ -212,7 +212,7 @@ void FaultService::park(const WaitingFault& fault, MemoryObject& object, PageInd
   defer(fault);
 }
 
-void FaultService::serve_parked(VmMemory& vm) {
+void FaultService::serve_parked(PagedVm& vm) {
   if (vm.parked_faults.load(std::memory_order_seq_cst) == 0) return;
   std::vector<WaitingFault> waiting;
   std::erase_if(parked_, [&](const WaitingFault& fault) {

@@ -16,9 +16,9 @@
 namespace tidepool::daemon {
 
 struct SpaceState {
-  SpaceState(std::shared_ptr<VmMemory> v, std::shared_ptr<AddressSpace> s, unsigned prefetch_max)
+  SpaceState(std::shared_ptr<PagedVm> v, std::shared_ptr<AddressSpace> s, unsigned prefetch_max)
       : vm(std::move(v)), space(std::move(s)), prefetcher(prefetch_max) {}
-  std::shared_ptr<VmMemory> vm;
+  std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   Prefetcher prefetcher;
 };
@@ -29,16 +29,16 @@ class FaultService {
   ~FaultService();
   Result<> prepare();  // allocates everything that the fault path needs
 
-  void adopt_vm(const std::shared_ptr<VmMemory>& vm);
-  void forget_vm(VmMemory& vm);
+  void adopt_vm(const std::shared_ptr<PagedVm>& vm);
+  void forget_vm(PagedVm& vm);
   void forget_space(SpaceState& state);
-  void extend(VmMemory& vm, AddressSpace& space, std::vector<Segment> segments);
+  void extend(PagedVm& vm, AddressSpace& space, std::vector<Segment> segments);
 
   // Everything but page faults, in order: discards, unmaps, moves, forks. Returns the children that forks made.
   std::vector<std::shared_ptr<AddressSpace>> serve_changes(SpaceState& state, std::span<const uffd_msg> messages);
   void serve_fault(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since);
-  void serve_parked(VmMemory& vm);
-  void restore(std::shared_ptr<VmMemory> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done);
+  void serve_parked(PagedVm& vm);
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done);
 
   void retry_deferred();
   void background_step();
@@ -46,8 +46,8 @@ class FaultService {
   bool has_background_work() const { return !prefetches_.empty() || restore_ready(); }
   bool has_deferred() const { return !deferred_ops_.empty() || !deferred_faults_.empty() || !restores_.empty(); }
 
-  void free_forked(AddressSpace& space, VmMemory& vm);
-  void free_all(VmMemory& vm);
+  void free_forked(AddressSpace& space, PagedVm& vm);
+  void free_all(PagedVm& vm);
   const FaultLoopHooks& hooks() const { return hooks_; }
 
  private:
@@ -65,7 +65,7 @@ class FaultService {
     unsigned left;
   };
   struct RestoreJob {
-    std::shared_ptr<VmMemory> vm;
+    std::shared_ptr<PagedVm> vm;
     MemoryObject* object;
     PageRun run;
     std::uint64_t cursor;
@@ -100,7 +100,7 @@ class FaultService {
   void put_back(FetchOp& op, std::size_t index);
   void postpone(FetchOp* op);
   void account_demand(FetchOp& op);
-  bool start_run(const std::shared_ptr<VmMemory>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
+  bool start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
                  std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next);
   bool prefetch_step();
   bool restore_step();
@@ -108,11 +108,11 @@ class FaultService {
   void end_restore_sweep(RestoreJob& job);
 
   // address_changes.cpp
-  void discard(VmMemory& vm, AddressSpace& space, AddressRange range, bool unmapped);
-  void discard_page(VmMemory& vm, MemoryObject& object, PageIndex page, PageState to);
-  std::shared_ptr<AddressSpace> fork_of(VmMemory& vm, AddressSpace& parent, int fd);
-  std::unique_ptr<MemoryObject> clone_private(VmMemory& vm, MemoryObject& parent);
-  void record_layout(VmMemory& vm, const AddressSpace& space);
+  void discard(PagedVm& vm, AddressSpace& space, AddressRange range, bool unmapped);
+  void discard_page(PagedVm& vm, MemoryObject& object, PageIndex page, PageState to);
+  std::shared_ptr<AddressSpace> fork_of(PagedVm& vm, AddressSpace& parent, int fd);
+  std::unique_ptr<MemoryObject> clone_private(PagedVm& vm, MemoryObject& parent);
+  void record_layout(PagedVm& vm, const AddressSpace& space);
   void free_object(MemoryObject& object, pool::PageStore& store);
   void release_later(pool::PageStore* store, pool::Location location);
 

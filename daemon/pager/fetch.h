@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <memory>
 
-#include "daemon/pager/vm_memory.h"
+#include "daemon/pager/paged_vm.h"
 
 namespace tidepool::daemon {
 
@@ -14,7 +14,7 @@ inline constexpr std::size_t kFetchPages = 16;
 enum class FetchReason : std::uint8_t { kDemand, kPrefetch, kRestore };
 
 struct FetchOp {
-  std::shared_ptr<VmMemory> vm;
+  std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   MemoryObject* object = nullptr;
   PageIndex first;

@@ -96,7 +96,7 @@ void FaultService::finish(FetchOp* op) {
         break;
     }
   }
-  const std::shared_ptr<VmMemory> vm = op->vm;
+  const std::shared_ptr<PagedVm> vm = op->vm;
   if (op->reason == FetchReason::kDemand) account_demand(*op);
   recycle(op);
   serve_parked(*vm);
@@ -267,7 +267,7 @@ void FaultService::put_back(FetchOp& op, std::size_t index) {
 }
 
 // Gathers the next far pages of [from, end), up to one operation, that follow each other. False when there was none.
-bool FaultService::start_run(const std::shared_ptr<VmMemory>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
+bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
                              std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next) {
   PageMap& map = *object.map;
   while (from < end) {
@@ -323,7 +323,7 @@ bool FaultService::prefetch_step() {
   return true;
 }
 
-void FaultService::restore(std::shared_ptr<VmMemory> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) {
+void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) {
   const std::uint64_t end = std::min(run.end(), object->map->pages().value);
   std::shared_ptr<AddressSpace> owner;
   for (const auto& space : vm->spaces()) {

@@ -35,21 +35,21 @@ class PagerImpl final : public Pager {
       if (!loop) return Failure{loop.error()};
       loops_.push_back(std::move(*loop));
     }
-    auto demoter = start_demoter(config_.demoter, [this](VmMemory& vm) -> FaultLoop& { return loop_of(vm); }, clock_);
+    auto demoter = start_demoter(config_.demoter, [this](PagedVm& vm) -> FaultLoop& { return loop_of(vm); }, clock_);
     if (!demoter) return Failure{demoter.error()};
     demoter_ = std::move(*demoter);
     return {};
   }
 
-  Result<std::shared_ptr<VmMemory>> prepare(VmSpec spec) override;
-  std::vector<DescriptorToHold> descriptors(const VmMemory& vm) const override;
-  Result<> activate(const std::shared_ptr<VmMemory>& vm) override;
-  Result<> extend(const std::shared_ptr<VmMemory>& vm, std::span<const MappingSpec> mappings) override;
-  void release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) override;
-  std::size_t arm_samples(VmMemory& vm, MemoryObject& object, std::span<const PageIndex> pages) override;
+  Result<std::shared_ptr<PagedVm>> prepare(VmSpec spec) override;
+  std::vector<DescriptorToHold> descriptors(const PagedVm& vm) const override;
+  Result<> activate(const std::shared_ptr<PagedVm>& vm) override;
+  Result<> extend(const std::shared_ptr<PagedVm>& vm, std::span<const MappingSpec> mappings) override;
+  void release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) override;
+  std::size_t arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) override;
 
-  bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) override { return demoter_->demote(vm, region); }
-  void restore(const std::shared_ptr<VmMemory>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) override {
+  bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override { return demoter_->demote(vm, region); }
+  void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) override {
     loop_of(*vm).restore(vm, object, run, std::move(done));
   }
   void freeze_host(bool frozen) override { demoter_->freeze_host(frozen); }
@@ -65,12 +65,12 @@ class PagerImpl final : public Pager {
   }
 
  private:
-  FaultLoop& loop_of(const VmMemory& vm) { return *loops_[vm.id.value % loops_.size()]; }
+  FaultLoop& loop_of(const PagedVm& vm) { return *loops_[vm.id.value % loops_.size()]; }
   FaultLoopHooks loop_hooks();
   void learn_residence(MemoryObject& object, const AddressSpace& space, const Segment& segment);
   Result<> register_segment(AddressSpace& space, const Segment& segment);
-  void unregister_all(VmMemory& vm);
-  void finish_release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done);
+  void unregister_all(PagedVm& vm);
+  void finish_release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done);
 
   const PagerConfig config_;
   const PagerHooks hooks_;
@@ -83,20 +83,20 @@ class PagerImpl final : public Pager {
 
 FaultLoopHooks PagerImpl::loop_hooks() {
   FaultLoopHooks hooks;
-  hooks.hold_descriptor = [this](VmMemory& vm, int fd, std::function<void()> held) {
+  hooks.hold_descriptor = [this](PagedVm& vm, int fd, std::function<void()> held) {
     if (!hooks_.hold_descriptor) return held();
     hooks_.hold_descriptor(vm, "vm/" + vm.name + "/child-userfaultfd/" + std::to_string(next_child_++), fd, std::move(held));
   };
   hooks.out_of_memory = hooks_.out_of_memory;
   hooks.integrity_failure = hooks_.integrity_failure;
-  hooks.vm_gone = [this](VmMemory& vm) {
+  hooks.vm_gone = [this](PagedVm& vm) {
     if (hooks_.vm_gone) hooks_.vm_gone(vm);
   };
   return hooks;
 }
 
-Result<std::shared_ptr<VmMemory>> PagerImpl::prepare(VmSpec spec) {
-  auto vm = std::make_shared<VmMemory>();
+Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
+  auto vm = std::make_shared<PagedVm>();
   vm->id = VmId{next_vm_++};
   vm->name = spec.name;
   vm->store = spec.store;
@@ -169,7 +169,7 @@ Result<std::shared_ptr<VmMemory>> PagerImpl::prepare(VmSpec spec) {
   return vm;
 }
 
-std::vector<DescriptorToHold> PagerImpl::descriptors(const VmMemory& vm) const {
+std::vector<DescriptorToHold> PagerImpl::descriptors(const PagedVm& vm) const {
   std::vector<DescriptorToHold> list;
   const std::string prefix = "vm/" + vm.name + "/";
   for (std::size_t i = 0; i < vm.objects.size(); ++i) {
@@ -179,6 +179,9 @@ std::vector<DescriptorToHold> PagerImpl::descriptors(const VmMemory& vm) const {
   const auto spaces = vm.spaces();
   for (std::size_t i = 0; i < spaces.size(); ++i) {
     list.push_back({prefix + "userfaultfd/" + std::to_string(i), spaces[i]->userfaultfd.fd()});
+    if (spaces[i]->ring != nullptr && spaces[i]->ring->descriptor() >= 0) {
+      list.push_back({prefix + "ring/" + std::to_string(i), spaces[i]->ring->descriptor()});
+    }
   }
   return list;
 }
@@ -187,7 +190,7 @@ Result<> PagerImpl::register_segment(AddressSpace& space, const Segment& segment
   return space.userfaultfd.register_range(segment.addresses, segment.object->shared ? kSharedModes : kPrivateModes);
 }
 
-Result<> PagerImpl::activate(const std::shared_ptr<VmMemory>& vm) {
+Result<> PagerImpl::activate(const std::shared_ptr<PagedVm>& vm) {
   // Serve before registering: from the first registered page on, the process may wait for us.
   loop_of(*vm).add(vm);
   for (const auto& space : vm->spaces()) {
@@ -245,7 +248,7 @@ void PagerImpl::learn_residence(MemoryObject& object, const AddressSpace& space,
   }
 }
 
-Result<> PagerImpl::extend(const std::shared_ptr<VmMemory>& vm, std::span<const MappingSpec> mappings) {
+Result<> PagerImpl::extend(const std::shared_ptr<PagedVm>& vm, std::span<const MappingSpec> mappings) {
   const auto spaces = vm->spaces();
   if (spaces.empty() || vm->releasing) return failure(std::errc::no_such_process, "extend", vm->name);
   const auto& space = spaces.front();
@@ -265,7 +268,7 @@ Result<> PagerImpl::extend(const std::shared_ptr<VmMemory>& vm, std::span<const 
   return {};
 }
 
-void PagerImpl::unregister_all(VmMemory& vm) {
+void PagerImpl::unregister_all(PagedVm& vm) {
   for (const auto& space : vm.spaces()) {
     const auto table = space->segments();
     for (const Segment& segment : table->all()) {
@@ -276,7 +279,7 @@ void PagerImpl::unregister_all(VmMemory& vm) {
   }
 }
 
-void PagerImpl::release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) {
+void PagerImpl::release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) {
   vm->releasing = true;
   demoter_->drain(vm, [this, vm, done = std::move(done)]() mutable {
     loop_of(*vm).post([this, vm, done = std::move(done)]() mutable { finish_release(vm, std::move(done)); });
@@ -284,7 +287,7 @@ void PagerImpl::release(const std::shared_ptr<VmMemory>& vm, std::function<void(
 }
 
 // Runs on the VM's loop: every object of the VM and of its forked children comes home, then the registration goes.
-void PagerImpl::finish_release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) {
+void PagerImpl::finish_release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) {
   struct Progress {
     std::size_t waiting = 0;
     std::uint64_t left = 0;
@@ -327,7 +330,7 @@ void PagerImpl::finish_release(const std::shared_ptr<VmMemory>& vm, std::functio
   }
 }
 
-std::size_t PagerImpl::arm_samples(VmMemory& vm, MemoryObject& object, std::span<const PageIndex> pages) {
+std::size_t PagerImpl::arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) {
   std::size_t armed = 0;
   for (const auto& space : vm.spaces()) {
     if (!space->alive || !space->pidfd.valid()) continue;

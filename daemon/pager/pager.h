@@ -14,7 +14,7 @@
 #include "base/result.h"
 #include "daemon/pager/demoter.h"
 #include "daemon/pager/fault_loop.h"
-#include "daemon/pager/vm_memory.h"
+#include "daemon/pager/paged_vm.h"
 
 namespace tidepool::daemon {
 
@@ -56,10 +56,10 @@ struct PagerConfig {
 
 struct PagerHooks {
   // See FaultLoopHooks. The name says what the descriptor is, for whoever holds it.
-  std::function<void(VmMemory&, const std::string& name, int fd, std::function<void()> held)> hold_descriptor;
-  std::function<void(VmMemory&)> out_of_memory;
-  std::function<void(VmMemory&, MemoryObject&, PageIndex)> integrity_failure;
-  std::function<void(VmMemory&)> vm_gone;
+  std::function<void(PagedVm&, const std::string& name, int fd, std::function<void()> held)> hold_descriptor;
+  std::function<void(PagedVm&)> out_of_memory;
+  std::function<void(PagedVm&, MemoryObject&, PageIndex)> integrity_failure;
+  std::function<void(PagedVm&)> vm_gone;
 };
 
 struct DescriptorToHold {
@@ -73,25 +73,25 @@ class Pager {
   virtual ~Pager() = default;
 
   // Prepares a VM: handshake and page maps, nothing registered yet. The caller hands `descriptors` to whoever outlives us, then activates.
-  virtual Result<std::shared_ptr<VmMemory>> prepare(VmSpec spec) = 0;
-  virtual std::vector<DescriptorToHold> descriptors(const VmMemory& vm) const = 0;
+  virtual Result<std::shared_ptr<PagedVm>> prepare(VmSpec spec) = 0;
+  virtual std::vector<DescriptorToHold> descriptors(const PagedVm& vm) const = 0;
   // Registers the memory, learns what is present, and serves it. On failure everything is unregistered again.
-  virtual Result<> activate(const std::shared_ptr<VmMemory>& vm) = 0;
+  virtual Result<> activate(const std::shared_ptr<PagedVm>& vm) = 0;
   // Further private or shared mappings of the VM's first process (its memory grew). Objects as in prepare, by index.
-  virtual Result<> extend(const std::shared_ptr<VmMemory>& vm, std::span<const MappingSpec> mappings) = 0;
+  virtual Result<> extend(const std::shared_ptr<PagedVm>& vm, std::span<const MappingSpec> mappings) = 0;
 
-  virtual bool demote(const std::shared_ptr<VmMemory>& vm, RegionToDemote region) = 0;
+  virtual bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) = 0;
   // Brings a stretch of an object home; `done` gets the number of pages that could not be brought.
-  virtual void restore(const std::shared_ptr<VmMemory>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) = 0;
+  virtual void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) = 0;
   virtual void freeze_host(bool frozen) = 0;
 
   // Brings everything home, lifts every protection, unregisters. `done` may run on any thread; an error says what could not be brought home (the
   // VM then stays served). Exactly one call of done.
-  virtual void release(const std::shared_ptr<VmMemory>& vm, std::function<void(Result<>)> done) = 0;
+  virtual void release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) = 0;
 
   // Arms pages for access sampling: the next access is counted in its region's `touches`. Shared memory is unmapped (reads and writes are
   // seen), private memory is write-protected (writes only). Returns how many were armed.
-  virtual std::size_t arm_samples(VmMemory& vm, MemoryObject& object, std::span<const PageIndex> pages) = 0;
+  virtual std::size_t arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) = 0;
 
   // Grows while every fault loop goes round; a watchdog feeds on it.
   virtual std::uint64_t heartbeat() const = 0;

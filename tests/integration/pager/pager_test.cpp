@@ -37,8 +37,8 @@ class Rig {
     config.demoter.grace = 0ms;
     config.demoter.drop_deadline = 200ms;
     PagerHooks hooks;
-    hooks.integrity_failure = [this](VmMemory&, MemoryObject&, PageIndex) { ++integrity_failures; };
-    hooks.vm_gone = [this](VmMemory&) { gone = true; };
+    hooks.integrity_failure = [this](PagedVm&, MemoryObject&, PageIndex) { ++integrity_failures; };
+    hooks.vm_gone = [this](PagedVm&) { gone = true; };
     auto pager = Pager::start(config, hooks, clock_);
     EXPECT_TRUE(pager);
     pager_ = std::move(*pager);
@@ -97,7 +97,7 @@ class Rig {
   Pager& pager() { return *pager_; }
 
   MemoryStore store;
-  std::shared_ptr<VmMemory> vm;
+  std::shared_ptr<PagedVm> vm;
   std::atomic<int> integrity_failures{0};
   std::atomic<bool> gone{false};
 

@@ -117,7 +117,7 @@ struct PagerCounters {
   std::atomic<std::uint64_t> out_of_memory{0};
 };
 
-struct VmMemory {
+struct PagedVm {
   VmId id;
   std::string name;
   pool::PageStore* store = nullptr;

@@ -1,4 +1,4 @@
-#include "daemon/pager/vm_memory.h"
+#include "daemon/pager/paged_vm.h"
 
 #include <algorithm>
 

@@ -1,0 +1,24 @@
+// Drops private memory through the ring that was placed in the target. Asynchronous; the target's userfaultfd announces every drop.
+#pragma once
+
+#include "daemon/pager/dropper.h"
+#include "kmod-interfaces/drop_ring.h"
+
+namespace tidepool::daemon {
+
+class RingDropper final : public Dropper {
+ public:
+  explicit RingDropper(kernel::DropRing ring) : ring_(std::move(ring)) {}
+
+  bool submit(const Drop& drop) override { return ring_.submit(drop.addresses, drop.cookie) == 0; }
+  std::size_t reap(std::span<DropCompletion> out) override;
+  std::size_t in_flight() const override { return ring_.in_flight(); }
+  bool announced_as_remove() const override { return true; }
+  bool needs_confirmation() const override { return true; }
+  int descriptor() const override { return ring_.fd(); }
+
+ private:
+  kernel::DropRing ring_;
+};
+
+}  // namespace tidepool::daemon
