@@ -63,7 +63,9 @@ Result<HolderScan> find_memory_holders(const KernelRoots& roots, std::span<const
     });
     const auto descriptors = process->descriptors(RingDetail::skip);
     if (!maps || !descriptors) {
-      if (process->check_alive()) scan.unreadable.push_back(pid);
+      // A process that ends in the middle has nothing left to show.
+      const auto now = process->stat();
+      if (now && !now->is_zombie()) scan.unreadable.push_back(pid);
       if (holder.mapped.empty()) continue;
     }
     if (descriptors) {
