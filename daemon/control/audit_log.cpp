@@ -1,0 +1,104 @@
+#include "daemon/control/audit_log.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <boost/json.hpp>
+#include <cerrno>
+#include <mutex>
+
+#include "base/unique_fd.h"
+#include "daemon/control/api_json.h"
+#include "daemon/control/utf8.h"
+
+namespace tidepool::daemon {
+namespace {
+
+namespace json = boost::json;
+
+// A record is for reading: what matters of a request fits, and a client cannot fill the disk with one.
+constexpr std::size_t kLongestExcerpt = 2048;
+
+Result<UniqueFd> open_for_append(const std::string& path) {
+  // O_NOFOLLOW: the agent is privileged and the folder may be writable by others.
+  UniqueFd fd{::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640)};
+  if (!fd.valid()) return errno_failure("open audit log", path, "create its folder, or set api.audit_log = \"\"");
+  return fd;
+}
+
+}  // namespace
+
+struct AuditLog::State {
+  std::string path;
+  std::mutex mutex;
+  UniqueFd fd;
+  std::atomic<std::uint64_t> next{1};
+
+  void write(json::object record) {
+    record["at"] = rfc3339(std::chrono::system_clock::now());
+    std::string line = to_valid_utf8(json::serialize(record));
+    const std::lock_guard lock(mutex);
+    if (path.empty()) {
+      spdlog::info("audit={}", line);
+      return;
+    }
+    line += '\n';
+    // One write per line: O_APPEND keeps lines of several writers whole.
+    ssize_t written = 0;
+    do {
+      written = ::write(fd.get(), line.data(), line.size());
+    } while (written < 0 && errno == EINTR);
+    if (written != static_cast<ssize_t>(line.size()))
+      spdlog::error("event=audit_write_failed path={} errno={} audit={}", path, written < 0 ? errno : 0, line);
+  }
+};
+
+AuditLog::AuditLog(std::unique_ptr<State> state) : state_(std::move(state)) {}
+AuditLog::~AuditLog() = default;
+
+Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path) {
+  auto state = std::make_unique<State>();
+  state->path = path;
+  if (!path.empty()) {
+    Result<UniqueFd> fd = open_for_append(path);
+    if (!fd) return Failure(fd.error());
+    state->fd = std::move(*fd);
+  }
+  return std::unique_ptr<AuditLog>(new AuditLog(std::move(state)));
+}
+
+std::uint64_t AuditLog::begin(const Caller& caller, std::string_view method, std::string_view target,
+                              std::string_view body) {
+  const std::uint64_t number = state_->next.fetch_add(1);
+  state_->write({{"phase", "begin"},
+                 {"number", number},
+                 {"agent_pid", ::getpid()},
+                 {"uid", caller.uid},
+                 {"gid", caller.gid},
+                 {"pid", caller.pid},
+                 {"method", method},
+                 {"target", target.substr(0, kLongestExcerpt)},
+                 {"body", body.substr(0, kLongestExcerpt)}});
+  return number;
+}
+
+void AuditLog::end(std::uint64_t number, unsigned status, std::string_view response_body) {
+  state_->write({{"phase", "end"},
+                 {"number", number},
+                 {"agent_pid", ::getpid()},
+                 {"status", status},
+                 {"result", response_body.substr(0, kLongestExcerpt)}});
+}
+
+Result<> AuditLog::reopen() {
+  if (state_->path.empty()) return {};
+  Result<UniqueFd> fd = open_for_append(state_->path);
+  if (!fd) return Failure(fd.error());
+  const std::lock_guard lock(state_->mutex);
+  state_->fd = std::move(*fd);
+  return {};
+}
+
+}  // namespace tidepool::daemon
