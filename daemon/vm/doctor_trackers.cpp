@@ -1,0 +1,171 @@
+// How cold memory can be found here, what each way does not see, and the host's settings that matter.
+#include <cstring>
+
+#include "daemon/vm/doctor.h"
+#include "kmod-interfaces/uapi/userfaultfd.h"
+
+namespace tidepool::daemon {
+namespace {
+
+using kernel::KernelFeatures;
+
+// A process may have this many mappings before registrations, which split mappings, begin to fail for it.
+constexpr std::uint64_t kComfortableMapCount = 65530;
+constexpr std::uint64_t kComfortableOpenFiles = 8192;
+// perf events of the kernel's own faults need this setting or less, or CAP_PERFMON.
+// Documentation/admin-guide/perf-security.rst.
+constexpr unsigned kCapPerfmon = 38;
+constexpr unsigned kCapSysAdmin = 21;
+constexpr unsigned kCapIpcLock = 14;
+
+DoctorRow fault_sampling(const KernelFeatures& features) {
+  if (!features.userfaultfd.usable()) return {Verdict::kFail, "tracker:faults", "needs userfaultfd", ""};
+  return {Verdict::kOk, "tracker:faults",
+          "reads and writes, exact, of pages that are away or were taken away to sample; blind to resident pages "
+          "between samples",
+          ""};
+}
+
+DoctorRow wp_sampling(const KernelFeatures& features) {
+  if (!features.userfaultfd.usable() || !features.userfaultfd.has(UFFD_FEATURE_PAGEFAULT_FLAG_WP))
+    return {Verdict::kFail, "tracker:wp", "needs userfaultfd with write protection", "Linux 5.7"};
+  return {Verdict::kOk, "tracker:wp", "writes to sampled pages; blind to reads; each sample costs the writer a fault",
+          ""};
+}
+
+DoctorRow wp_async(const KernelFeatures& features) {
+  if (!features.userfaultfd.usable()) return {Verdict::kFail, "tracker:wp-async", "needs userfaultfd", ""};
+  if (!features.userfaultfd.has(UFFD_FEATURE_WP_ASYNC) || !features.syscalls.pagemap_scan.works())
+    return {Verdict::kWarn, "tracker:wp-async", "not in this kernel; write sampling takes its place", "Linux 6.7"};
+  return {Verdict::kOk, "tracker:wp-async",
+          "all writes, cheaply, of memory that the pager does not manage; blind to reads", ""};
+}
+
+DoctorRow soft_dirty(const KernelFeatures& features) {
+  if (features.syscalls.soft_dirty)
+    return {Verdict::kOk, "tracker:soft-dirty", "all writes; blind to reads; disturbs others who use it, such as CRIU",
+            ""};
+  return {Verdict::kWarn, "tracker:soft-dirty", "not in this kernel; write sampling takes its place",
+          "CONFIG_MEM_SOFT_DIRTY"};
+}
+
+DoctorRow idle_page(const KernelFeatures& features) {
+  if (!features.idle_page_bitmap)
+    return {Verdict::kWarn, "tracker:idle-page", "not in this kernel; fault sampling takes its place",
+            "CONFIG_IDLE_PAGE_TRACKING"};
+  return {Verdict::kOk, "tracker:idle-page", "reads and writes, page by page; blind to who touched a shared page", ""};
+}
+
+DoctorRow damon(const KernelFeatures& features) {
+  const auto& found = features.damon;
+  if (!found.present)
+    return {Verdict::kWarn, "tracker:damon", "not in this kernel; using fault sampling",
+            "CONFIG_DAMON_SYSFS and CONFIG_DAMON_VADDR"};
+  if (found.kdamonds.value_or(0) > 0) {
+    return {
+        Verdict::kWarn, "tracker:damon",
+        std::string("owned by another user") + (found.running ? ", who has it running" : "") + "; using fault sampling",
+        "end the other use of DAMON; it is never taken over"};
+  }
+  if (!found.kdamonds)
+    return {Verdict::kWarn, "tracker:damon", "its settings cannot be read; using fault sampling", "run as root"};
+  return {Verdict::kOk, "tracker:damon",
+          "reads and writes of regions, estimated; blind to what happens between its samples", ""};
+}
+
+DoctorRow perf(const KernelFeatures& features) {
+  const auto& attempt = features.syscalls.perf_page_faults;
+  const bool privileged = features.own.has(kCapPerfmon) || features.own.has(kCapSysAdmin);
+  const std::string paranoid =
+      features.perf_paranoid ? "; kernel.perf_event_paranoid is " + std::to_string(*features.perf_paranoid) : "";
+  if (!attempt.works()) {
+    const std::string reason = attempt.error < 0 ? "not tried" : std::strerror(attempt.error);
+    return {Verdict::kWarn, "tracker:perf", "page fault events: " + reason + paranoid + "; using fault sampling",
+            privileged ? "a kernel with CONFIG_PERF_EVENTS" : "grant CAP_PERFMON"};
+  }
+  if (features.sampling.intel_pebs)
+    return {Verdict::kOk, "tracker:perf", "page faults, and memory accesses by PEBS; blind to what is not sampled", ""};
+  if (features.sampling.amd_ibs)
+    return {Verdict::kOk, "tracker:perf", "page faults, and memory accesses by IBS; blind to what is not sampled", ""};
+  return {Verdict::kWarn, "tracker:perf",
+          "page faults only; no access sampling by hardware (PEBS, IBS), as usual in a VM", ""};
+}
+
+DoctorRow kernel_version(const KernelFeatures& features) {
+  const std::string release = features.release.empty() ? "unknown" : features.release;
+  if (features.at_least(6, 7)) return {Verdict::kOk, "kernel", release, ""};
+  return {Verdict::kWarn, "kernel", release + ": older than what is needed", "Linux 6.7 or later"};
+}
+
+DoctorRow huge_pages(const KernelFeatures& features) {
+  const auto& settings = features.huge_pages;
+  if (settings.anonymous.empty()) return {Verdict::kOk, "huge-pages", "none in this kernel", ""};
+  const std::string text =
+      "private " + settings.anonymous + ", shared " + (settings.shmem.empty() ? "never" : settings.shmem);
+  const bool shared = !settings.shmem.empty() && settings.shmem != "never" && settings.shmem != "deny";
+  if (!shared) return {Verdict::kOk, "huge-pages", text, ""};
+  return {Verdict::kWarn, "huge-pages", text + ": dropping parts of shared huge pages splits them, which costs time",
+          "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled"};
+}
+
+DoctorRow accounting(const KernelFeatures& features) {
+  switch (features.cgroups.memory) {
+    case kernel::CgroupVersion::v2:
+      return {Verdict::kOk, "accounting", "control groups version 2", ""};
+    case kernel::CgroupVersion::v1:
+      return {Verdict::kOk, "accounting", "control groups version 1", ""};
+    case kernel::CgroupVersion::none:
+      break;
+  }
+  return {Verdict::kWarn, "accounting", "no memory controller: what a VM is charged cannot be checked",
+          "boot with cgroup_enable=memory"};
+}
+
+DoctorRow pressure(const KernelFeatures& features) {
+  if (!features.pressure) return {Verdict::kWarn, "pressure", "the kernel does not account it", "boot with psi=1"};
+  return {Verdict::kOk, "pressure",
+          "some and full; waits for far pages are not part of it and are measured by the agent", ""};
+}
+
+DoctorRow limits(const KernelFeatures& features) {
+  DoctorRow row{Verdict::kOk, "limits", "", ""};
+  const auto& own = features.own;
+  row.detail = "max_map_count " + std::to_string(features.max_map_count) + ", open files " +
+               (own.open_files ? std::to_string(*own.open_files) : "unlimited") + ", locked memory " +
+               (own.memlock && !own.has(kCapIpcLock) ? std::to_string(own.memlock->value >> 20) + " MiB" : "unlimited");
+  const auto advise = [&](const char* what) {
+    row.verdict = Verdict::kWarn;
+    row.hint += std::string(row.hint.empty() ? "" : "; ") + what;
+  };
+  if (features.max_map_count < kComfortableMapCount) advise("raise vm.max_map_count to 65530 or more");
+  if (own.open_files && *own.open_files < kComfortableOpenFiles)
+    advise("raise the limit of open files (LimitNOFILE=) for many VMs");
+  if (own.memlock && !own.has(kCapIpcLock)) advise("lift the limit of locked memory (LimitMEMLOCK=infinity)");
+  return row;
+}
+
+// Features of a newer kernel, such as the read-write protection of Linux 7.2, which is made for finding working sets.
+std::vector<DoctorRow> unknown_features(const KernelFeatures& features) {
+  std::string unknown;
+  for (const std::string& name : features.userfaultfd.names()) {
+    if (name.starts_with("bit")) unknown += (unknown.empty() ? "" : " ") + name;
+  }
+  if (unknown.empty()) return {};
+  return {{Verdict::kWarn, "tracker:newer",
+           "userfaultfd has features that this version does not know (" + unknown + ") and does not use", ""}};
+}
+
+}  // namespace
+
+std::vector<DoctorRow> diagnose_trackers(const KernelFeatures& features) {
+  std::vector<DoctorRow> rows{fault_sampling(features), wp_sampling(features), wp_async(features), soft_dirty(features),
+                              idle_page(features),      damon(features),       perf(features)};
+  for (DoctorRow& row : unknown_features(features)) rows.push_back(std::move(row));
+  return rows;
+}
+
+std::vector<DoctorRow> diagnose_host(const KernelFeatures& features) {
+  return {kernel_version(features), huge_pages(features), accounting(features), pressure(features), limits(features)};
+}
+
+}  // namespace tidepool::daemon
