@@ -1,7 +1,8 @@
 // Keeps descriptors alive while the agent is not: tidepool-keeper, or systemd's descriptor store.
 //
-// Every descriptor whose loss would lose a guest's memory (userfaultfds, page maps, pool memory, backing files, drop rings) is stored here
-// before the first page moves, under a name that says what it is ("vm/<uuid>/uffd/0", "store/data", ...). Not thread-safe.
+// Every descriptor whose loss would lose a guest's memory (userfaultfds, page maps, pool memory, backing files, drop
+// rings) is stored here before the first page moves, under a name that says what it is ("vm/<uuid>/uffd/0",
+// "store/data", ...). Not thread-safe.
 #pragma once
 
 #include <memory>

@@ -1,0 +1,29 @@
+// What a program asks of the kernel for itself: to stay in memory, to be spared by the out-of-memory killer, to hold
+// many descriptors.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/result.h"
+#include "kmod-interfaces/kernel_roots.h"
+
+namespace tidepool::kernel {
+
+enum class LockMemory : std::uint8_t {
+  kAll,      // every mapping, now and later, is populated: for small programs
+  kTouched,  // what is touched stays (MCL_ONFAULT): for programs that map more than they use
+};
+// Needs CAP_IPC_LOCK or a large enough RLIMIT_MEMLOCK.
+Result<> lock_memory(LockMemory what);
+
+// -1000 (never killed) to 1000. Lowering it needs CAP_SYS_RESOURCE. Inherited by children.
+Result<> set_oom_score_adjust(const KernelRoots& roots, int value);
+
+// Raises the soft limit to the hard limit; returns how many descriptors may be open.
+Result<std::uint64_t> raise_descriptor_limit();
+
+// What the descriptor refers to, as the kernel says it: "anon_inode:[userfaultfd]", "/memfd:name (deleted)", a path.
+Result<std::string> describe_own_descriptor(const KernelRoots& roots, int fd);
+
+}  // namespace tidepool::kernel
