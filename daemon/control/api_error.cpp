@@ -16,7 +16,8 @@ ApiErrorKind kind_of(const std::error_code& code) {
   if (is(std::errc::operation_not_permitted) || is(std::errc::permission_denied) || is(std::errc::not_supported) ||
       is(std::errc::no_space_on_device) || is(std::errc::not_enough_memory) || is(std::errc::operation_canceled))
     return {422, "refused"};
-  if (is(std::errc::resource_unavailable_try_again) || is(std::errc::timed_out)) return {503, "unavailable"};
+  if (is(std::errc::timed_out)) return {503, "timed_out"};
+  if (is(std::errc::resource_unavailable_try_again)) return {503, "unavailable"};
   return {500, "failed"};
 }
 

@@ -232,7 +232,7 @@ asio::awaitable<ApiResponse> ApiServer::State::answer_in_worker(ApiRequest reque
   error_code ignored;
   co_await pending->arrived.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
   if (pending->response) co_return std::move(*pending->response);
-  co_return plain_error(503, "unavailable", "the agent did not answer in time; the request may still be carried out",
+  co_return plain_error(503, "timed_out", "the agent did not answer in time; the request may still be carried out",
                         "look at its effect before you repeat it");
 }
 

@@ -222,8 +222,12 @@ int run_config_check(const std::filesystem::path& file, bool json) {
     boost::json::object values;
     if (check.ok())
       for (const auto& [key, value] : config_entries(check.config)) values[key] = value;
+    boost::json::array restart;
+    for (const ConfigField& each : config_fields())
+      if (each.restart) restart.emplace_back(each.key);
     const boost::json::object document{
-        {"file", file.string()}, {"ok", check.ok()}, {"problems", std::move(problems)}, {"values", std::move(values)}};
+        {"file", file.string()}, {"ok", check.ok()}, {"problems", std::move(problems)}, {"values", std::move(values)},
+        {"restart_keys", std::move(restart)}};
     std::printf("%s\n", boost::json::serialize(document).c_str());
   } else if (check.ok()) {
     std::printf("%s: ok\n", file.c_str());

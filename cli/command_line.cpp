@@ -1,0 +1,355 @@
+#include "cli/command_line.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <iostream>
+#include <memory>
+
+#include "base/nearest.h"
+#include "base/quantity_text.h"
+#include "cli/commands.h"
+#include "cli/completion.h"
+#include "cli/session.h"
+
+namespace tidepool::cli {
+namespace {
+
+constexpr const char* kDefaultSocket = "/run/tidepool/agent.sock";
+constexpr std::chrono::milliseconds kTopPeriod{2000};
+
+using Action = std::function<ExitCode(Session&)>;
+
+// Everything that the parser writes into. Lives as long as the parser.
+struct Line {
+  CLI::App app{"Tidepool: what runs on this host's memory, and where it lies", "tidectl"};
+  std::string output = "table";
+  std::string watch;
+  std::string timeout;
+  GlobalOptions global;
+  std::string vm;
+  std::string text;  // a file, a size, a reason, a shell
+  bool flag = false;
+  AdoptArguments adopt;
+  SettingArguments settings;
+  LogArguments log;
+  Action action;
+  bool plans = false;  // the command knows --plan
+};
+
+CLI::App* command(Line& line, CLI::App* parent, const char* name, const char* help, const char* example, Action action,
+                  bool plans = false) {
+  CLI::App* app = parent->add_subcommand(name, help);
+  app->footer(std::string("Global options: tidectl --help\nExample:\n  ") + example);
+  app->callback([&line, action = std::move(action), plans] {
+    line.action = action;
+    line.plans = plans;
+  });
+  return app;
+}
+
+CLI::App* group(CLI::App* parent, const char* name, const char* help) {
+  CLI::App* app = parent->add_subcommand(name, help);
+  app->require_subcommand(1);
+  return app;
+}
+
+void vm_argument(Line& line, CLI::App* app) {
+  app->add_option("VM", line.vm, "name or UUID")->required();
+}
+
+void no_wait_flag(Line& line, CLI::App* app) {
+  app->add_flag("--no-wait", line.flag, "start it, print its id and return");
+}
+
+void setting_options(CLI::App* app, SettingArguments& settings) {
+  app->add_option("--mode", settings.mode, "observe: count only; active: move")
+      ->check(CLI::IsMember({"observe", "active"}));
+  app->add_option("--class", settings.service_class, "service class");
+  app->add_option("--guarantee", settings.guarantee, "resident memory that is never taken: 4GiB or 50%");
+  app->add_option("--limit", settings.limit, "resident memory at most: 6GiB, 75% or none");
+  app->add_option("--stall-budget", settings.stall_budget, "share of time it may wait for far pages: 1%");
+  app->add_option("--min-cold-age", settings.min_cold_age, "memory touched more recently stays: 2m");
+}
+
+void add_globals(Line& line) {
+  CLI::App& app = line.app;
+  app.add_option("-o,--output", line.output, "table, json or yaml")
+      ->check(CLI::IsMember({"table", "json", "yaml"}))
+      ->group("Global options");
+  app.add_flag("--watch{2s}", line.watch, "repeat, every 2s or --watch=TIME")->group("Global options");
+  app.add_option("--timeout", line.timeout, "wait so long for an answer (10s) or an operation's end (no limit)")
+      ->group("Global options");
+  app.add_flag("--plan", line.global.plan, "show what would be done and its arithmetic, do nothing")
+      ->group("Global options");
+  app.add_flag("--yes", line.global.yes, "do not ask")->group("Global options");
+  app.add_flag("--no-color", line.global.no_color, "no colours (also: NO_COLOR)")->group("Global options");
+  app.add_flag("-q,--quiet", line.global.quiet, "errors and what was asked for only; vm list: names only")
+      ->group("Global options");
+  line.global.socket = kDefaultSocket;
+  app.add_option("--socket", line.global.socket, "the agent's socket (also: TIDEPOOL_SOCKET)")
+      ->envname("TIDEPOOL_SOCKET")
+      ->group("Global options");
+}
+
+void add_general(Line& line) {
+  CLI::App* app = &line.app;
+  CLI::App* doctor = command(line, app, "doctor", "what this kernel and configuration offer, and what that means",
+                             "tidectl doctor --fix-hints", [&line](Session& s) { return run_doctor(s, line.flag); });
+  doctor->add_flag("--fix-hints", line.flag, "tell what would help");
+  command(line, app, "status", "the agent and its host at a glance", "tidectl status -o json",
+          [](Session& s) { return run_status(s); });
+  command(line, app, "health", "is every part alive? exit 1 when not",
+          "tidectl health -q || systemctl restart tidepoold", [](Session& s) { return run_health(s); });
+  command(line, app, "top", "a live table of VMs", "tidectl top --watch=1s", [](Session& s) { return run_top(s); });
+  CLI::App* explain = command(line, app, "explain", "why a VM is as it is, in sentences", "tidectl explain web-3",
+                              [&line](Session& s) { return run_explain(s, line.vm); });
+  vm_argument(line, explain);
+  CLI::App* decisions =
+      command(line, app, "decisions", "what was decided, and why", "tidectl decisions --vm web-3 --follow",
+              [&line](Session& s) { return run_decisions(s, line.log); });
+  decisions->add_option("--vm", line.log.vm, "of this VM only");
+  decisions->add_option("--since", line.log.since, "after this sequence number");
+  decisions->add_flag("--follow", line.log.follow, "go on as they come");
+}
+
+void add_vm(Line& line) {
+  CLI::App* vm = group(&line.app, "vm", "adopted VMs and processes");
+  command(line, vm, "list", "all of them", "tidectl vm list --watch=2s", [](Session& s) { return run_vm_list(s); });
+  vm_argument(line, command(line, vm, "show", "one in detail", "tidectl vm show web-3 -o yaml",
+                            [&line](Session& s) { return run_vm_show(s, line.vm); }));
+  CLI::App* adopt = command(
+      line, vm, "adopt", "take a running process into care; --check only looks",
+      "tidectl vm adopt --pid 4711 --check\n  tidectl vm adopt --domain web-3 --mode active --guarantee 4GiB",
+      [&line](Session& s) {
+        line.adopt.settings = line.settings;
+        line.adopt.no_wait = line.flag;
+        return run_vm_adopt(s, line.adopt);
+      },
+      true);
+  CLI::Option_group* target = adopt->add_option_group("target", "exactly one of");
+  target->add_option("--pid", line.adopt.pid, "process id")->check(CLI::PositiveNumber);
+  target->add_option("--domain", line.adopt.domain, "VM's name, as QEMU's -name or libvirt has it");
+  target->add_option("--cgroup", line.adopt.cgroup, "control group: all its processes that map the memory");
+  target->require_option(1);
+  adopt->add_option("--name", line.adopt.name, "name to give it (default: QEMU's -name, else from the executable)");
+  adopt->add_option("--mapping", line.adopt.mapping,
+                    "which memory: START-END as in /proc/PID/maps, >=SIZE, or a pattern of names");
+  adopt->add_flag("--check", line.adopt.check, "only tell whether and how it would be adopted");
+  adopt->add_option("--force", line.adopt.force, "override a forceable finding, by its code; may be repeated")
+      ->allow_extra_args(false);
+  no_wait_flag(line, adopt);
+  setting_options(adopt, line.settings);
+  CLI::App* release =
+      command(line, vm, "release", "bring its pages home and leave the process as it was found",
+              "tidectl vm release web-3", [&line](Session& s) { return run_vm_release(s, line.vm, line.flag); });
+  vm_argument(line, release);
+  no_wait_flag(line, release);
+  CLI::App* set = command(
+      line, vm, "set", "change its settings; --plan shows the arithmetic",
+      "tidectl vm set web-3 --guarantee 4GiB --plan",
+      [&line](Session& s) { return run_vm_set(s, line.vm, line.settings); }, true);
+  vm_argument(line, set);
+  setting_options(set, line.settings);
+  CLI::App* hold = command(line, vm, "hold", "nothing of it moves out until unhold",
+                           "tidectl vm hold web-3 --reason \"live migration\"",
+                           [&line](Session& s) { return run_vm_hold(s, line.vm, true, line.text); });
+  vm_argument(line, hold);
+  hold->add_option("--reason", line.text, "shown in vm show");
+  vm_argument(line, command(line, vm, "unhold", "moving out may go on", "tidectl vm unhold web-3",
+                            [&line](Session& s) { return run_vm_hold(s, line.vm, false, ""); }));
+  CLI::App* events =
+      command(line, vm, "events", "what happened to it", "tidectl vm events web-3 --follow", [&line](Session& s) {
+        line.log.vm = line.vm;
+        return run_vm_events(s, line.log);
+      });
+  vm_argument(line, events);
+  events->add_option("--since", line.log.since, "after this sequence number");
+  events->add_flag("--follow", line.log.follow, "go on as they come");
+}
+
+void add_host_and_pool(Line& line) {
+  CLI::App* host = group(&line.app, "host", "this host's memory");
+  command(line, host, "show", "promised, touched, resident, far, overhead, net saved", "tidectl host show",
+          [](Session& s) { return run_host_show(s); });
+  command(line, host, "freeze", "stop all movement at once; faults are still answered", "tidectl host freeze",
+          [](Session& s) { return run_host_frozen(s, true); });
+  command(line, host, "thaw", "let memory move again", "tidectl host thaw",
+          [](Session& s) { return run_host_frozen(s, false); });
+  no_wait_flag(
+      line, command(
+                line, host, "evacuate", "bring everything home and observe only; --plan: does it fit, how long",
+                "tidectl host evacuate --plan", [&line](Session& s) { return run_host_evacuate(s, line.flag); }, true));
+  CLI::App* pool = group(&line.app, "pool", "the embedded pool");
+  command(line, pool, "status", "capacity, use, compression", "tidectl pool status",
+          [](Session& s) { return run_pool_status(s); });
+  command(
+      line, pool, "resize", "change its capacity; --plan shows the arithmetic",
+      "tidectl pool resize --size 8GiB --plan", [&line](Session& s) { return run_pool_resize(s, line.text); }, true)
+      ->add_option("--size", line.text, "size or share of host DRAM: 8GiB, 10%")
+      ->required();
+}
+
+// Words that complete each path of commands.
+void describe(const CLI::App& app, const std::string& path, const std::vector<std::string>& globals,
+              CompletionTree& tree) {
+  CompletionNode node;
+  node.words = globals;
+  const auto add_options = [&](const CLI::App& of) {
+    for (const CLI::Option* option : of.get_options()) {
+      for (const std::string& name : option->get_lnames()) node.words.push_back("--" + name);
+      for (const std::string& name : option->get_snames()) node.words.push_back("-" + name);
+      if (option->get_name() == "VM") node.takes_vm = true;
+      if (option->get_name() == "FILE") node.takes_file = true;
+      if (option->get_name() == "SHELL")
+        for (const char* shell : {"bash", "zsh", "fish"}) node.words.emplace_back(shell);
+    }
+  };
+  if (app.get_parent()) add_options(app);
+  for (const CLI::App* child : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (child->get_name().empty()) {  // a group of options, not a command
+      add_options(*child);
+      continue;
+    }
+    node.words.push_back(child->get_name());
+    describe(*child, path.empty() ? child->get_name() : path + " " + child->get_name(), globals, tree);
+  }
+  tree[path] = std::move(node);
+}
+
+CompletionTree completion_tree(const CLI::App& app) {
+  std::vector<std::string> globals;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) globals.push_back("--" + name);
+    for (const std::string& name : option->get_snames()) globals.push_back("-" + name);
+  }
+  CompletionTree tree;
+  describe(app, "", globals, tree);
+  return tree;
+}
+
+void add_config_and_completion(Line& line) {
+  CLI::App* config = group(&line.app, "config", "the agent's configuration");
+  command(line, config, "check", "is a file right? needs no agent", "tidectl config check /etc/tidepool/tidepool.toml",
+          [&line](Session& s) { return run_config_check(s, line.text); })
+      ->add_option("FILE", line.text, "the file")
+      ->required();
+  command(line, config, "show", "what is in force", "tidectl config show -o json",
+          [](Session& s) { return run_config_show(s); });
+  command(line, config, "diff", "what a file would change, and what waits for a restart", "tidectl config diff",
+          [&line](Session& s) { return run_config_diff(s, line.text); })
+      ->add_option("FILE", line.text, "default: the agent's own file");
+  command(line, &line.app, "completion", "completion script for a shell", "source <(tidectl completion bash)",
+          [&line](Session&) {
+            std::fputs(completion_script(line.text, completion_tree(line.app))->c_str(), stdout);
+            return ExitCode::kOk;
+          })
+      ->add_option("SHELL", line.text, "bash, zsh or fish")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+}
+
+// The deepest command that the arguments name, and the first word after it that is none of its own.
+std::string suggestion(const CLI::App& root, int argc, char** argv) {
+  const CLI::App* at = &root;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    std::vector<std::string> known;
+    if (word.starts_with("-")) {
+      for (const CLI::App* level = at; level; level = level->get_parent())
+        for (const CLI::Option* option : level->get_options())
+          for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+      for (const CLI::App* child : at->get_subcommands([](const CLI::App* each) { return each->get_name().empty(); }))
+        for (const CLI::Option* option : child->get_options())
+          for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+      const std::string name = word.substr(0, word.find('='));
+      if (!name.starts_with("--") || std::ranges::find(known, name) != known.end()) continue;
+      const auto guess = nearest(name, known);
+      return guess ? "did you mean '" + *guess + "'?" : "";
+    }
+    const CLI::App* next = nullptr;
+    for (const CLI::App* child : at->get_subcommands([](const CLI::App* each) { return !each->get_name().empty(); })) {
+      known.push_back(child->get_name());
+      if (child->get_name() == word) next = child;
+    }
+    if (next) {
+      at = next;
+      continue;
+    }
+    if (known.empty()) return "";  // an argument of a command
+    const auto guess = nearest(word, known);
+    return "'" + word + "' is not a command" + (guess ? "; did you mean '" + *guess + "'?" : "");
+  }
+  return "";
+}
+
+int usage_error(const Line& line, int argc, char** argv, const CLI::ParseError& error) {
+  const std::string hint = suggestion(line.app, argc, argv);
+  std::cerr << "tidectl: " << (hint.starts_with("'") ? hint : std::string(error.what()));
+  if (!hint.empty() && !hint.starts_with("'")) std::cerr << "; " << hint;
+  std::cerr << "\nRun with --help for what there is.\n";
+  return static_cast<int>(ExitCode::kUsage);
+}
+
+// Absent: fine. Otherwise what is wrong.
+std::optional<std::string> finish_globals(Line& line) {
+  if (line.output == "json") line.global.format = Format::kJson;
+  if (line.output == "yaml") line.global.format = Format::kYaml;
+  const auto duration = [](const std::string& text) {
+    const auto value = parse_duration(text);
+    return value && value->count() > 0 ? value : std::nullopt;
+  };
+  if (!line.watch.empty()) {
+    line.global.watch = duration(line.watch);
+    if (!line.global.watch) return "--watch wants a time such as 2s, not '" + line.watch + "'";
+  }
+  if (!line.timeout.empty()) {
+    line.global.timeout = duration(line.timeout);
+    if (!line.global.timeout) return "--timeout wants a time such as 10s, not '" + line.timeout + "'";
+  }
+  if (line.global.plan && !line.plans) return "--plan: this command changes nothing that could be planned";
+  const bool is_top = line.app.got_subcommand("top");
+  if (is_top && !line.global.watch && line.global.format == Format::kTable && ::isatty(STDOUT_FILENO) == 1)
+    line.global.watch = kTopPeriod;
+  return std::nullopt;
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv) {
+  Line line;
+  line.app.fallthrough();  // global options may stand behind the command, where people put them
+  line.app.require_subcommand(1);
+  line.app.footer(
+      "Exit: 0 ok, 1 failed, 2 usage, 3 refused, 4 unreachable, 5 timed out or partial.\n"
+      "Examples:\n  tidectl doctor\n  tidectl vm adopt --pid 4711 --check\n  tidectl vm list -o json\n  tidectl host "
+      "evacuate --plan");
+  line.app.set_version_flag("--version", TIDEPOOL_VERSION);
+  add_globals(line);
+  add_general(line);
+  add_vm(line);
+  add_host_and_pool(line);
+  add_config_and_completion(line);
+  try {
+    line.app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << line.app.help();
+    return 0;
+  } catch (const CLI::CallForVersion&) {
+    std::cout << "tidectl " << TIDEPOOL_VERSION << "\n";
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return usage_error(line, argc, argv, error);
+  }
+  if (const auto wrong = finish_globals(line)) {
+    std::cerr << "tidectl: " << *wrong << "\n";
+    return static_cast<int>(ExitCode::kUsage);
+  }
+  Session session(line.global);
+  return static_cast<int>(line.action(session));
+}
+
+}  // namespace tidepool::cli

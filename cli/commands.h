@@ -1,0 +1,68 @@
+// One function per command; arguments are already checked for shape.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/session.h"
+
+namespace tidepool::cli {
+
+// Values as they were typed; the agent reads sizes and shares itself.
+struct SettingArguments {
+  std::string mode;
+  std::string service_class;
+  std::string guarantee;
+  std::string limit;  // "none" takes the limit away
+  std::string stall_budget;
+  std::string min_cold_age;
+};
+
+struct AdoptArguments {
+  int pid = 0;
+  std::string domain;
+  std::string cgroup;
+  std::string name;
+  std::string mapping;
+  bool check = false;
+  bool no_wait = false;
+  std::vector<std::string> force;
+  SettingArguments settings;
+};
+
+struct LogArguments {
+  std::string vm;
+  unsigned long since = 0;
+  bool follow = false;
+};
+
+ExitCode run_doctor(Session& session, bool hints);
+ExitCode run_status(Session& session);
+ExitCode run_health(Session& session);
+ExitCode run_top(Session& session);
+
+ExitCode run_vm_list(Session& session);
+ExitCode run_vm_show(Session& session, const std::string& vm);
+ExitCode run_vm_adopt(Session& session, const AdoptArguments& arguments);
+ExitCode run_vm_release(Session& session, const std::string& vm, bool no_wait);
+ExitCode run_vm_set(Session& session, const std::string& vm, const SettingArguments& settings);
+ExitCode run_vm_hold(Session& session, const std::string& vm, bool held, const std::string& reason);
+ExitCode run_vm_events(Session& session, const LogArguments& arguments);
+ExitCode run_explain(Session& session, const std::string& vm);
+ExitCode run_decisions(Session& session, const LogArguments& arguments);
+
+ExitCode run_host_show(Session& session);
+ExitCode run_host_frozen(Session& session, bool frozen);
+ExitCode run_host_evacuate(Session& session, bool no_wait);
+ExitCode run_pool_status(Session& session);
+ExitCode run_pool_resize(Session& session, const std::string& size);
+
+ExitCode run_config_check(Session& session, const std::string& file);
+ExitCode run_config_show(Session& session);
+ExitCode run_config_diff(Session& session, const std::string& file);
+
+// "/memfd:*", "7f00-7f20" as in /proc/PID/maps, ">=64MiB". Absent when it is none of them.
+std::optional<boost::json::value> mapping_from(const std::string& text);
+
+}  // namespace tidepool::cli

@@ -1,0 +1,33 @@
+// Documents as tables for people.
+#pragma once
+
+#include <string>
+
+namespace boost::json {
+class value;
+}
+
+namespace tidepool::cli {
+
+// Each takes the answer of the route it is named after.
+std::string doctor_view(const boost::json::value& document, bool hints, bool colour);
+std::string health_view(const boost::json::value& document, bool colour);
+std::string status_view(const boost::json::value& document, bool colour);
+std::string host_view(const boost::json::value& document, bool colour);
+std::string evacuation_view(const boost::json::value& document, bool colour);
+std::string pool_view(const boost::json::value& document, bool colour);
+std::string vms_view(const boost::json::value& document, bool colour);
+std::string vm_view(const boost::json::value& document, bool colour);
+std::string adoption_view(const boost::json::value& document, bool colour);
+std::string findings_view(const boost::json::value& findings, bool colour);
+std::string change_view(const boost::json::value& document, bool colour);
+std::string operation_view(const boost::json::value& document, bool colour);
+// Pages of logs, without a header, so that they can be continued.
+std::string events_view(const boost::json::value& document, bool colour);
+std::string decisions_view(const boost::json::value& document, bool colour);
+std::string explanation_view(const boost::json::value& document, bool colour);
+std::string config_view(const boost::json::value& document, bool colour);
+// Host in two lines, then VMs with their faults.
+std::string top_view(const boost::json::value& host, const boost::json::value& vms, bool colour);
+
+}  // namespace tidepool::cli
