@@ -1,0 +1,73 @@
+#include "telemetry/metrics/metric_catalogue.h"
+
+#include <array>
+
+namespace tidepool::telemetry {
+namespace {
+
+using enum MetricKind;
+
+constexpr std::array kCatalogue{
+    MetricDescription{"tidepool_build_info", kGauge, "version", "Always 1; the agent's version is in the label."},
+    MetricDescription{"tidepool_config_last_reload_successful", kGauge, "",
+                      "1 if the last load of the configuration was accepted, else 0."},
+    MetricDescription{"tidepool_host_promised_bytes", kGauge, "", "Memory promised to all adopted VMs."},
+    MetricDescription{"tidepool_host_overhead_bytes", kGauge, "component", "Local DRAM that Tidepool itself takes."},
+    MetricDescription{"tidepool_host_evacuation_shortfall_bytes", kGauge, "",
+                      "Far memory that would not fit back into local DRAM now."},
+    MetricDescription{"tidepool_host_pressure_level", kGauge, "",
+                      "Memory pressure of the host: 0 none to 4 new VMs are refused."},
+    MetricDescription{"tidepool_vm_info", kGauge, "vm,uuid,class,mode,mechanism",
+                      "Always 1; what the VM is, in the labels."},
+    MetricDescription{"tidepool_vm_memory_bytes", kGauge, "vm,state",
+                      "Adopted memory by state; the states of a VM add up to what was promised."},
+    MetricDescription{"tidepool_vm_guarantee_bytes", kGauge, "vm", "Resident memory that policy never takes."},
+    MetricDescription{"tidepool_vm_guarantee_shortfall_bytes", kGauge, "vm",
+                      "Guaranteed and touched memory that is not resident."},
+    MetricDescription{"tidepool_vm_demoted_bytes_total", kCounter, "vm", "Memory moved out to the pool."},
+    MetricDescription{"tidepool_vm_promoted_bytes_total", kCounter, "vm,cause", "Memory brought home from the pool."},
+    MetricDescription{"tidepool_vm_faults_total", kCounter, "vm,kind", "Faults that the agent answered."},
+    MetricDescription{"tidepool_vm_fault_stall_seconds_total", kCounter, "vm",
+                      "Time that the VM's threads waited in faults, summed over threads."},
+    MetricDescription{"tidepool_vm_stall_budget_ratio", kGauge, "vm",
+                      "Share of time that the VM's threads may wait in faults."},
+    MetricDescription{"tidepool_vm_blocked", kGauge, "vm,reason",
+                      "1 while this reason keeps the VM's memory from moving; absent otherwise."},
+    MetricDescription{"tidepool_fault_duration_seconds", kHistogram, "tier,class",
+                      "Faults on far pages, from reading the event to the answer."},
+    MetricDescription{"tidepool_decisions_total", kCounter, "action,reason", "Decisions of the policy."},
+    MetricDescription{"tidepool_integrity_failures_total", kCounter, "cause",
+                      "Pages whose content failed verification."},
+    MetricDescription{"tidepool_adoptions_total", kCounter, "result,reason", "Attempts to adopt a process."},
+    MetricDescription{"tidepool_adoption_stop_seconds", kHistogram, "",
+                      "Time that a thread of the target stood still for an adoption."},
+    MetricDescription{"tidepool_tracker_usable", kGauge, "tracker",
+                      "1 if this tracker of hot memory can be used on this host, else 0."},
+    MetricDescription{"tidepool_tracker_cpu_seconds_total", kCounter, "tracker", "CPU time spent by this tracker."},
+    MetricDescription{"tidepool_store_used_bytes", kGauge, "store",
+                      "Used part of the store's capacity, its own waste included."},
+    MetricDescription{"tidepool_store_capacity_bytes", kGauge, "store", "Capacity of the store."},
+    MetricDescription{"tidepool_policy_tick_seconds", kHistogram, "", "Duration of one round of the policy."},
+    MetricDescription{"tidepool_metrics_dropped_series", kGauge, "",
+                      "Series left out of this scrape: beyond the bound, or a label set seen before."},
+};
+
+}  // namespace
+
+std::span<const MetricDescription> metric_catalogue() {
+  return kCatalogue;
+}
+
+std::string_view word(MetricKind kind) {
+  switch (kind) {
+    case kGauge:
+      return "gauge";
+    case kCounter:
+      return "counter";
+    case kHistogram:
+      return "histogram";
+  }
+  return "untyped";
+}
+
+}  // namespace tidepool::telemetry

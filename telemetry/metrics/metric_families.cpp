@@ -1,0 +1,221 @@
+#include "telemetry/metrics/metric_families.h"
+
+#include <prometheus/metric_family.h>
+
+#include <array>
+#include <cassert>
+#include <initializer_list>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/units.h"
+#include "telemetry/metrics/metric_catalogue.h"
+
+namespace tidepool::telemetry {
+namespace {
+
+using prometheus::ClientMetric;
+using Labels = std::vector<ClientMetric::Label>;
+
+constexpr std::size_t kMaxLabelBytes = 128;
+// 1,000 VMs with eight states each, and half as much again: what goes beyond is dropped and counted.
+constexpr std::size_t kMaxSeriesPerFamily = 12'000;
+// Exported bounds: two per power of two where latencies matter, then one, up to 137 s. Each is a bound of
+// LatencyHistogram, so the counts are exact.
+constexpr unsigned kFirstExponent = 10;
+constexpr unsigned kLastFineExponent = 30;
+constexpr unsigned kLastExponent = 37;
+
+// Printable ASCII passes: a name chosen by a tenant must neither break the exposition nor a terminal that shows it.
+std::string bounded(std::string_view value) {
+  std::string result(value.substr(0, kMaxLabelBytes));
+  for (char& c : result) {
+    if (c < 0x20 || c > 0x7e) c = '_';
+  }
+  return result;
+}
+
+Labels labels(std::initializer_list<std::pair<const char*, std::string_view>> pairs) {
+  Labels result;
+  result.reserve(pairs.size());
+  for (const auto& [name, value] : pairs) result.push_back({name, bounded(value)});
+  return result;
+}
+
+double as_double(Bytes bytes) {
+  return static_cast<double>(bytes.value);
+}
+double in_seconds(std::chrono::nanoseconds time) {
+  return std::chrono::duration<double>(time).count();
+}
+
+ClientMetric::Histogram histogram_of(const LatencyHistogram::Snapshot& snapshot) {
+  ClientMetric::Histogram result;
+  result.sample_count = snapshot.total;
+  result.sample_sum = static_cast<double>(snapshot.sum_ns) * 1e-9;
+  unsigned bucket = 0;
+  std::uint64_t below = 0;
+  const auto add_bound = [&](std::uint64_t bound_ns) {
+    for (; bucket < LatencyHistogram::bucket_of(bound_ns); ++bucket) below += snapshot.counts[bucket];
+    result.bucket.push_back({below, static_cast<double>(bound_ns) * 1e-9});
+  };
+  for (unsigned exponent = kFirstExponent; exponent <= kLastExponent; ++exponent) {
+    add_bound(1ull << exponent);
+    if (exponent < kLastFineExponent) add_bound(3ull << (exponent - 1));
+  }
+  return result;
+}
+
+class Families {
+ public:
+  Families() {
+    for (const MetricDescription& metric : metric_catalogue()) {
+      prometheus::MetricFamily family;
+      family.name = metric.name;
+      family.help = metric.help;
+      family.type = metric.kind == MetricKind::kGauge     ? prometheus::MetricType::Gauge
+                    : metric.kind == MetricKind::kCounter ? prometheus::MetricType::Counter
+                                                          : prometheus::MetricType::Histogram;
+      index_.emplace(metric.name, families_.size());
+      families_.push_back(std::move(family));
+      seen_.emplace_back();
+    }
+  }
+
+  void gauge(std::string_view name, double value, Labels of = {}) {
+    if (ClientMetric* series = add(name, std::move(of))) series->gauge.value = value;
+  }
+  void counter(std::string_view name, double value, Labels of = {}) {
+    if (ClientMetric* series = add(name, std::move(of))) series->counter.value = value;
+  }
+  void histogram(std::string_view name, const LatencyHistogram::Snapshot& value, Labels of = {}) {
+    if (ClientMetric* series = add(name, std::move(of))) series->histogram = histogram_of(value);
+  }
+
+  std::vector<prometheus::MetricFamily> finish() && {
+    gauge("tidepool_metrics_dropped_series", static_cast<double>(dropped_));
+    return std::move(families_);
+  }
+
+ private:
+  // Two series with the same labels make a scraper refuse the whole exposition, so the first one wins. Null when
+  // dropped.
+  ClientMetric* add(std::string_view name, Labels of) {
+    const auto found = index_.find(name);
+    assert(found != index_.end() && "a metric that is exported stands in the catalogue");
+    if (found == index_.end()) return nullptr;
+    prometheus::MetricFamily& family = families_[found->second];
+    if (family.metric.size() >= kMaxSeriesPerFamily || !seen_[found->second].insert(of).second) {
+      ++dropped_;
+      return nullptr;
+    }
+    ClientMetric series;
+    series.label = std::move(of);
+    return &family.metric.emplace_back(std::move(series));
+  }
+
+  std::vector<prometheus::MetricFamily> families_;
+  std::vector<std::set<Labels>> seen_;
+  std::map<std::string_view, std::size_t> index_;
+  std::uint64_t dropped_ = 0;
+};
+
+void add_host(Families& out, const HostSample& host) {
+  out.gauge("tidepool_build_info", 1, labels({{"version", host.version}}));
+  out.gauge("tidepool_config_last_reload_successful", host.config_last_reload_successful ? 1 : 0);
+  out.gauge("tidepool_host_promised_bytes", as_double(host.promised));
+  const auto overhead = [&](const char* component, Bytes bytes) {
+    out.gauge("tidepool_host_overhead_bytes", as_double(bytes), labels({{"component", component}}));
+  };
+  overhead("pool", host.overhead.pool);
+  overhead("metadata", host.overhead.metadata);
+  overhead("frames", host.overhead.frames);
+  overhead("agent", host.overhead.agent);
+  overhead("keeper", host.overhead.keeper);
+  out.gauge("tidepool_host_evacuation_shortfall_bytes", as_double(host.evacuation_shortfall));
+  out.gauge("tidepool_host_pressure_level", host.pressure_level);
+  for (const DecisionCount& of : host.decisions)
+    out.counter("tidepool_decisions_total", static_cast<double>(of.count),
+                labels({{"action", of.action}, {"reason", of.reason}}));
+  for (const IntegrityFailureCount& of : host.integrity_failures)
+    out.counter("tidepool_integrity_failures_total", static_cast<double>(of.count), labels({{"cause", of.cause}}));
+  for (const AdoptionCount& of : host.adoptions)
+    out.counter("tidepool_adoptions_total", static_cast<double>(of.count),
+                labels({{"result", of.result}, {"reason", of.reason}}));
+  out.histogram("tidepool_adoption_stop_seconds", host.adoption_stop);
+  out.histogram("tidepool_policy_tick_seconds", host.policy_tick);
+  for (const TrackerSample& of : host.trackers) {
+    out.gauge("tidepool_tracker_usable", of.usable ? 1 : 0, labels({{"tracker", of.name}}));
+    out.counter("tidepool_tracker_cpu_seconds_total", in_seconds(of.cpu), labels({{"tracker", of.name}}));
+  }
+}
+
+void add_vm_memory(Families& out, const VmSample& vm) {
+  const VmMemoryStates& memory = vm.memory;
+  const std::array<std::pair<const char*, Bytes>, 8> states{{{"untouched", memory.untouched},
+                                                             {"resident", memory.resident},
+                                                             {"clean_copy", memory.clean_copy},
+                                                             {"moving_out", memory.moving_out},
+                                                             {"far", memory.far},
+                                                             {"fetching", memory.fetching},
+                                                             {"released", memory.released},
+                                                             {"excluded", memory.excluded}}};
+  for (const auto& [state, bytes] : states)
+    out.gauge("tidepool_vm_memory_bytes", as_double(bytes), labels({{"vm", vm.name}, {"state", state}}));
+}
+
+void add_vm(Families& out, const VmSample& vm) {
+  out.gauge("tidepool_vm_info", 1,
+            labels({{"vm", vm.name},
+                    {"uuid", vm.uuid},
+                    {"class", vm.service_class},
+                    {"mode", vm.mode},
+                    {"mechanism", vm.mechanism}}));
+  add_vm_memory(out, vm);
+  out.gauge("tidepool_vm_guarantee_bytes", as_double(vm.guarantee), labels({{"vm", vm.name}}));
+  out.gauge("tidepool_vm_guarantee_shortfall_bytes", as_double(vm.guarantee_shortfall), labels({{"vm", vm.name}}));
+  out.counter("tidepool_vm_demoted_bytes_total", as_double(vm.demoted), labels({{"vm", vm.name}}));
+  const auto promoted = [&](const char* cause, Bytes bytes) {
+    out.counter("tidepool_vm_promoted_bytes_total", as_double(bytes), labels({{"vm", vm.name}, {"cause", cause}}));
+  };
+  promoted("demand", vm.promoted_demand);
+  promoted("prefetch", vm.promoted_prefetch);
+  promoted("restore", vm.promoted_restore);
+  const auto faults = [&](const char* kind, std::uint64_t count) {
+    out.counter("tidepool_vm_faults_total", static_cast<double>(count), labels({{"vm", vm.name}, {"kind", kind}}));
+  };
+  faults("far", vm.faults_far);
+  faults("first", vm.faults_first);
+  faults("write", vm.faults_write);
+  faults("minor", vm.faults_minor);
+  out.counter("tidepool_vm_fault_stall_seconds_total", in_seconds(vm.fault_stall), labels({{"vm", vm.name}}));
+  out.gauge("tidepool_vm_stall_budget_ratio", vm.stall_budget, labels({{"vm", vm.name}}));
+  for (const std::string& reason : vm.blocked)
+    out.gauge("tidepool_vm_blocked", 1, labels({{"vm", vm.name}, {"reason", reason}}));
+}
+
+void add_fault_latency(Families& out, const std::vector<FaultLatencySample>& samples) {
+  std::map<std::pair<std::string_view, std::string_view>, LatencyHistogram::Snapshot> merged;
+  for (const FaultLatencySample& sample : samples) merged[{sample.tier, sample.service_class}].merge(sample.latency);
+  for (const auto& [key, latency] : merged)
+    out.histogram("tidepool_fault_duration_seconds", latency, labels({{"tier", key.first}, {"class", key.second}}));
+}
+
+}  // namespace
+
+std::vector<prometheus::MetricFamily> metric_families(const MetricsSnapshot& snapshot) {
+  Families out;
+  add_host(out, snapshot.host);
+  for (const VmSample& vm : snapshot.vms) add_vm(out, vm);
+  for (const StoreSample& store : snapshot.stores) {
+    out.gauge("tidepool_store_used_bytes", as_double(store.used), labels({{"store", store.name}}));
+    out.gauge("tidepool_store_capacity_bytes", as_double(store.capacity), labels({{"store", store.name}}));
+  }
+  add_fault_latency(out, snapshot.fault_latency);
+  return std::move(out).finish();
+}
+
+}  // namespace tidepool::telemetry
