@@ -1,6 +1,7 @@
 // Goal: what the documentation names is what the agent exports, in both directions.
 #include <gtest/gtest.h>
 
+#include <boost/json.hpp>
 #include <cctype>
 #include <fstream>
 #include <map>
@@ -54,6 +55,55 @@ TEST(MetricsPage, ListsExactlyWhatIsExported) {
     rows.erase(row);
   }
   for (const auto& [name, cells] : rows) ADD_FAILURE() << name << " is documented and not exported";
+}
+
+// The names that a dashboard or a rule uses, without the suffixes that a histogram's series carry.
+std::set<std::string> names_used_in(const std::string& text) {
+  std::set<std::string> names;
+  const std::string prefix = "tidepool_";
+  for (std::size_t at = 0; (at = text.find(prefix, at)) != std::string::npos;) {
+    std::size_t end = at;
+    while (end < text.size() && (std::isalnum(static_cast<unsigned char>(text[end])) || text[end] == '_')) ++end;
+    names.insert(text.substr(at, end - at));
+    at = end;
+  }
+  return names;
+}
+
+bool is_exported(const std::string& name) {
+  for (const MetricDescription& metric : metric_catalogue()) {
+    if (metric.kind != MetricKind::kHistogram && name == metric.name) return true;
+    if (metric.kind != MetricKind::kHistogram || !name.starts_with(metric.name)) continue;
+    const std::string suffix = name.substr(metric.name.size());
+    if (suffix == "_bucket" || suffix == "_sum" || suffix == "_count") return true;
+  }
+  return false;
+}
+
+TEST(Dashboard, IsJsonAndAsksOnlyForMetricsThatExist) {
+  const std::string text = read_source_file("telemetry/dashboards/tidepool-host.json");
+  boost::system::error_code error;
+  const boost::json::value dashboard = boost::json::parse(text, error);
+  ASSERT_FALSE(error) << error.message();
+  std::set<std::int64_t> ids;
+  for (const boost::json::value& panel : dashboard.at("panels").as_array()) {
+    const std::string title(panel.at("title").as_string());
+    EXPECT_TRUE(ids.insert(panel.at("id").as_int64()).second) << title;
+    ASSERT_FALSE(panel.at("targets").as_array().empty()) << title;
+    for (const boost::json::value& target : panel.at("targets").as_array()) {
+      const std::string expression(target.at("expr").as_string());
+      const std::set<std::string> names = names_used_in(expression);
+      EXPECT_FALSE(names.empty()) << title;
+      for (const std::string& name : names) EXPECT_TRUE(is_exported(name)) << title << " asks for " << name;
+    }
+  }
+  EXPECT_EQ(ids.size(), 9u);
+}
+
+TEST(AlertRules, AskOnlyForMetricsThatExist) {
+  const std::set<std::string> names = names_used_in(read_source_file("telemetry/alerts/tidepool.rules.yml"));
+  EXPECT_GE(names.size(), 8u);
+  for (const std::string& name : names) EXPECT_TRUE(is_exported(name)) << name;
 }
 
 TEST(MetricCatalogue, NamesUnitsAndCounters) {
