@@ -18,8 +18,8 @@ struct ApiErrorKind {
   std::string_view code;  // stable word for programs
 };
 
-// 400 invalid, 404 not_found, 409 conflict, 422 refused, 503 unavailable or timed_out, 500 failed; by Error::code as agent_service.h
-// says.
+// 400 invalid, 404 not_found, 409 conflict, 422 refused, 503 unavailable or timed_out, 500 failed; by Error::code as
+// agent_service.h says.
 ApiErrorKind kind_of(const std::error_code& code);
 
 boost::json::object error_object(const Error& error, const std::vector<Finding>& findings = {});

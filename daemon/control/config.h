@@ -100,8 +100,8 @@ struct Config {
   struct Adopt {
     bool automatic = false;  // key "auto": adopt what a [[rule]] matches without being told
     std::vector<std::string> allow_exe = {"/usr/bin/qemu-system-*"};
-    bool allow_ptrace = true;  // false: co-operative hand-off only
-    std::string helper = "/usr/libexec/tidepool/tidepool-adopt";
+    bool allow_ptrace = true;    // false: co-operative hand-off only
+    std::string helper;          // program; empty: tidepool-adopt beside the agent's own
     std::string handoff_socket;  // empty: no co-operative hand-off is offered
     bool operator==(const Adopt&) const = default;
   } adopt;
@@ -127,7 +127,7 @@ struct Config {
   struct Keeper {
     FdHolderKind holder = FdHolderKind::kAuto;
     std::string socket = "/run/tidepool/keeper.sock";
-    std::string program = "/usr/bin/tidepool-keeper";  // started when nothing listens on `socket`; empty: never started
+    std::string program;  // started when nothing listens on `socket`; empty: tidepool-keeper beside the agent's own
     bool operator==(const Keeper&) const = default;
   } keeper;
 

@@ -285,7 +285,7 @@ std::vector<ConfigField> behaviour_fields() {
       live("adopt.auto", boolean(), MEMBER(adopt.automatic)),
       live("adopt.allow_exe", path_globs(), MEMBER(adopt.allow_exe)),
       live("adopt.allow_ptrace", boolean(), MEMBER(adopt.allow_ptrace)),
-      at_start("adopt.helper", path(false), MEMBER(adopt.helper)),
+      at_start("adopt.helper", path(true), MEMBER(adopt.helper)),
       at_start("adopt.handoff_socket", socket_path(true), MEMBER(adopt.handoff_socket)),
       live("defaults.class", word(), MEMBER(defaults.service_class)),
       live("defaults.guarantee", amount(), MEMBER(defaults.guarantee)),
