@@ -17,8 +17,7 @@ bool contains(std::span<const InodeId> objects, const InodeId& file) {
 
 void sort_unique(std::vector<InodeId>& files) {
   std::ranges::sort(files);
-  const auto repeated = std::ranges::unique(files);
-  files.erase(repeated.begin(), repeated.end());
+  files.erase(std::unique(files.begin(), files.end()), files.end());
 }
 
 // The file behind a descriptor. Asked only where the inode number already fits: stat(2) of a file on a dead network

@@ -15,7 +15,7 @@ class Findings {
   explicit Findings(const AdoptionRules& rules) : rules_(rules) {}
 
   // `detail` says what was found; the table says what it means.
-  void add(std::string_view code, std::string detail) {
+  void add(std::string_view code, const std::string& detail) {
     const auto table = eligibility_rules();
     const auto rule = std::ranges::find(table, code, &EligibilityRule::code);
     if (rule == table.end()) return;

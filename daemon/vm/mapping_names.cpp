@@ -166,8 +166,7 @@ std::vector<kernel::InodeId> MappingChoice::objects() const {
     if (is_shared(mapping.kind)) objects.push_back(mapping.object);
   }
   std::ranges::sort(objects);
-  const auto repeated = std::ranges::unique(objects);
-  objects.erase(repeated.begin(), repeated.end());
+  objects.erase(std::unique(objects.begin(), objects.end()), objects.end());
   return objects;
 }
 
