@@ -82,7 +82,8 @@ Result<> register_ring(int ring, unsigned operation, const void* argument, unsig
 Result<> restrict_and_enable(int ring) {
   // Workers first: once restrictions are in force no registration is possible, which is the point of them.
   std::array<std::uint32_t, 2> workers{kDropWorkers, kDropWorkers};
-  if (auto done = register_ring(ring, IORING_REGISTER_IOWQ_MAX_WORKERS, workers.data(), 2, "bound the workers of"); !done)
+  if (auto done = register_ring(ring, IORING_REGISTER_IOWQ_MAX_WORKERS, workers.data(), 2, "bound the workers of");
+      !done)
     return done;
   io_uring_restriction only_madvise{};
   only_madvise.opcode = IORING_RESTRICTION_SQE_OP;
@@ -122,8 +123,8 @@ Result<DropRing> DropRing::attach(UniqueFd ring, const io_uring_params& geometry
   if (auto same = check_shape(ring.get(), geometry); !same) return tl::unexpected(same.error());
   const int flags = MAP_SHARED | MAP_POPULATE;
   // Fails when the ring is shorter, so nothing that is mapped lies behind its end.
-  auto rings =
-      Mapping::of_file(ring.get(), Bytes{rings_length(geometry)}, Bytes{IORING_OFF_SQ_RING}, PROT_READ | PROT_WRITE, flags);
+  auto rings = Mapping::of_file(ring.get(), Bytes{rings_length(geometry)}, Bytes{IORING_OFF_SQ_RING},
+                                PROT_READ | PROT_WRITE, flags);
   if (!rings) return tl::unexpected(rings.error());
   auto entries = Mapping::of_file(ring.get(), Bytes{geometry.sq_entries * sizeof(io_uring_sqe)}, Bytes{IORING_OFF_SQES},
                                   PROT_READ | PROT_WRITE, flags);

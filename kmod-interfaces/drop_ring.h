@@ -1,11 +1,12 @@
-// Dropping another process's private memory from outside: an io_uring that was made inside the target (so it works on the
-// target's address space) and is driven from here. Every drop is one MADV_DONTNEED, done by the ring's kernel threads;
-// the target itself is not stopped and runs no code for it.
+// Dropping another process's private memory from outside: an io_uring that was made inside the target (so it works on
+// the target's address space) and is driven from here. Every drop is one MADV_DONTNEED, done by the ring's kernel
+// threads; the target itself is not stopped and runs no code for it.
 //
 // The ring is restricted before it is enabled: it executes IORING_OP_MADVISE and nothing else, takes no further
-// registrations, and has at most kDropWorkers kernel workers. The target may have kept a way to write to the shared rings,
-// so nothing read from them is believed: completions are matched against what is in flight here, positions are kept here,
-// and a ring that contradicts itself is broken for good. A completed drop is a hint that the pages are gone; pagemap proves it.
+// registrations, and has at most kDropWorkers kernel workers. The target may have kept a way to write to the shared
+// rings, so nothing read from them is believed: completions are matched against what is in flight here, positions are
+// kept here, and a ring that contradicts itself is broken for good. A completed drop is a hint that the pages are gone;
+// pagemap proves it.
 //
 // What to expect from the kernel (io_uring_setup(2), io_uring_register(2), tried on 6.18):
 // - A stopped or frozen target completes nothing until it goes on: the caller needs deadlines of its own.
@@ -35,8 +36,8 @@ inline constexpr std::uint32_t kDropWorkers = 2;
 // The kernel takes 32-bit lengths only (before 6.13).
 inline constexpr Bytes kMaxDropBytes{1ull << 30};
 
-// What a drop ring must be set up with, wherever that happens. idle_ms: how long its kernel thread spins before it sleeps
-// (0 would mean one second).
+// What a drop ring must be set up with, wherever that happens. idle_ms: how long its kernel thread spins before it
+// sleeps (0 would mean one second).
 io_uring_params drop_ring_parameters(std::uint32_t idle_ms);
 
 // Where the kernel puts heads, tails and arrays of a ring with `entries` entries and drop_ring_parameters(): found out
@@ -55,8 +56,9 @@ class DropRing {
   // Restricts and enables it. EBADF: not an io_uring. EBADMSG: not a ring of that shape. EBADFD: enabled already.
   static Result<DropRing> attach(UniqueFd ring, const io_uring_params& geometry);
 
-  // The target's pages [range) shall go: MADV_DONTNEED. Never blocks. 0, or EAGAIN: as much in flight as the ring holds,
-  // reap first; EINVAL: not whole pages, empty or above kMaxDropBytes; EOWNERDEAD: the target is gone; EBADMSG: broken.
+  // The target's pages [range) shall go: MADV_DONTNEED. Never blocks. 0, or EAGAIN: as much in flight as the ring
+  // holds, reap first; EINVAL: not whole pages, empty or above kMaxDropBytes; EOWNERDEAD: the target is gone; EBADMSG:
+  // broken.
   [[nodiscard]] int submit(AddressRange range, std::uint64_t cookie);
   // Completions in any order, as many as there are and fit. Never blocks. Call it now and then while anything is in
   // flight: it also wakes the ring's thread should that have missed something.
@@ -64,9 +66,11 @@ class DropRing {
 
   std::size_t in_flight() const { return in_flight_; }
   std::size_t capacity() const { return slots_.size(); }
-  // The ring contradicted itself, or its owner is gone. What is in flight may or may not be dropped still: pagemap tells.
+  // The ring contradicted itself, or its owner is gone. What is in flight may or may not be dropped still: pagemap
+  // tells.
   bool broken() const { return broken_ != 0; }
-  // For poll(2): readable when there is something to reap. For whoever keeps descriptors: to be duplicated.
+  // For poll(2): readable when there is something to reap. It cannot be sent over a socket (SCM_RIGHTS: EINVAL since
+  // Linux 6.8), so nobody else can keep it: after the agent's end a new ring is placed.
   int fd() const { return ring_.get(); }
 
  private:

@@ -37,7 +37,9 @@ Result<UniqueFd> take_descriptor(int pidfd, int number) {
   return UniqueFd{static_cast<int>(fd)};
 }
 
-bool pidfd_alive(int pidfd) { return !has_ended(pidfd, 0); }
+bool pidfd_alive(int pidfd) {
+  return !has_ended(pidfd, 0);
+}
 
 bool await_end(int pidfd, Nanoseconds limit) {
   const SystemClock clock;
@@ -49,7 +51,9 @@ bool await_end(int pidfd, Nanoseconds limit) {
   }
 }
 
-std::string descriptor_target(int fd) { return link_target("/proc/self/fd/" + std::to_string(fd)); }
+std::string descriptor_target(int fd) {
+  return link_target("/proc/self/fd/" + std::to_string(fd));
+}
 
 bool same_open_file(int mine, pid_t pid, int theirs) {
   const long order = ::syscall(SYS_kcmp, ::getpid(), pid, KCMP_FILE, mine, theirs);

@@ -1,4 +1,5 @@
-// Processes by descriptor: a pidfd names one process for ever, whatever happens to its pid. pidfd_open(2), pidfd_getfd(2).
+// Processes by descriptor: a pidfd names one process for ever, whatever happens to its pid. pidfd_open(2),
+// pidfd_getfd(2).
 #pragma once
 
 #include <sys/types.h>
@@ -15,8 +16,8 @@ namespace tidepool::kernel {
 // Whose it is must be checked afterwards (start time), because the pid may have been recycled before the call.
 Result<UniqueFd> open_pidfd(pid_t pid);
 
-// A duplicate of the process's descriptor `number`, close-on-exec. Needs the right to trace the process; EPERM also comes
-// from a security module that refuses to hand this kind of file over.
+// A duplicate of the process's descriptor `number`, close-on-exec. Needs the right to trace the process; EPERM also
+// comes from a security module that refuses to hand this kind of file over.
 Result<UniqueFd> take_descriptor(int pidfd, int number);
 
 // False once the process has ended (a zombie has).
@@ -24,8 +25,8 @@ bool pidfd_alive(int pidfd);
 // Waits until the process has ended; false when `limit` passed first.
 bool await_end(int pidfd, Nanoseconds limit);
 
-// What /proc/self/fd/`fd` points to: "anon_inode:[io_uring]", "/dev/null", ... Only the kernel can give a file a name that
-// begins with "anon_inode:". Empty when `fd` is not open.
+// What /proc/self/fd/`fd` points to: "anon_inode:[io_uring]", "/dev/null", ... Only the kernel can give a file a name
+// that begins with "anon_inode:". Empty when `fd` is not open.
 std::string descriptor_target(int fd);
 
 // True when both descriptors are one open file: descriptor `mine` of this process and `theirs` of process `pid`.

@@ -2,11 +2,11 @@
 //
 // tidepool-adopt, a short-lived privileged program, stops one thread of the process once (well below a millisecond on a
 // quiet host), places everything and goes. Nothing else of the process stops, no call of it returns EINTR for this, and
-// a failure leaves it as it was. What stays in the process is its own descriptor of each userfaultfd: with it, its threads
-// wait (rather than read zeros) when this agent dies while memory is away.
+// a failure leaves it as it was. What stays in the process is its own descriptor of each userfaultfd: with it, its
+// threads wait (rather than read zeros) when this agent dies while memory is away.
 //
-// Both calls block for as long as the helper takes (milliseconds; at most the deadline), so they belong on a thread that
-// serves neither faults nor requests. Thread-safe.
+// Both calls block for as long as the helper takes (milliseconds; at most the deadline), so they belong on a thread
+// that serves neither faults nor requests. Thread-safe.
 #pragma once
 
 #include <sys/types.h>
@@ -56,8 +56,9 @@ struct Foothold {
 };
 
 // Errors, with what to do about them: ESRCH no such process, it ended meanwhile, or its pid is somebody else's now;
-// EINVAL a kernel thread, a thread's id, the agent itself; ENOTSUP a 32-bit process; EBUSY traced by somebody else, or no
-// thread fit to be stopped; EPERM/EACCES not permitted; ENOSYS no userfaultfd or io_uring; ETIMEDOUT it does not stop (frozen).
+// EINVAL a kernel thread, a thread's id, the agent itself; ENOTSUP a 32-bit process; EBUSY traced by somebody else, or
+// no thread fit to be stopped; EPERM/EACCES not permitted; ENOSYS no userfaultfd or io_uring; ETIMEDOUT it does not
+// stop (frozen).
 Result<Foothold> take_foothold(const FootholdRequest& request);
 
 struct PlacedDescriptor {
@@ -77,8 +78,8 @@ struct LetGoOutcome {
   Nanoseconds stopped{0};  // zero when nothing had to be closed
 };
 
-// Closes the target's own descriptors again, after its memory is home and unregistered: the process is then as it was found.
-// ESRCH, when the process is gone, leaves nothing to do.
+// Closes the target's own descriptors again, after its memory is home and unregistered: the process is then as it was
+// found. ESRCH, when the process is gone, leaves nothing to do.
 Result<LetGoOutcome> let_go(const LetGoRequest& request);
 
 }  // namespace tidepool::daemon

@@ -183,7 +183,8 @@ TEST_F(DropRingTest, BreaksRatherThanBelieveForgedCompletions) {
   for (const std::uint64_t forged_user_data : {std::uint64_t{0}, ~std::uint64_t{0}, std::uint64_t{kEntries}}) {
     auto ring = attach();
     ASSERT_TRUE(ring) << ring.error().message();
-    auto rings = Mapping::of_file(ring->fd(), Bytes{4096}, Bytes{IORING_OFF_SQ_RING}, PROT_READ | PROT_WRITE, MAP_SHARED);
+    auto rings =
+        Mapping::of_file(ring->fd(), Bytes{4096}, Bytes{IORING_OFF_SQ_RING}, PROT_READ | PROT_WRITE, MAP_SHARED);
     ASSERT_TRUE(rings);
     ASSERT_EQ(ring->submit(pages_of(memory_, 0, 1), 1), 0);
     ASSERT_EQ(reap(*ring, 1).size(), 1U);
