@@ -220,21 +220,21 @@ void add_options(CLI::App& app, CacheOptions& options) {
 
 int main(int argc, char** argv) {
   using namespace tidepool::load;
-  CLI::App app{
-      "Stores values whose every byte is known in a memcached or Redis, reads them back under load and checks them; a "
-      "value that is lost counts as\n"
-      "wrong. Prints `ready` once all keys are stored. SIGUSR1: interim report. SIGINT, SIGTERM: check all, report, "
-      "exit.\n"
-      "Exit status: 0 every byte was right, 1 a mismatch or a failure, 2 wrong usage."};
-  CacheOptions options;
   try {
+    CLI::App app{
+        "Stores values whose every byte is known in a memcached or Redis, reads them back under load and checks them; "
+        "a value that is lost\n"
+        "counts as wrong. Prints `ready` once all keys are stored. SIGUSR1: interim report. SIGINT, SIGTERM: check "
+        "all, report, exit.\n"
+        "Exit status: 0 every byte was right, 1 a mismatch or a failure, 2 wrong usage."};
+    CacheOptions options;
     add_options(app, options);
-    app.parse(argc, argv);
-    if (options.memcached.empty() == options.redis.empty()) throw CLI::RequiredError("one of --memcached, --redis");
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error, std::cout, std::cerr) == 0 ? 0 : kExitUsage;
-  }
-  try {
+    try {
+      app.parse(argc, argv);
+      if (options.memcached.empty() == options.redis.empty()) throw CLI::RequiredError("one of --memcached, --redis");
+    } catch (const CLI::ParseError& error) {
+      return app.exit(error, std::cout, std::cerr) == 0 ? 0 : kExitUsage;
+    }
     keep_bookkeeping_small();
     return run_cache_load(options);
   } catch (const ServerFailed& failed) {

@@ -35,7 +35,7 @@ void keep_bookkeeping_small() {
   ::mallopt(M_ARENA_MAX, 1);
   pthread_attr_t attributes;
   if (::pthread_attr_init(&attributes) != 0) return;
-  constexpr std::size_t kStack = 960 * 1024;
+  constexpr std::size_t kStack = std::size_t{960} << 10;
   ::pthread_attr_setstacksize(&attributes, kStack);
   ::pthread_setattr_default_np(&attributes);
   ::pthread_attr_destroy(&attributes);

@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string>
 #include <thread>
 #include <vector>
@@ -125,22 +126,31 @@ std::uint64_t number(const std::map<std::string, std::string>& parameters, const
   }
 }
 
+[[noreturn]] void run_guest() {
+  prepare_system();
+  const auto parameters = load_parameters();
+  const std::uint64_t bytes = number(parameters, "fill", 64) << 20;
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    std::puts("guest: no memory for load.fill");
+    power_off();
+  }
+  GuestLoad load(static_cast<std::byte*>(memory), bytes / kPageSize, (number(parameters, "hot", 16) << 20) / kPageSize,
+                 number(parameters, "seed", 1));
+  load.fill();
+  fmt::print("guest ready pages={}\n", bytes / kPageSize);
+  work(load, number(parameters, "rate", 2000));
+}
+
 }  // namespace
 }  // namespace tidepool::guest
 
 int main() {
-  using namespace tidepool;
-  guest::prepare_system();
-  const auto parameters = guest::load_parameters();
-  const std::uint64_t bytes = guest::number(parameters, "fill", 64) << 20;
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
-    std::puts("guest: no memory for load.fill");
-    guest::power_off();
+  try {
+    tidepool::guest::run_guest();
+  } catch (const std::exception& error) {
+    // An init that returns panics the kernel: say why, then go.
+    std::printf("guest: %s\n", error.what());
+    tidepool::guest::power_off();
   }
-  guest::GuestLoad load(static_cast<std::byte*>(memory), bytes / kPageSize,
-                        (guest::number(parameters, "hot", 16) << 20) / kPageSize, guest::number(parameters, "seed", 1));
-  load.fill();
-  fmt::print("guest ready pages={}\n", bytes / kPageSize);
-  guest::work(load, guest::number(parameters, "rate", 2000));
 }

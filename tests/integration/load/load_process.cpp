@@ -20,6 +20,7 @@ LoadProcess::LoadProcess(std::vector<std::string> arguments, const std::string& 
       name.starts_with('/') ? name : std::string(folder ? folder : TIDEPOOL_BINARY_DIR "/bin") + "/" + name;
   arguments.insert(arguments.begin(), program);
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
 

@@ -192,12 +192,13 @@ TEST(TruthTable, LetsOneWriterAtATimeChangeAPage) {
   auto table = TruthTable::create(4_pages);
   ASSERT_TRUE(table);
   EXPECT_TRUE(table->read(2).zero) << "memory that nobody wrote reads as zero";
-  constexpr int kRounds = 20'000;
+  constexpr std::uint64_t kRounds = 20'000;
   {
     std::vector<std::jthread> writers;
+    writers.reserve(4);
     for (int t = 0; t < 4; ++t) {
       writers.emplace_back([&table] {
-        for (int i = 0; i < kRounds; ++i) {
+        for (std::uint64_t i = 0; i < kRounds; ++i) {
           const TruthTable::State state = table->lock(2);
           table->unlock(2, {.version = state.version + 1, .zero = false});
         }
