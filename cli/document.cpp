@@ -1,8 +1,10 @@
 #include "cli/document.h"
 
 #include <algorithm>
+#include <array>
 #include <boost/json.hpp>
 #include <cctype>
+#include <charconv>
 
 #include "base/quantity_text.h"
 
@@ -10,6 +12,19 @@ namespace tidepool::cli {
 namespace {
 
 namespace json = boost::json;
+
+// A number with a point stays one, in a form that YAML 1.1 and people read as well: 0.01, not 1E-2.
+std::string number_text(double value) {
+  std::array<char, 400> text{};  // the longest double in fixed notation has 309 digits before the point
+  const auto [end, error] = std::to_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
+  std::string result = error == std::errc{} ? std::string(text.data(), end) : "0";
+  if (result.find('.') == std::string::npos) result += ".0";
+  return result;
+}
+
+std::string scalar_text(const json::value& value) {
+  return value.is_double() ? number_text(value.get_double()) : json::serialize(value);
+}
 
 void pretty(std::string& out, const json::value& value, std::size_t depth) {
   const std::string inner((depth + 1) * 2, ' ');
@@ -35,7 +50,7 @@ void pretty(std::string& out, const json::value& value, std::size_t depth) {
     }
     out += "\n" + outer + "]";
   } else {
-    out += json::serialize(value);
+    out += scalar_text(value);
   }
 }
 
@@ -54,7 +69,7 @@ bool plain_in_yaml(std::string_view text) {
 
 std::string yaml_scalar(const json::value& value) {
   if (value.is_string() && plain_in_yaml(value.get_string())) return std::string(value.get_string());
-  return json::serialize(value);  // also {} and []
+  return scalar_text(value);  // also {} and []
 }
 
 bool nested(const json::value& value) {
