@@ -1,0 +1,147 @@
+// The small parts of the control library.
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <latch>
+#include <thread>
+
+#include "base/unique_fd.h"
+#include "daemon/control/log.h"
+#include "daemon/control/notify.h"
+#include "daemon/control/utf8.h"
+#include "daemon/control/worker_pool.h"
+#include "tests/integration/control/raw_client.h"
+
+namespace tidepool::daemon::testing {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(Utf8, ValidTextPassesUnchanged) {
+  for (const char* text : {"", "plain", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a", "\xf4\x8f\xbf\xbf"})
+    EXPECT_EQ(to_valid_utf8(text), text);
+}
+
+TEST(Utf8, EveryInvalidByteIsReplaced) {
+  const std::string mark = "\xEF\xBF\xBD";
+  EXPECT_EQ(to_valid_utf8("a\xff"), "a" + mark);
+  EXPECT_EQ(to_valid_utf8("\xc3"), mark);                                   // cut off
+  EXPECT_EQ(to_valid_utf8("\xc0\xaf"), mark + mark);                        // overlong
+  EXPECT_EQ(to_valid_utf8("\xe0\x80\xaf"), mark + mark + mark);             // overlong
+  EXPECT_EQ(to_valid_utf8("\xed\xa0\x80"), mark + mark + mark);             // surrogate
+  EXPECT_EQ(to_valid_utf8("\xf4\x90\x80\x80"), mark + mark + mark + mark);  // beyond U+10FFFF
+  EXPECT_EQ(to_valid_utf8("\xe2\x82"
+                          "b"),
+            mark + mark + "b");
+}
+
+TEST(WorkerPool, RefusesMoreThanMayWaitAndRunsTheRest) {
+  std::latch started{1};
+  std::latch go{1};
+  std::atomic<int> ran{0};
+  {
+    WorkerPool pool(1, 2);
+    ASSERT_TRUE(pool.submit([&] {
+      started.count_down();
+      go.wait();
+      ++ran;
+    }));
+    started.wait();
+    EXPECT_TRUE(pool.submit([&] { ++ran; }));
+    EXPECT_TRUE(pool.submit([&] { ++ran; }));
+    EXPECT_FALSE(pool.submit([&] { ++ran; }));
+    go.count_down();
+    while (ran < 3) std::this_thread::yield();
+  }
+  EXPECT_EQ(ran, 3);
+}
+
+TEST(WorkerPool, EndingWaitsForWhatRunsAndDropsWhatWaits) {
+  std::latch started{1};
+  std::atomic<bool> let_go{false};
+  std::atomic<int> ran{0};
+  auto pool = std::make_unique<WorkerPool>(1, 8);
+  ASSERT_TRUE(pool->submit([&] {
+    started.count_down();
+    while (!let_go) std::this_thread::yield();
+    ++ran;
+  }));
+  started.wait();
+  ASSERT_TRUE(pool->submit([&] { ++ran; }));
+  std::thread end([&] { pool.reset(); });
+  // From here on nothing more is taken; the running job decides when the end comes.
+  std::this_thread::yield();
+  let_go = true;
+  end.join();
+  EXPECT_GE(ran, 1);
+  EXPECT_LE(ran, 2);
+}
+
+// Listens where systemd would.
+class Notified : public ::testing::Test {
+ protected:
+  Notified() : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
+    const std::string path = folder_.path() + "/notify";
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    EXPECT_EQ(::bind(socket_.get(), static_cast<const sockaddr*>(static_cast<const void*>(&address)), sizeof address),
+              0);
+    ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
+  }
+  ~Notified() override {
+    ::unsetenv("NOTIFY_SOCKET");
+    ::unsetenv("WATCHDOG_USEC");
+    ::unsetenv("WATCHDOG_PID");
+  }
+
+  std::string next() {
+    char text[1024];
+    const ssize_t got = ::recv(socket_.get(), text, sizeof text, 0);
+    return got > 0 ? std::string(text, static_cast<std::size_t>(got)) : "";
+  }
+
+  TemporaryFolder folder_;
+  UniqueFd socket_;
+};
+
+TEST_F(Notified, HearsEveryStateOnce) {
+  EXPECT_TRUE(ServiceManager::present());
+  ServiceManager::ready("2 VMs\nREADY=0");
+  EXPECT_EQ(next(), "READY=1\nSTATUS=2 VMs READY=0") << "a line feed must not begin an assignment";
+  ServiceManager::reloading();
+  EXPECT_TRUE(next().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+  ServiceManager::status("bringing 1.2G home");
+  EXPECT_EQ(next(), "STATUS=bringing 1.2G home");
+  ServiceManager::extend_timeout(90s);
+  EXPECT_EQ(next(), "EXTEND_TIMEOUT_USEC=90000000");
+  ServiceManager::watchdog();
+  EXPECT_EQ(next(), "WATCHDOG=1");
+  ServiceManager::stopping("bye");
+  EXPECT_EQ(next(), "STOPPING=1\nSTATUS=bye");
+}
+
+TEST_F(Notified, WatchdogIsForTheProcessThatIsNamed) {
+  EXPECT_FALSE(ServiceManager::watchdog_interval());
+  ::setenv("WATCHDOG_USEC", "30000000", 1);
+  ::setenv("WATCHDOG_PID", std::to_string(::getpid()).c_str(), 1);
+  EXPECT_EQ(ServiceManager::watchdog_interval(), 30s);
+  ::setenv("WATCHDOG_PID", "1", 1);
+  EXPECT_FALSE(ServiceManager::watchdog_interval());
+}
+
+TEST(Notify, WithoutSystemdNothingHappens) {
+  ::unsetenv("NOTIFY_SOCKET");
+  EXPECT_FALSE(ServiceManager::present());
+  ServiceManager::ready("x");
+  ServiceManager::watchdog();
+}
+
+}  // namespace
+}  // namespace tidepool::daemon::testing
