@@ -29,7 +29,9 @@ std::uint64_t pages_within(Bytes capacity) {
   return saturating_sub(capacity, fixed).value * 64 / (kPageSize * 64 + 8 * 64 + 17);
 }
 
-constexpr std::uint64_t kMaintainRuns = 32;  // of up to 64 slots: about 2 ms of punching
+// Punching costs about 3 us a call and 1 us a page; budgets are counted in that.
+constexpr std::uint64_t kPunchCall = 3;
+constexpr std::uint64_t kMaintainBudget = 2000;
 
 class MappedStore final : public EmbeddedStore {
  public:
@@ -77,7 +79,8 @@ class MappedStore final : public EmbeddedStore {
   PageStatus write(WriteItem& item);
   PageStatus read(ReadItem& item);
   bool is_ours(const WriteItem& item, SlotWord& staged) const;
-  void return_to_host(std::uint64_t runs);
+  // At most so many slots, at most at this cost in microseconds.
+  void return_to_host(std::uint64_t slots, std::uint64_t budget);
   void recover_slot(std::uint64_t slot);
 
   Medium medium_;
@@ -336,13 +339,16 @@ void MappedStore::release(std::span<const Location> locations) {
   if (dirty_.count() <= most_unreturned_) return;
   // Many pages going home at once need the host's memory now. Whoever comes second leaves it to the first.
   const std::unique_lock lock(returning_, std::try_to_lock);
-  if (lock.owns_lock()) return_to_host(1 + locations.size() / SlotSet::kMaxRun);
+  if (lock.owns_lock())
+    return_to_host(SlotSet::kMaxRun + locations.size(), (kPunchCall + 1) * (SlotSet::kMaxRun + locations.size()));
 }
 
-void MappedStore::return_to_host(std::uint64_t runs) {
-  for (std::uint64_t i = 0; i < runs; ++i) {
-    const SlotRun run = dirty_.take(SlotSet::kMaxRun);
+void MappedStore::return_to_host(std::uint64_t slots, std::uint64_t budget) {
+  for (std::uint64_t spent = 0; slots > 0 && spent < budget;) {
+    const SlotRun run = dirty_.take(std::min(slots, SlotSet::kMaxRun));
     if (run.count == 0) return;
+    slots -= run.count;
+    spent += kPunchCall + run.count;
     if (!medium_.punch(Bytes{run.first * kPageSize}, Bytes{run.count * kPageSize})) {
       dirty_.give(run);
       return;
@@ -361,7 +367,7 @@ bool MappedStore::maintain() {
   if (!medium_.can_punch()) return false;
   const std::lock_guard lock(returning_);
   const std::uint64_t before = dirty_.count();
-  return_to_host(std::min(kMaintainRuns, (idle_.load() + SlotSet::kMaxRun - 1) / SlotSet::kMaxRun));
+  return_to_host(idle_.load(), kMaintainBudget);
   const std::uint64_t returned = before - std::min(before, dirty_.count());
   if (returned != 0 && returned < idle_.load()) {
     idle_ -= returned;
@@ -439,6 +445,8 @@ Result<std::unique_ptr<MappedStore>> assemble(Medium medium, SlotTable table, co
 
 Result<std::unique_ptr<EmbeddedStore>> create_mapped_store(const MappedStoreOptions& options) {
   const Bytes host{static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * kPageSize};
+  if (options.path.empty() && options.capacity > host)
+    return failure(std::errc::invalid_argument, "create", "page store", "its capacity is more than this host's memory");
   const Bytes maximum = options.maximum == Bytes{} ? host : options.maximum;
   auto medium = Medium::create(options.path, std::max(options.capacity, maximum), options.roots);
   if (!medium) return Failure{medium.error()};

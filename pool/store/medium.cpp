@@ -126,6 +126,20 @@ void for_each_extent(int fd, Bytes length, const std::function<void(Bytes first,
   }
 }
 
+Result<Bytes> medium_size(const std::string& path, const kernel::KernelRoots& roots) {
+  const Bytes host{static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * kPageSize};
+  if (path.empty()) return host;
+  const UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (!fd.valid() && errno == ENOENT && !path.starts_with("/dev/")) return host;
+  if (!fd.valid()) return errno_failure("open", path);
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return errno_failure("inspect", path);
+  if (!S_ISCHR(status.st_mode)) return status.st_size > 0 ? Bytes{static_cast<std::uint64_t>(status.st_size)} : host;
+  const auto device = kernel::inspect_dax_device(roots, fd.get());
+  if (!device) return Failure{device.error()};
+  return round_down(device->size, device->align);
+}
+
 Result<> Medium::map(Bytes size) {
   auto mapping = map_for_store(fd_.get(), size);
   if (!mapping) {

@@ -22,6 +22,10 @@ Result<Mapping> map_for_store(int fd, Bytes length);
 // Calls back with the ranges of a file of `length` that hold data; with all of it where the file system does not tell.
 void for_each_extent(int fd, Bytes length, const std::function<void(Bytes first, Bytes end)>& visit);
 
+// How much a store at `path` could hold at most: a DAX device's or a file's own size, this host's memory where there is
+// none.
+Result<Bytes> medium_size(const std::string& path, const kernel::KernelRoots& roots);
+
 // Immutable after it is made; its methods are thread-safe.
 class Medium {
  public:
