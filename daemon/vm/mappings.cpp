@@ -101,9 +101,13 @@ Item classify(const MappingUsage& usage, const MappingUsage* before, const Mappi
   }
   item.kind = *kind;
   if (is_stack(usage, before, inputs)) return item.forbidden = Exclusion::stack, item;
-  if (usage.has_flag("um") || usage.has_flag("uw") || usage.has_flag("ui")) item.forbidden = Exclusion::userfaultfd;
+  // A private guard page that is locked along with everything else is still just a guard page; a shared one shows
+  // memory that is locked.
+  const bool idle = !map.writable && !map.shared;
+  if (!idle && (usage.has_flag("um") || usage.has_flag("uw") || usage.has_flag("ui")))
+    item.forbidden = Exclusion::userfaultfd;
   // VmFlags says what will be locked, Locked what is.
-  else if (usage.has_flag("lo") || usage.locked > Bytes{})
+  else if (!idle && (usage.has_flag("lo") || usage.locked > Bytes{}))
     item.forbidden = Exclusion::locked;
   else if (!map.readable && !map.writable)
     item.forbidden = Exclusion::no_access;
@@ -122,7 +126,7 @@ bool continues(const Item& before, const Item& next) {
   const MemoryMap& a = before.map();
   const MemoryMap& b = next.map();
   return a.range.end == b.range.start && before.kind == next.kind && a.file == b.file && a.path == b.path &&
-         (!is_shared(next.kind) || a.offset + a.range.size() == b.offset);
+         a.executable == b.executable && (!is_shared(next.kind) || a.offset + a.range.size() == b.offset);
 }
 
 std::vector<Run> runs_of(std::vector<Item>& items) {
@@ -143,14 +147,27 @@ void select_run(Run& run) {
   for (Item* item : run.items) item->selected = true;
 }
 
+// What QEMU translates guest code into: as large as the guest's RAM, and not the guest's.
+bool holds_code(const Run& run) {
+  const MemoryMap& map = run.items.front()->map();
+  return map.executable || map.path.starts_with("/memfd:tcg-jit");
+}
+
 void select_guest_memory(std::vector<Run>& runs, const MappingInputs& inputs, Bytes at_least) {
-  std::uint64_t largest = 0;
-  for (const Run& run : runs) largest = std::max(largest, run.size);
   const std::vector<Bytes> sizes = guest_memory_sizes(inputs.command_line);
+  const auto is_named = [&](const Run& run) { return std::ranges::find(sizes, Bytes{run.size}) != sizes.end(); };
+  std::uint64_t largest = 0;
+  std::uint64_t largest_named = 0;
+  for (const Run& run : runs) {
+    if (holds_code(run)) continue;
+    largest = std::max(largest, run.size);
+    if (is_named(run)) largest_named = std::max(largest_named, run.size);
+  }
+  // Memory that was plugged in later is on no command line, but of the same order.
+  const std::uint64_t scale = largest_named > 0 ? largest_named : largest;
   for (Run& run : runs) {
-    if (run.size < at_least.value) continue;
-    const bool named = std::ranges::find(sizes, Bytes{run.size}) != sizes.end();
-    if (named || run.size >= largest - largest / 2) select_run(run);
+    if (run.size < at_least.value || holds_code(run)) continue;
+    if (is_named(run) || run.size >= scale - scale / 2) select_run(run);
   }
 }
 

@@ -106,9 +106,10 @@ struct MappingInputs {
   std::span<const std::string> command_line;
 };
 
-// automatic: a hypervisor's guest RAM (whatever has a size that its command line names, the largest mapping, and what
-// is at least half as large); else the shared memory when there is as much of it as there is private memory resident,
-// else the private memory. Memory that is mapped twice is chosen in all its places or in none.
+// automatic: a hypervisor's guest RAM (whatever has a size that its command line names, and what is at least half as
+// large as the largest of those, or as the largest mapping where no size is named; never code); else the shared memory
+// when there is as much of it as there is private memory resident, else the private memory. Memory that is mapped twice
+// is chosen in all its places or in none.
 MappingChoice choose_mappings(const MappingInputs& inputs, const MemorySelector& selector);
 
 // Sizes that QEMU's or Cloud Hypervisor's command line gives to guest memory.

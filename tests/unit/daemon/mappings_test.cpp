@@ -180,6 +180,39 @@ TEST(ChooseMappings, TakesAHypervisorsGuestMemoryOnly) {
   EXPECT_EQ(choice.chosen[2].range, small_backend.map.range);
 }
 
+TEST(ChooseMappings, TakesNoTranslatedCodeForGuestMemory) {
+  Space space;
+  const auto ram = space.add(256 * kMiB, "rw-p");
+  space.add(1024 * kMiB, "rwxp");
+  space.memfd(1024 * kMiB, 9, "/memfd:tcg-jit (deleted)");
+  for (const std::vector<std::string>& command_line : {std::vector<std::string>{"qemu", "-m", "256"}, {"qemu"}}) {
+    const MappingChoice choice = space.choose("auto", "/usr/bin/qemu-system-x86_64", command_line);
+    ASSERT_EQ(choice.chosen.size(), 1u);
+    EXPECT_EQ(choice.chosen[0].range, ram.map.range);
+  }
+}
+
+TEST(ChooseMappings, MeasuresGuestMemoryByTheSizesThatAreNamed) {
+  Space space;
+  const auto ram = space.add(256 * kMiB, "rw-p");
+  const auto plugged = space.add(128 * kMiB, "rw-p");
+  space.add(100 * kMiB, "rw-p", "[heap]");
+  const MappingChoice choice = space.choose("auto", "/usr/bin/qemu-system-x86_64", {"qemu", "-m", "256"});
+  ASSERT_EQ(choice.chosen.size(), 2u);
+  EXPECT_EQ(choice.chosen[0].range, ram.map.range);
+  EXPECT_EQ(choice.chosen[1].range, plugged.map.range);
+}
+
+TEST(ChooseMappings, MeasuresLockedGuestMemoryWithoutTheGuardBesideIt) {
+  Space space;
+  const auto ram = space.add(256 * kMiB, "rw-p", "", {}, "rd wr lo dc");
+  space.without_gap();
+  space.add(kPageSize, "---p", "", {}, "lo");
+  const MappingChoice choice = space.choose("auto", "/usr/bin/qemu-system-x86_64", {"qemu", "-m", "256"});
+  EXPECT_EQ(reason_for(choice.blocked, ram), Exclusion::locked);
+  EXPECT_EQ(choice.blocked.size(), 1u);
+}
+
 TEST(ChooseMappings, SeesGuestMemoryThatTheKernelListsInPieces) {
   Space space;
   space.add(400 * kMiB, "rw-p", "", {}, "rd wr dc");
