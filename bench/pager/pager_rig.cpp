@@ -1,0 +1,77 @@
+#include "bench/pager/pager_rig.h"
+
+#include <future>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+namespace tidepool::bench {
+namespace {
+
+constexpr auto kPatience = std::chrono::seconds(60);
+
+template <class T>
+T value_of(Result<T> result) {
+  if (!result) throw std::runtime_error(result.error().message());
+  return std::move(*result);
+}
+
+}  // namespace
+
+PagerRig::PagerRig(TouchingProcess& process, double spin_share) {
+  // Twice the memory: what a bench measures is not a store that is almost full.
+  pool::MappedStoreOptions options;
+  options.capacity = Bytes{process.memory().size() * 2 + (64ull << 20)};
+  options.most_unreturned = options.capacity;
+  store_ = value_of(pool::create_mapped_store(options));
+
+  daemon::PagerConfig config;
+  config.loop.spin_share = spin_share;
+  config.loop.prefetch_max_pages = 0;  // the floor does not prefetch: a fault is held against a fault
+  config.demoter.grace = std::chrono::nanoseconds{0};
+  pager_ = value_of(daemon::Pager::start(config, {}, clock_));
+
+  daemon::VmSpec spec;
+  spec.name = "bench";
+  spec.store = store_.get();
+  spec.objects.push_back({true, process.duplicate_memory_file()});
+  daemon::SpaceSpec space;
+  space.userfaultfd = process.take_userfaultfd();
+  space.pid = process.pid();
+  space.pidfd = process.pidfd();
+  space.mappings.push_back({process.memory(), 0, 0});
+  spec.spaces.push_back(std::move(space));
+  vm_ = value_of(pager_->prepare(std::move(spec)));
+  const auto activated = pager_->activate(vm_);
+  if (!activated) throw std::runtime_error(activated.error().message());
+}
+
+PagerRig::~PagerRig() {
+  pager_->stop();
+}
+
+void PagerRig::demote_all() {
+  daemon::MemoryObject& object = *vm_->objects[0];
+  const std::uint64_t goal = object.map->pages().value - count(daemon::PageState::kExcluded);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (std::uint64_t region = 0; region < object.map->regions(); ++region) {
+    while (!pager_->demote(vm_, {&object, region})) {
+      if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("demotion is refused");
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
+  while (count(daemon::PageState::kFar) < goal) {
+    if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("demotion does not finish");
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
+void PagerRig::restore_all() {
+  daemon::MemoryObject& object = *vm_->objects[0];
+  std::promise<std::uint64_t> finished;
+  pager_->restore(vm_, &object, {PageIndex{0}, object.map->pages().value},
+                  [&](std::uint64_t left) { finished.set_value(left); });
+  if (finished.get_future().get() != 0) throw std::runtime_error("pages stayed away");
+}
+
+}  // namespace tidepool::bench

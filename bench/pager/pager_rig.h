@@ -1,0 +1,35 @@
+// The product's pager over a mapped store, with one process in its care.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "base/clock.h"
+#include "bench/pager/touching_process.h"
+#include "daemon/pager/pager.h"
+#include "pool/store/mapped_store.h"
+
+namespace tidepool::bench {
+
+class PagerRig {
+ public:
+  PagerRig(TouchingProcess& process, double spin_share);
+  ~PagerRig();
+  PagerRig(const PagerRig&) = delete;
+  PagerRig& operator=(const PagerRig&) = delete;
+
+  void demote_all();   // waits until every page is far
+  void restore_all();  // waits until every page is home
+  daemon::PagedVm& vm() { return *vm_; }
+
+ private:
+  std::uint64_t count(daemon::PageState state) const { return vm_->objects[0]->map->count(state); }
+
+  SystemClock clock_;
+  std::unique_ptr<pool::EmbeddedStore> store_;
+  std::unique_ptr<daemon::Pager> pager_;
+  std::shared_ptr<daemon::PagedVm> vm_;
+};
+
+}  // namespace tidepool::bench
