@@ -39,6 +39,25 @@ double microseconds_at(std::vector<std::chrono::nanoseconds>& latencies, double 
   return static_cast<double>(at->count()) / 1e3;
 }
 
+Seconds cpu_time() {
+  timespec time{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+struct Spent {
+  double seconds = 0;
+  double cpu_seconds = 0;  // of this process: on a busy machine the steadier figure
+};
+
+Spent spent_on(const std::function<void()>& work) {
+  const Seconds cpu_before = cpu_time();
+  const auto before = std::chrono::steady_clock::now();
+  work();
+  const double elapsed = Seconds(std::chrono::steady_clock::now() - before).count();
+  return {elapsed, (cpu_time() - cpu_before).count()};
+}
+
 double seconds_of(const std::function<void()>& work) {
   const auto before = std::chrono::steady_clock::now();
   work();
@@ -103,17 +122,19 @@ BENCHMARK(fault_in)
     ->Unit(benchmark::kMicrosecond);
 
 struct BulkFigures {
-  std::vector<double> floors, pagers, ratios;
-  void add(double floor, double paged) {
-    floors.push_back(floor);
-    pagers.push_back(paged);
-    ratios.push_back(floor / paged);
+  std::vector<double> floors, pagers, ratios, cpu_ratios;
+  void add(Spent floor, Spent paged) {
+    floors.push_back(floor.seconds);
+    pagers.push_back(paged.seconds);
+    ratios.push_back(floor.seconds / paged.seconds);
+    cpu_ratios.push_back(floor.cpu_seconds / paged.cpu_seconds);
   }
   void report(benchmark::State& state) const {
     const double gib = static_cast<double>(kBulkPages * kPageSize) / static_cast<double>(1ull << 30);
     state.counters["pager_GiBps"] = gib / median(pagers);
     state.counters["floor_GiBps"] = gib / median(floors);
     state.counters["ratio"] = median(ratios);
+    state.counters["cpu_ratio"] = median(cpu_ratios);
   }
 };
 
@@ -125,10 +146,10 @@ void bulk(benchmark::State& state, bool demotion) {
     PagerRig pager(paged_process, 0.1);
     BulkFigures demoted, restored;
     const auto round = [&](BulkFigures* out, BulkFigures* in) {
-      const double bare_out = seconds_of([&] { bare.demote_in_batches(); });
-      const double bare_in = seconds_of([&] { bare.restore_in_batches(); });
-      const double paged_out = seconds_of([&] { pager.demote_all(); });
-      const double paged_in = seconds_of([&] { pager.restore_all(); });
+      const Spent bare_out = spent_on([&] { bare.demote_in_batches(); });
+      const Spent bare_in = spent_on([&] { bare.restore_in_batches(); });
+      const Spent paged_out = spent_on([&] { pager.demote_all(); });
+      const Spent paged_in = spent_on([&] { pager.restore_all(); });
       if (out != nullptr) out->add(bare_out, paged_out);
       if (in != nullptr) in->add(bare_in, paged_in);
     };
@@ -151,12 +172,6 @@ void bulk_restore(benchmark::State& state) {
 }
 BENCHMARK(demotion)->Iterations(kRounds)->UseManualTime()->Unit(benchmark::kMillisecond);
 BENCHMARK(bulk_restore)->Iterations(kRounds)->UseManualTime()->Unit(benchmark::kMillisecond);
-
-Seconds cpu_time() {
-  timespec time{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
-}
 
 // The pager's threads while a VM of 16 GiB does nothing. The floor is this process asleep without a pager.
 void idle_cpu(benchmark::State& state) {
