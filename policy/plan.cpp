@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <span>
+
+#include "base/quantity_text.h"
 
 namespace tidepool::policy {
 namespace {
@@ -33,12 +34,6 @@ std::uint32_t seconds(Nanoseconds time) {
 
 Bytes at_most(double bytes) {
   return Bytes{bytes <= 0 ? 0 : static_cast<std::uint64_t>(bytes)};
-}
-
-std::string gib(Bytes bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f GiB", static_cast<double>(bytes.value) / (1ull << 30));
-  return text;
 }
 
 // What is left of the host's bounds while VMs are planned one after the other.
@@ -72,6 +67,12 @@ class Planner {
   }
 
  private:
+  struct Want {
+    Bytes amount;
+    Reason reason;
+    bool only_cold;
+  };
+
   void refill() {
     const double passed =
         state_.last_tick == MonoTime{} ? 1.0 : std::chrono::duration<double>(snapshot_.now - state_.last_tick).count();
@@ -107,21 +108,21 @@ class Planner {
     if (restore_guarantee(vm, history)) return;
     if (vm.stall > vm.stall_budget) pause(history, now, config_.stall_pause, Reason::kStallBudget);
     check_pingpong(history, now);
-    if (now < history.paused_until)
+    const Want wanted = want(vm);
+    // An order of the operator, or the host's need, outranks our own doubts about what is cold; it does not outrank the
+    // stall budget.
+    const bool doubts_count = wanted.only_cold || history.pause_reason == Reason::kStallBudget;
+    if (now < history.paused_until && doubts_count)
       return record(history, nothing(vm, history.pause_reason, pause_detail(vm, history)));
-    demote(vm, history, now);
+    demote(vm, history, wanted, now);
   }
 
-  std::string pause_detail(const VmView& vm, const VmHistory& history) const {
-    char text[128];
+  static std::string pause_detail(const VmView& vm, const VmHistory& history) {
     if (history.pause_reason == Reason::kStallBudget) {
-      std::snprintf(text, sizeof text, "stall %.2f%%, budget %.2f%%", vm.stall * 100, vm.stall_budget * 100);
-    } else {
-      const RegretCount& r = history.regrets;
-      std::snprintf(text, sizeof text, "%u of %u demoted regions came back", r.regretted[0] + r.regretted[1],
-                    r.moved[0] + r.moved[1]);
+      return "stall " + share_text(vm.stall) + ", budget " + share_text(vm.stall_budget);
     }
-    return text;
+    return std::to_string(history.pause_regretted) + " of " + std::to_string(history.pause_moved) +
+           " demoted regions came back";
   }
 
   static void pause(VmHistory& history, std::uint32_t now, Nanoseconds time, Reason reason) {
@@ -135,6 +136,8 @@ class Planner {
     const std::uint32_t regretted = r.regretted[0] + r.regretted[1];
     if (moved < config_.pingpong_min_regions || regretted <= config_.pingpong_share * moved) return;
     pause(history, now, config_.pingpong_pause, Reason::kPingpong);
+    history.pause_moved = moved;
+    history.pause_regretted = regretted;
     r = RegretCount{{0, 0}, {0, 0}, now};
   }
 
@@ -154,7 +157,7 @@ class Planner {
                       0,
                       Bytes{},
                       vm.mode == Mode::kObserve,
-                      "resident " + gib(vm.resident) + ", guarantee " + gib(vm.guarantee)};
+                      "resident " + short_text(vm.resident) + ", guarantee " + short_text(vm.guarantee)};
     for (const Candidate& candidate : hot) {
       if (decision.bytes >= missing || decision.regions >= config_.max_regions_per_tick) break;
       decision.bytes += to_bytes(PageCount{candidate.pages});
@@ -180,12 +183,6 @@ class Planner {
     }
   }
 
-  struct Want {
-    Bytes amount;
-    Reason reason;
-    bool only_cold;
-  };
-
   Want want(const VmView& vm) const {
     const Bytes over_limit = vm.limit ? saturating_sub(vm.resident, *vm.limit) : Bytes{};
     const Bytes surplus = saturating_sub(vm.resident, vm.guarantee);
@@ -199,8 +196,7 @@ class Planner {
     return {vm.resident, Reason::kCold, true};
   }
 
-  void demote(const VmView& vm, VmHistory& history, std::uint32_t now) {
-    const Want wanted = want(vm);
+  void demote(const VmView& vm, VmHistory& history, const Want& wanted, std::uint32_t now) {
     const Bytes surplus = saturating_sub(vm.resident, vm.guarantee);
     // The smallest bound decides, and names itself.
     struct Bound {
@@ -250,8 +246,8 @@ class Planner {
       room_.tokens = saturating_sub(room_.tokens, decision.bytes);
       state_.demote_tokens -= static_cast<double>(decision.bytes.value);
     }
-    decision.detail = "resident " + gib(vm.resident) + ", guarantee " + gib(vm.guarantee) +
-                      (vm.limit ? ", limit " + gib(*vm.limit) : std::string{});
+    decision.detail = "resident " + short_text(vm.resident) + ", guarantee " + short_text(vm.guarantee) +
+                      (vm.limit ? ", limit " + short_text(*vm.limit) : std::string{});
     record(history, decision);
   }
 
@@ -277,16 +273,16 @@ class Planner {
   std::string bound_detail(const VmView& vm, Reason reason) const {
     switch (reason) {
       case Reason::kGuarantee:
-        return "resident " + gib(vm.resident) + " is within the guarantee of " + gib(vm.guarantee);
+        return "resident " + short_text(vm.resident) + " is within the guarantee of " + short_text(vm.guarantee);
       case Reason::kFarCeiling:
-        return "far memory has reached safety.max_far, " + gib(snapshot_.host.max_far);
+        return "far memory has reached safety.max_far, " + short_text(snapshot_.host.max_far);
       case Reason::kPoolFull:
-        return "pool used " + gib(snapshot_.host.pool_used) + " of " + gib(snapshot_.host.pool_capacity);
+        return "pool used " + short_text(snapshot_.host.pool_used) + " of " + short_text(snapshot_.host.pool_capacity);
       case Reason::kNotEvacuable:
-        return "what is far would not fit back: available " + gib(snapshot_.host.available) + ", reserve " +
-               gib(snapshot_.host.reserve);
+        return "what is far would not fit back: available " + short_text(snapshot_.host.available) + ", reserve " +
+               short_text(snapshot_.host.reserve);
       default:
-        return "rate limit of " + gib(config_.demote_per_second) + " per second";
+        return "rate limit of " + short_text(config_.demote_per_second) + " per second";
     }
   }
 

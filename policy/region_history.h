@@ -31,6 +31,8 @@ struct VmHistory {
   RegretCount regrets;
   std::uint32_t paused_until = 0;
   Reason pause_reason = Reason::kPingpong;
+  std::uint32_t pause_moved = 0;  // what led to the pause
+  std::uint32_t pause_regretted = 0;
   Decision last;  // the record speaks when something changes
 };
 

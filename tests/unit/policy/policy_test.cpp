@@ -179,17 +179,19 @@ TEST(PlanTick, SharesAHostsShortageInProportionToTheSurplus) {
   EXPECT_EQ(by_vm[2], 20_MiB);
 }
 
-TEST(PlanTick, PausesAVmWhoseMemoryKeepsComingBack) {
-  VmView vm = vm_with(1, 100);
-  vm.limit = Bytes{};
-  Snapshot snapshot = host_with({vm});
+TEST(PlanTick, PausesColdDemotionWhenItKeepsComingBackButNotAnOperatorsLimit) {
+  Snapshot snapshot = host_with({vm_with(1, 100)});
   PolicyState state;
-  const Plan first = tick(snapshot, state, {}, 1s);
+  tick(snapshot, state, {}, 1s);
+  const Plan first = tick(snapshot, state, {}, 200s);
   ASSERT_GE(first.demotions.size(), 64u);
   for (const Move& move : first.demotions) snapshot.vms[0].objects[0].regions[move.region.region].refaults = 20;
   const Plan second = tick(snapshot, state, {}, 1s);
   EXPECT_TRUE(second.demotions.empty());
   EXPECT_EQ(second.decisions.at(0).reason, Reason::kPingpong);
+  EXPECT_NE(second.decisions.at(0).detail.find("100 of 100"), std::string::npos) << second.decisions.at(0).detail;
+  snapshot.vms[0].limit = 100_MiB;
+  EXPECT_FALSE(tick(snapshot, state, {}, 1s).demotions.empty());
 }
 
 TEST(PlanTick, RespectsItsRateLimit) {
