@@ -5,7 +5,8 @@
 
 namespace tidepool::daemon {
 
-std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceState& state, std::span<const uffd_msg> messages) {
+std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceState& state,
+                                                                       std::span<const uffd_msg> messages) {
   std::vector<std::shared_ptr<AddressSpace>> children;
   PagedVm& vm = *state.vm;
   AddressSpace& space = *state.space;
@@ -43,8 +44,8 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
 void FaultService::discard(PagedVm& vm, AddressSpace& space, AddressRange range, bool unmapped) {
   for (const Segment& segment : space.own_segments().all()) {
     if (!segment.addresses.overlaps(range)) continue;
-    // Unmapping shared memory in one process takes nothing from the others; and MADV_DONTNEED, which keeps contents there, cannot be told from
-    // MADV_REMOVE, which does not.
+    // Unmapping shared memory in one process takes nothing from the others; and MADV_DONTNEED, which keeps contents
+    // there, cannot be told from MADV_REMOVE, which does not.
     if (segment.object->shared && (unmapped || !vm.shared_remove_discards)) continue;
     const std::uint64_t start = std::max(segment.addresses.start, range.start);
     const std::uint64_t end = std::min(segment.addresses.end, range.end);
@@ -83,8 +84,9 @@ void FaultService::discard_page(PagedVm& vm, MemoryObject& object, PageIndex pag
   }
 }
 
-// The parent's thread waits inside fork until its event has been read, and no page has been installed in the parent since the kernel copied its
-// page tables (such installs answer EAGAIN): what is far in the parent now was missing in the child when it was made, or is there unchanged.
+// The parent's thread waits inside fork until its event has been read, and no page has been installed in the parent
+// since the kernel copied its page tables (such installs answer EAGAIN): what is far in the parent now was missing in
+// the child when it was made, or is there unchanged.
 std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& parent, int fd) {
   auto child = std::make_shared<AddressSpace>();
   child->userfaultfd = kernel::Userfaultfd{UniqueFd{fd}};
@@ -92,7 +94,8 @@ std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& p
   std::vector<std::pair<MemoryObject*, MemoryObject*>> clones;
   for (Segment& segment : segments) {
     if (segment.object->shared) continue;
-    const auto known = std::find_if(clones.begin(), clones.end(), [&](const auto& pair) { return pair.first == segment.object; });
+    const auto known =
+        std::find_if(clones.begin(), clones.end(), [&](const auto& pair) { return pair.first == segment.object; });
     if (known != clones.end()) {
       segment.object = known->second;
       continue;
@@ -129,11 +132,14 @@ std::unique_ptr<MemoryObject> FaultService::clone_private(PagedVm& vm, MemoryObj
       for (;;) {
         const PageEntry entry = parent.map->load(PageIndex{page});
         const PageState state = entry.state();
-        if (entry.discarded() || (state != PageState::kFar && state != PageState::kFetching && state != PageState::kDropping)) break;
+        if (entry.discarded() ||
+            (state != PageState::kFar && state != PageState::kFetching && state != PageState::kDropping))
+          break;
         PageEntry childs = PageEntry::plain(PageState::kUntouched);
         const PageEntry far = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
                                                : PageEntry::stored(PageState::kFar, entry.location());
-        if (!entry.is_value() && !vm.store->retain(entry.location())) continue;  // its demotion was just undone: look again
+        if (!entry.is_value() && !vm.store->retain(entry.location()))
+          continue;  // its demotion was just undone: look again
         const PageEntry again = parent.map->load(PageIndex{page});
         if (!entry.is_value() && !(again.holds_location() && again.location() == entry.location())) {
           const pool::Location location = entry.location();

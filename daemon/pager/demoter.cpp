@@ -53,7 +53,8 @@ class Thread final : public Demoter {
 
   bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
     const std::lock_guard lock(mutex_);
-    if (frozen_ || stopping_ || vm->releasing || !vm->demotion_allowed || vm->dead || queue_.size() >= kMaxQueued) return false;
+    if (frozen_ || stopping_ || vm->releasing || !vm->demotion_allowed || vm->dead || queue_.size() >= kMaxQueued)
+      return false;
     if (!wanted_.insert({region.object, region.region}).second) return true;  // already on its way
     queue_.push_back({vm, region});
     vm->demotions_in_flight.fetch_add(1, std::memory_order_relaxed);
@@ -127,7 +128,8 @@ class Thread final : public Demoter {
       if (waits_for_grace) {
         pause = std::min(pause, std::max(Nanoseconds{0}, running.job->frozen_at + config_.grace - now));
       } else {
-        pause = std::min<Nanoseconds>(pause, running.job->overdue ? Nanoseconds{std::chrono::milliseconds(20)} : Nanoseconds{kDropPoll});
+        pause = std::min<Nanoseconds>(
+            pause, running.job->overdue ? Nanoseconds{std::chrono::milliseconds(20)} : Nanoseconds{kDropPoll});
       }
     }
     if (pause <= Nanoseconds{0}) return;
@@ -145,7 +147,8 @@ class Thread final : public Demoter {
       const auto same_vm = [&](const auto& r) { return r.vm.get() == vm; };
       const auto in_flight =
           static_cast<std::size_t>(std::count_if(fresh.begin(), fresh.end(), same_vm)) +
-          static_cast<std::size_t>(std::count_if(running_.begin(), running_.end(), [&](const Running& r) { return r.job->vm().get() == vm; }));
+          static_cast<std::size_t>(std::count_if(running_.begin(), running_.end(),
+                                                 [&](const Running& r) { return r.job->vm().get() == vm; }));
       // One stuck VM never delays another: its requests wait, the next VM's go ahead.
       if (!dropped && (in_flight >= config_.max_jobs_per_vm || vm->drops_overdue != 0)) {
         ++request;
@@ -168,7 +171,8 @@ class Thread final : public Demoter {
 
   void begin(Request& request) {
     ticket_ = static_cast<std::uint16_t>(ticket_ + 1);
-    auto job = std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), *request.region.object, request.region.region, ticket_);
+    auto job = std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), *request.region.object,
+                                             request.region.region, ticket_);
     if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
     running_.push_back({next_id_++, std::move(job), nullptr});
   }
@@ -227,7 +231,8 @@ class Thread final : public Demoter {
     for (Running& running : running_) {
       if (running.id != id) continue;
       running.job->drop_completed(completion.cookie & ((1u << kRunBits) - 1), completion.error);
-      if (running.job->stage == DemotionJob::Stage::kDropping && running.job->all_drops_done()) running.job->stage = DemotionJob::Stage::kDone;
+      if (running.job->stage == DemotionJob::Stage::kDropping && running.job->all_drops_done())
+        running.job->stage = DemotionJob::Stage::kDone;
       return;
     }
   }
@@ -238,12 +243,14 @@ class Thread final : public Demoter {
     for (auto running = running_.begin(); running != running_.end();) {
       DemotionJob& job = *running->job;
       const std::shared_ptr<PagedVm> vm = job.vm();
-      if (job.stage == DemotionJob::Stage::kDropping && !job.overdue && now - job.dropping_since > config_.drop_deadline) {
+      if (job.stage == DemotionJob::Stage::kDropping && !job.overdue &&
+          now - job.dropping_since > config_.drop_deadline) {
         job.overdue = true;
         vm->drops_overdue.fetch_add(1, std::memory_order_relaxed);
       }
       // Any change may answer somebody who is parked.
-      if (vm->parked_faults.load(std::memory_order_seq_cst) != 0 && notified.insert(vm.get()).second) loop_of_(*vm).drops_finished(vm);
+      if (vm->parked_faults.load(std::memory_order_seq_cst) != 0 && notified.insert(vm.get()).second)
+        loop_of_(*vm).drops_finished(vm);
       if (job.stage != DemotionJob::Stage::kDone) {
         ++running;
         continue;
@@ -279,7 +286,8 @@ class Thread final : public Demoter {
         forget(*request);
         request = queue_.erase(request);
       }
-      const bool busy = std::any_of(running_.begin(), running_.end(), [&](const Running& r) { return r.job->vm().get() == vm; });
+      const bool busy =
+          std::any_of(running_.begin(), running_.end(), [&](const Running& r) { return r.job->vm().get() == vm; });
       if (busy) {
         ++drain;
         continue;

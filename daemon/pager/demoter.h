@@ -1,6 +1,8 @@
-// One thread that moves cold pages out: freeze, wait, copy, store, verify, drop. Off the fault path: it takes nothing that a fault waits for.
+// One thread that moves cold pages out: freeze, wait, copy, store, verify, drop. Off the fault path: it takes nothing
+// that a fault waits for.
 //
-// A demotion handles up to one region (2 MiB) at a time, many regions at once. Order (each step only for pages that are still undisturbed):
+// A demotion handles up to one region (2 MiB) at a time, many regions at once. Order (each step only for pages that are
+// still undisturbed):
 //   freeze   resident -> demoting, write-protected in every address space that shows the page
 //   grace    devices that were given the page before the protection finish (O_DIRECT)
 //   copy     into the store's memory; same-filled pages become values
@@ -8,8 +10,8 @@
 //   commit   demoting -> dropping, the location recorded
 //   drop     hole punched, or MADV_DONTNEED by the target's ring
 //   far      once the drop is confirmed
-// A write at any time before commit cancels its page. A drop that does not complete (a stopped target) is left alone and picked up when it
-// does; other VMs are not affected.
+// A write at any time before commit cancels its page. A drop that does not complete (a stopped target) is left alone
+// and picked up when it does; other VMs are not affected.
 #pragma once
 
 #include <chrono>
@@ -27,7 +29,8 @@ namespace tidepool::daemon {
 
 struct DemoterConfig {
   std::chrono::nanoseconds grace = std::chrono::seconds(1);
-  // Regions frozen or in flight at once, all VMs together, and per VM. Bounds the memory that is write-protected at any time.
+  // Regions frozen or in flight at once, all VMs together, and per VM. Bounds the memory that is write-protected at any
+  // time.
   unsigned max_jobs = 128;
   unsigned max_jobs_per_vm = 64;
   // After this long a drop counts as overdue: the VM gets no further demotions until it completes.
@@ -43,7 +46,8 @@ class Demoter {
  public:
   virtual ~Demoter() = default;
 
-  // Queues the region's resident pages; false when the queue is full, the VM is being released or the host is frozen. Any thread.
+  // Queues the region's resident pages; false when the queue is full, the VM is being released or the host is frozen.
+  // Any thread.
   virtual bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) = 0;
   // Stops all new demotions (true), or lets them go on. What is committed is finished.
   virtual void freeze_host(bool frozen) = 0;
@@ -56,6 +60,7 @@ class Demoter {
 };
 
 // `loop_of` names the fault loop that owns a VM.
-Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(PagedVm&)> loop_of, const Clock& clock);
+Result<std::unique_ptr<Demoter>> start_demoter(const DemoterConfig& config, std::function<FaultLoop&(PagedVm&)> loop_of,
+                                               const Clock& clock);
 
 }  // namespace tidepool::daemon

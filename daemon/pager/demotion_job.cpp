@@ -34,7 +34,8 @@ constexpr auto kProtectPause = std::chrono::microseconds(50);
 
 }  // namespace
 
-DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket)
+DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region,
+                         std::uint16_t ticket)
     : vm_(std::move(vm)), loop_(&loop), object_(&object), first_page_(region * kPagesPerRegion), ticket_(ticket) {
   patterns_.resize(kPagesPerRegion);
   items_.resize(kPagesPerRegion);
@@ -58,8 +59,8 @@ void DemotionJob::for_runs(const std::bitset<kPagesPerRegion>& set, Callback&& c
   }
 }
 
-// Which pages of the region the process has, as the kernel says: only those are read (reading an absent page would block us in our own
-// userfaultfd), and 2 MiB pages only as a whole (dropping a part frees nothing).
+// Which pages of the region the process has, as the kernel says: only those are read (reading an absent page would
+// block us in our own userfaultfd), and 2 MiB pages only as a whole (dropping a part frees nothing).
 std::bitset<kPagesPerRegion> DemotionJob::droppable(const SegmentTable& table, const AddressSpace& space) const {
   std::bitset<kPagesPerRegion> present;
   std::array<kernel::uapi::page_region, 64> ranges;
@@ -94,7 +95,8 @@ bool DemotionJob::freeze(MonoTime now) {
   candidates.set();
   for (const auto& space : vm_->spaces()) {
     const auto table = space->segments();
-    const bool shows = std::any_of(table->all().begin(), table->all().end(), [&](const Segment& s) { return s.object == object_; });
+    const bool shows =
+        std::any_of(table->all().begin(), table->all().end(), [&](const Segment& s) { return s.object == object_; });
     if (!shows || !space->alive) continue;
     space_ = space;
     if (!object_->shared) candidates = droppable(*table, *space);
@@ -135,7 +137,8 @@ bool DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
       int error = EAGAIN;
       for (int attempt = 0; attempt < kProtectAttempts && error == EAGAIN; ++attempt) {
         if (attempt > 0) std::this_thread::sleep_for(kProtectPause);
-        error = space->userfaultfd.write_protect({segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
+        error = space->userfaultfd.write_protect(
+            {segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
       }
       // A process that is gone, or a range that it unmapped, can write to nothing.
       everywhere = everywhere && (error == 0 || error == ESRCH || error == ENOENT);
@@ -162,7 +165,8 @@ bool DemotionJob::read_run(std::size_t first, std::size_t count, std::byte* to) 
   while (done < count) {
     const Segment* segment = table->showing(*object_, page(first + done));
     if (segment == nullptr) return false;
-    const std::size_t in_segment = std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
+    const std::size_t in_segment =
+        std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
     const std::uint64_t length = in_segment * kPageSize;
     std::byte* target = to + done * kPageSize;
     const std::int64_t got =
@@ -252,7 +256,8 @@ bool DemotionJob::verify_and_commit(std::byte* scratch) {
     }
     thaw(slot, back);
   }
-  // A child that was forked since the freeze may have pages that the freeze did not reach: protect them now, before the second reading.
+  // A child that was forked since the freeze may have pages that the freeze did not reach: protect them now, before the
+  // second reading.
   const std::uint32_t epoch = vm_->spaces_epoch.load(std::memory_order_seq_cst);
   if (object_->shared && epoch != epoch_) {
     epoch_ = epoch;
@@ -296,7 +301,8 @@ bool DemotionJob::verify_and_commit(std::byte* scratch) {
   for (std::size_t i = 0; i < submitted_.size(); ++i) {
     const std::size_t slot = submitted_slots_[i];
     const bool wanted = commits_later ? frozen_.test(slot) : committed_.test(slot);
-    if (submitted_[i].status == pool::PageStatus::kOk && !wanted) vm_->store->release(std::span(&submitted_[i].location, 1));
+    if (submitted_[i].status == pool::PageStatus::kOk && !wanted)
+      vm_->store->release(std::span(&submitted_[i].location, 1));
   }
   if (!commits_later) frozen_.reset();
   add_runs(*space_->segments());
@@ -324,7 +330,8 @@ void DemotionJob::add_runs(const SegmentTable& table) {
       std::size_t length = 1;
       Run run{first + done, 1, {}, 0};
       if (segment != nullptr) {
-        length = std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
+        length =
+            std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
         if (object_->shared) length = std::min(length, kMaxSharedRun);
         const std::uint64_t address = segment->address_of(page(first + done));
         run.addresses = {address, address + length * kPageSize};
@@ -407,12 +414,12 @@ std::bitset<kPagesPerRegion> DemotionJob::still_present(const Run& run) const {
   AddressRange range = run.addresses;
   while (!range.empty()) {
     std::uint64_t scanned_to = range.end;
-    const auto found = space_->pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
+    const auto found =
+        space_->pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
     if (!found || scanned_to <= range.start) break;
     for (const auto& seen : std::span(ranges).first(*found)) {
       for (std::uint64_t address = std::max<std::uint64_t>(seen.start, run.addresses.start);
-           address < std::min<std::uint64_t>(seen.end, run.addresses.end);
-           address += kPageSize) {
+           address < std::min<std::uint64_t>(seen.end, run.addresses.end); address += kPageSize) {
         present.set(run.first + (address - run.addresses.start) / kPageSize);
       }
     }
@@ -421,8 +428,8 @@ std::bitset<kPagesPerRegion> DemotionJob::still_present(const Run& run) const {
   return present;
 }
 
-// A page that was not dropped may be called far all the same: it is protected, so its content is the stored one, and whoever touches it finds it.
-// Pages seen present go back to resident, so that the account stays true.
+// A page that was not dropped may be called far all the same: it is protected, so its content is the stored one, and
+// whoever touches it finds it. Pages seen present go back to resident, so that the account stays true.
 void DemotionJob::drop_completed(std::size_t index, int /*error: presence says it better*/) {
   Run& run = runs_[index];
   if (run.done) return;
@@ -436,7 +443,8 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
       const bool stays = present.test(slot) && !entry.discarded();
       const bool frees_copy = entry.holds_location() && (entry.discarded() || stays);
       const pool::Location location = entry.location();
-      PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern()) : PageEntry::stored(PageState::kFar, location);
+      PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
+                                        : PageEntry::stored(PageState::kFar, location);
       if (entry.discarded()) next = PageEntry::plain(PageState::kReleased);
       if (stays) next = PageEntry::plain(PageState::kResident).with_held();
       if (!object_->map->exchange(page(slot), entry, next)) continue;

@@ -18,14 +18,17 @@ class DemotionJob {
  public:
   enum class Stage : std::uint8_t { kFrozen, kStoring, kCommitted, kDropping, kDone };
 
-  DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region, std::uint16_t ticket);
+  DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region,
+              std::uint16_t ticket);
 
   // resident -> demoting, protected everywhere. False when there is nothing to demote.
   bool freeze(MonoTime now);
-  // Copies what is still frozen; `scratch` is one region of memory for stores that lend none. True when there is something to store.
+  // Copies what is still frozen; `scratch` is one region of memory for stores that lend none. True when there is
+  // something to store.
   bool copy(std::byte* scratch);
   void submit();
-  // After the store has answered: compares again and commits. `scratch` as in copy, but another region. True when something is committed.
+  // After the store has answered: compares again and commits. `scratch` as in copy, but another region. True when
+  // something is committed.
   bool verify_and_commit(std::byte* scratch);
   // Starts drops; false when not all could be started (the ring is full): call again.
   bool start_drops(std::uint64_t job_cookie);
@@ -76,15 +79,15 @@ class DemotionJob {
   MemoryObject* object_;
   std::uint64_t first_page_;
   std::uint16_t ticket_;
-  std::uint32_t epoch_ = 0;                       // of the VM's address spaces when frozen
-  std::shared_ptr<AddressSpace> space_;           // through which private memory is read and dropped
-  std::bitset<kPagesPerRegion> frozen_;           // demoting with our ticket, as far as we know
-  std::bitset<kPagesPerRegion> values_;           // same-filled: pattern below
-  std::bitset<kPagesPerRegion> clean_;            // resident with a valid far copy: need no copying, only the drop
-  std::bitset<kPagesPerRegion> committed_;        // dropping
+  std::uint32_t epoch_ = 0;                 // of the VM's address spaces when frozen
+  std::shared_ptr<AddressSpace> space_;     // through which private memory is read and dropped
+  std::bitset<kPagesPerRegion> frozen_;     // demoting with our ticket, as far as we know
+  std::bitset<kPagesPerRegion> values_;     // same-filled: pattern below
+  std::bitset<kPagesPerRegion> clean_;      // resident with a valid far copy: need no copying, only the drop
+  std::bitset<kPagesPerRegion> committed_;  // dropping
   std::vector<std::uint32_t> patterns_;
-  std::vector<pool::WriteItem> items_;            // one per slot
-  std::vector<pool::WriteItem> submitted_;        // those that go to the store, in slot order
+  std::vector<pool::WriteItem> items_;      // one per slot
+  std::vector<pool::WriteItem> submitted_;  // those that go to the store, in slot order
   std::vector<std::uint16_t> submitted_slots_;
   pool::WriteBatch batch_;
   std::vector<Run> runs_;

@@ -1,12 +1,14 @@
 // Tells our own drops from the guest's.
 //
-// When the target's memory is dropped by a ring (MADV_DONTNEED run in the target), its userfaultfd raises EVENT_REMOVE exactly as if the guest
-// had given the pages back, and the drop does not complete before that event has been read. Each page of an own drop accounts for one such
-// announcement; a second one for the same page is the guest's. Which of the two came first does not matter: the drop itself cannot complete
-// before its own was read, and a page announced twice ends up released either way.
+// When the target's memory is dropped by a ring (MADV_DONTNEED run in the target), its userfaultfd raises EVENT_REMOVE
+// exactly as if the guest had given the pages back, and the drop does not complete before that event has been read.
+// Each page of an own drop accounts for one such announcement; a second one for the same page is the guest's. Which of
+// the two came first does not matter: the drop itself cannot complete before its own was read, and a page announced
+// twice ends up released either way.
 //
-// A drop completes once its announcement has been read, which may be before the fault loop got to look at what it read. So an entry is removed
-// on the loop's thread, by a task that the demotion thread posts after the completion: behind everything that was read before.
+// A drop completes once its announcement has been read, which may be before the fault loop got to look at what it read.
+// So an entry is removed on the loop's thread, by a task that the demotion thread posts after the completion: behind
+// everything that was read before.
 //
 // expect() is the demotion thread's, the rest the fault loop's: one short critical section, never across a system call.
 #pragma once
@@ -27,7 +29,8 @@ class DropLedger {
   // At most one region per drop.
   Id expect(AddressRange drop);
   void finished(Id id);
-  // Splits an announced range: calls `guests(AddressRange)` for every stretch that no outstanding own drop accounts for.
+  // Splits an announced range: calls `guests(AddressRange)` for every stretch that no outstanding own drop accounts
+  // for.
   template <class Callback>
   void match(AddressRange announced, Callback&& guests);
   bool empty() const;

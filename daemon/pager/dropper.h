@@ -1,5 +1,6 @@
-// Takes pages out of their owner's memory once they are stored elsewhere. One interface for shared memory (holes punched into the backing
-// file) and private memory (a ring placed in the target runs MADV_DONTNEED there), so the pager does not know which.
+// Takes pages out of their owner's memory once they are stored elsewhere. One interface for shared memory (holes
+// punched into the backing file) and private memory (a ring placed in the target runs MADV_DONTNEED there), so the
+// pager does not know which.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +11,9 @@
 namespace tidepool::daemon {
 
 struct Drop {
-  std::uint64_t cookie = 0;        // the caller's, returned with the completion
-  AddressRange addresses;          // in the target; used for private memory
-  std::uint64_t file_offset = 0;   // in the backing file; used for shared memory
+  std::uint64_t cookie = 0;       // the caller's, returned with the completion
+  AddressRange addresses;         // in the target; used for private memory
+  std::uint64_t file_offset = 0;  // in the backing file; used for shared memory
 };
 
 struct DropCompletion {
@@ -28,12 +29,11 @@ class Dropper {
   virtual bool submit(const Drop& drop) = 0;
   virtual std::size_t reap(std::span<DropCompletion> out) = 0;
   virtual std::size_t in_flight() const = 0;
-  // True when the target's own userfaultfd announces these drops as EVENT_REMOVE, which must then be told from the guest's.
+  // True when the target's own userfaultfd announces these drops as EVENT_REMOVE, which must then be told from the
+  // guest's.
   virtual bool announced_as_remove() const = 0;
   // True when the pages of a completed drop must be looked for before they are believed gone.
   virtual bool needs_confirmation() const = 0;
-  // To be kept by whoever outlives us; -1 when there is none.
-  virtual int descriptor() const { return -1; }
 };
 
 }  // namespace tidepool::daemon

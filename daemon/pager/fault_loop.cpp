@@ -46,7 +46,10 @@ class SpinBudget {
 class Loop final : public FaultLoop {
  public:
   Loop(const FaultLoopConfig& config, FaultLoopHooks hooks, const Clock& clock)
-      : config_(config), clock_(clock), service_(config, std::move(hooks), clock, *this), spin_(config.spin_share, clock.now()) {}
+      : config_(config),
+        clock_(clock),
+        service_(config, std::move(hooks), clock, *this),
+        spin_(config.spin_share, clock.now()) {}
   ~Loop() override { stop(); }
 
   Result<> start(const std::string& name) {
@@ -73,7 +76,8 @@ class Loop final : public FaultLoop {
   void add_space(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space) override {
     post([this, vm, space] { watch(vm, space); });
   }
-  void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) override {
+  void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space,
+                    std::vector<Segment> segments) override {
     post([this, vm, space, segments = std::move(segments)]() mutable {
       service_.extend(*vm, *space, std::move(segments));
     });
@@ -95,7 +99,9 @@ class Loop final : public FaultLoop {
   }
   void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run,
                std::function<void(std::uint64_t)> done) override {
-    post([this, vm, object, run, done = std::move(done)]() mutable { service_.restore(vm, object, run, std::move(done)); });
+    post([this, vm, object, run, done = std::move(done)]() mutable {
+      service_.restore(vm, object, run, std::move(done));
+    });
   }
   void post(std::function<void()> task) override {
     {
@@ -235,7 +241,8 @@ class Loop final : public FaultLoop {
   void check_liveness() {
     std::vector<std::pair<std::shared_ptr<PagedVm>, std::shared_ptr<AddressSpace>>> dead;
     for (const auto& [key, watched] : watched_) {
-      if (!watched.space->alive || !watched.space->userfaultfd.address_space_alive()) dead.emplace_back(watched.vm, watched.space);
+      if (!watched.space->alive || !watched.space->userfaultfd.address_space_alive())
+        dead.emplace_back(watched.vm, watched.space);
     }
     for (const auto& [vm, space] : dead) space_died(*vm, space);
   }
@@ -258,8 +265,8 @@ class Loop final : public FaultLoop {
 
 }  // namespace
 
-Result<std::unique_ptr<FaultLoop>> start_fault_loop(const std::string& name, const FaultLoopConfig& config, FaultLoopHooks hooks,
-                                                    const Clock& clock) {
+Result<std::unique_ptr<FaultLoop>> start_fault_loop(const std::string& name, const FaultLoopConfig& config,
+                                                    FaultLoopHooks hooks, const Clock& clock) {
   auto loop = std::make_unique<Loop>(config, std::move(hooks), clock);
   if (auto started = loop->start(name); !started) return Failure{started.error()};
   return loop;

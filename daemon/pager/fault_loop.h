@@ -1,9 +1,10 @@
-// One thread that owns a set of VMs: it reads every event of their userfaultfds and makes every change that belongs to the owner (see
-// page_entry.h). No other thread installs pages, frees the far copies of living pages, or changes address spaces: so a fork is cloned in one
-// piece, and no lock is needed on the fault path.
+// One thread that owns a set of VMs: it reads every event of their userfaultfds and makes every change that belongs to
+// the owner (see page_entry.h). No other thread installs pages, frees the far copies of living pages, or changes
+// address spaces: so a fork is cloned in one piece, and no lock is needed on the fault path.
 //
-// The loop never waits for storage, for a demotion, or for another VM: reads complete through its mailbox, faults on pages that are being
-// dropped are parked, and what the kernel postpones (EAGAIN while an address space changes) is tried again after the next events.
+// The loop never waits for storage, for a demotion, or for another VM: reads complete through its mailbox, faults on
+// pages that are being dropped are parked, and what the kernel postpones (EAGAIN while an address space changes) is
+// tried again after the next events.
 #pragma once
 
 #include <atomic>
@@ -20,7 +21,8 @@
 namespace tidepool::daemon {
 
 struct FaultLoopConfig {
-  // Share of one CPU that may be spent polling for the next fault before sleeping; wake-ups cost more than most fault-ins.
+  // Share of one CPU that may be spent polling for the next fault before sleeping; wake-ups cost more than most
+  // fault-ins.
   double spin_share = 0.10;
   // How long one spell of polling lasts at most.
   std::chrono::microseconds spin_window{100};
@@ -29,7 +31,8 @@ struct FaultLoopConfig {
 
 // What the loop asks of others. Called on the loop's thread; must not block.
 struct FaultLoopHooks {
-  // A forked child's userfaultfd: store it with whoever outlives us, then call `held`, from any thread; the child is served from then on.
+  // A forked child's userfaultfd: store it with whoever outlives us, then call `held`, from any thread; the child is
+  // served from then on.
   std::function<void(PagedVm&, int fd, std::function<void()> held)> hold_descriptor;
   // The VM's own memory limit refuses a page: demote something of it.
   std::function<void(PagedVm&)> out_of_memory;
@@ -48,14 +51,17 @@ class FaultLoop {
   // A further process that shows the VM's memory, complete with its segments.
   virtual void add_space(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space) = 0;
   // New memory of a space that is served already.
-  virtual void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments) = 0;
-  // Stops serving, and frees whatever copies are left in the store. `done` runs on the loop's thread when no event of the VM will be read any more.
+  virtual void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space,
+                            std::vector<Segment> segments) = 0;
+  // Stops serving, and frees whatever copies are left in the store. `done` runs on the loop's thread when no event of
+  // the VM will be read any more.
   virtual void remove(std::shared_ptr<PagedVm> vm, std::function<void()> done) = 0;
   // A drop ended: faults parked on the pages are answered.
   virtual void drops_finished(std::shared_ptr<PagedVm> vm) = 0;
-  // Brings far pages of an object home, demand faults first. `done(left)` runs on the loop's thread with the number of pages that could not be
-  // brought (0: all are home).
-  virtual void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t left)> done) = 0;
+  // Brings far pages of an object home, demand faults first. `done(left)` runs on the loop's thread with the number of
+  // pages that could not be brought (0: all are home).
+  virtual void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run,
+                       std::function<void(std::uint64_t left)> done) = 0;
   // Runs on the loop's thread.
   virtual void post(std::function<void()> task) = 0;
 
@@ -64,7 +70,7 @@ class FaultLoop {
   virtual void stop() = 0;  // joins
 };
 
-Result<std::unique_ptr<FaultLoop>> start_fault_loop(const std::string& name, const FaultLoopConfig& config, FaultLoopHooks hooks,
-                                                    const Clock& clock);
+Result<std::unique_ptr<FaultLoop>> start_fault_loop(const std::string& name, const FaultLoopConfig& config,
+                                                    FaultLoopHooks hooks, const Clock& clock);
 
 }  // namespace tidepool::daemon

@@ -10,10 +10,16 @@ namespace {
 constexpr std::size_t kFetchOps = 64;
 constexpr std::size_t kMaxPrefetches = 64;
 
-bool is_write_protect(std::uint64_t flags) { return (flags & UFFD_PAGEFAULT_FLAG_WP) != 0; }
-bool is_minor(std::uint64_t flags) { return (flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0; }
+bool is_write_protect(std::uint64_t flags) {
+  return (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+}
+bool is_minor(std::uint64_t flags) {
+  return (flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0;
+}
 
-AddressRange page_at(std::uint64_t address) { return {address, address + kPageSize}; }
+AddressRange page_at(std::uint64_t address) {
+  return {address, address + kPageSize};
+}
 
 }  // namespace
 
@@ -124,7 +130,8 @@ void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::ui
     } else if (!entry.held() && !object.map->exchange(page, entry, held)) {
       continue;  // a demotion moved it meanwhile: look again
     }
-    if (entry.state() == PageState::kDemoting) state.vm->counters.demotions_cancelled.fetch_add(1, std::memory_order_relaxed);
+    if (entry.state() == PageState::kDemoting)
+      state.vm->counters.demotions_cancelled.fetch_add(1, std::memory_order_relaxed);
     // The mark goes before the protection does.
     if (entry.state() == PageState::kResidentClean) release_later(state.vm->store, entry.location());
     return serve_resident(state, segment, page, entry, fault);
@@ -145,7 +152,8 @@ void FaultService::serve_resident(SpaceState& state, const Segment& segment, Pag
   } else {
     counters.faults_first.fetch_add(1, std::memory_order_relaxed);
   }
-  counters.stall_ns.fetch_add(static_cast<std::uint64_t>((clock_.now() - fault.since).count()), std::memory_order_relaxed);
+  counters.stall_ns.fetch_add(static_cast<std::uint64_t>((clock_.now() - fault.since).count()),
+                              std::memory_order_relaxed);
   if (entry.state() == PageState::kExcluded) return;
   PageEntry held = map.load(page);
   while (held.held()) {
@@ -155,12 +163,14 @@ void FaultService::serve_resident(SpaceState& state, const Segment& segment, Pag
   }
 }
 
-FaultService::Answer FaultService::answer_resident(SpaceState& state, const Segment& segment, const WaitingFault& fault) {
+FaultService::Answer FaultService::answer_resident(SpaceState& state, const Segment& segment,
+                                                   const WaitingFault& fault) {
   const kernel::Userfaultfd& userfaultfd = state.space->userfaultfd;
   if (is_write_protect(fault.flags)) {
     return judge(state, {0, userfaultfd.write_protect(page_at(fault.address), false)}, fault.address);
   }
-  if (is_minor(fault.flags)) return judge(state, userfaultfd.map_cached(fault.address, kPageSize, false), fault.address);
+  if (is_minor(fault.flags))
+    return judge(state, userfaultfd.map_cached(fault.address, kPageSize, false), fault.address);
   const kernel::InstallOutcome outcome = userfaultfd.copy(fault.address, pattern_pages_.data(), kPageSize, false);
   // A copy, not UFFDIO_ZEROPAGE: that refuses to replace a protection marker, and the target would fault for ever.
   if (outcome.error == EEXIST && segment.object->shared) {
@@ -170,7 +180,8 @@ FaultService::Answer FaultService::answer_resident(SpaceState& state, const Segm
 }
 
 // What an ioctl's result means for whoever waits on the page.
-FaultService::Answer FaultService::judge(SpaceState& state, const kernel::InstallOutcome& outcome, std::uint64_t address) {
+FaultService::Answer FaultService::judge(SpaceState& state, const kernel::InstallOutcome& outcome,
+                                         std::uint64_t address) {
   switch (outcome.error) {
     case 0:
       return Answer::kDone;
@@ -184,13 +195,15 @@ FaultService::Answer FaultService::judge(SpaceState& state, const kernel::Instal
       if (hooks_.out_of_memory) hooks_.out_of_memory(*state.vm);
       return Answer::kAgain;
     default:
-      // EEXIST: somebody was faster. ENOENT, EFAULT, EINVAL: the mapping, or the cached page, is gone: the retried access finds out.
+      // EEXIST: somebody was faster. ENOENT, EFAULT, EINVAL: the mapping, or the cached page, is gone: the retried
+      // access finds out.
       state.space->userfaultfd.wake(page_at(address));
       return Answer::kDone;
   }
 }
 
-// Memory that grew into a registered area (mremap), or that is about to be unmapped: zeros are right for a page that was never there.
+// Memory that grew into a registered area (mremap), or that is about to be unmapped: zeros are right for a page that
+// was never there.
 void FaultService::serve_untracked(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since) {
   const Segment nowhere{};
   MemoryObject no_object;
@@ -246,7 +259,8 @@ void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageI
 void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page) {
   const auto advice = state.prefetcher.on_fault(page.value);
   if (!advice || prefetches_.size() >= kMaxPrefetches || state.vm->releasing) return;
-  prefetches_.push_back({&state, &object, page.value + static_cast<std::uint64_t>(advice->stride), advice->stride, advice->pages});
+  prefetches_.push_back(
+      {&state, &object, page.value + static_cast<std::uint64_t>(advice->stride), advice->stride, advice->pages});
 }
 
 void FaultService::retry_deferred() {

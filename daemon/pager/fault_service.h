@@ -1,5 +1,5 @@
-// The answers of a fault loop: what each event means for each page state. Single-threaded: everything here runs on the loop's thread, except
-// that storage reads may complete on others (they come back through the loop's mailbox).
+// The answers of a fault loop: what each event means for each page state. Single-threaded: everything here runs on the
+// loop's thread, except that storage reads may complete on others (they come back through the loop's mailbox).
 #pragma once
 
 #include <deque>
@@ -79,12 +79,14 @@ class FaultService {
 
   // fault_service.cpp
   void serve_untracked(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since);
-  void serve_resident(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry, const WaitingFault& fault);
+  void serve_resident(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
+                      const WaitingFault& fault);
   Answer answer_resident(SpaceState& state, const Segment& segment, const WaitingFault& fault);
   Answer judge(SpaceState& state, const kernel::InstallOutcome& outcome, std::uint64_t address);
   void defer(const WaitingFault& fault) { deferred_faults_.push_back(fault); }
   void park(const WaitingFault& fault, MemoryObject& object, PageIndex page);
-  void fetch_demand(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry, const WaitingFault& fault);
+  void fetch_demand(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
+                    const WaitingFault& fault);
   void plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page);
 
   // fetching.cpp

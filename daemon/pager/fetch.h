@@ -21,11 +21,11 @@ struct FetchOp {
   std::size_t count = 0;
   std::size_t installed = 0;  // pages from the front that need nothing more
   FetchReason reason = FetchReason::kDemand;
-  bool write = false;          // the fault was a write: no clean copy
-  bool completed = false;      // set by the store's call-back
+  bool write = false;      // the fault was a write: no clean copy
+  bool completed = false;  // set by the store's call-back
   unsigned attempts = 0;
-  MonoTime since;              // when the event was read
-  MonoTime not_before;         // deferred until
+  MonoTime since;                              // when the event was read
+  MonoTime not_before;                         // deferred until
   std::array<PageEntry, kFetchPages> entries;  // as they were, in state fetching
   std::array<pool::ReadItem, kFetchPages> items;
   pool::ReadBatch batch;

@@ -1,8 +1,9 @@
 // Far pages on their way home: demand, prefetch and restore go the same way.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <unistd.h>
 
 #include "daemon/pager/fault_service.h"
 
@@ -12,7 +13,8 @@ namespace {
 constexpr auto kRetryRead = std::chrono::milliseconds(5);
 constexpr auto kRetryInstall = std::chrono::microseconds(200);
 constexpr auto kRestorePause = std::chrono::milliseconds(5);
-// Sweeps of a restore that bring nothing home before it gives up on what is left; the pause between them makes this about ten seconds.
+// Sweeps of a restore that bring nothing home before it gives up on what is left; the pause between them makes this
+// about ten seconds.
 constexpr unsigned kMaxFruitlessSweeps = 2000;
 
 void fill_pattern(std::byte* page, std::uint32_t pattern) {
@@ -60,8 +62,9 @@ bool FaultService::begin_page(FetchOp& op, PageIndex page, PageEntry entry) {
   return true;
 }
 
-// Asks the store for every page of the operation that has not been answered. Values among them need no reading, so runs of locations between
-// them are submitted as one batch only when there are no values; else the batch is compacted to the front.
+// Asks the store for every page of the operation that has not been answered. Values among them need no reading, so runs
+// of locations between them are submitted as one batch only when there are no values; else the batch is compacted to
+// the front.
 void FaultService::submit(FetchOp* op) {
   const auto pending = [](const pool::ReadItem& item) { return item.status == pool::PageStatus::kPending; };
   const auto items = std::span(op->items).first(op->count);
@@ -150,7 +153,8 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
     put_back(op, op.installed++);
     return Step::kAdvanced;
   }
-  // A run: pages that follow each other in the address space and, as they are, in memory; else they are copied side by side.
+  // A run: pages that follow each other in the address space and, as they are, in memory; else they are copied side by
+  // side.
   std::size_t count = 1;
   bool adjacent = true;
   while (index + count < op.count && op.items[index + count].status == pool::PageStatus::kOk &&
@@ -201,8 +205,8 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
   }
 }
 
-// The page cache already holds something at this place (a foreign reader filled the hole), or no address space shows the page: write the
-// content through the file, then map it. A bare wake would leave zeros in place of the page.
+// The page cache already holds something at this place (a foreign reader filled the hole), or no address space shows
+// the page: write the content through the file, then map it. A bare wake would leave zeros in place of the page.
 FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* segment, std::size_t index) {
   const PageIndex page{op.first.value + index};
   std::uint64_t offset = 0;
@@ -240,7 +244,8 @@ FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* s
 void FaultService::settle(FetchOp& op, std::size_t index, bool keeps_copy) {
   const PageIndex page{op.first.value + index};
   PageEntry entry = op.object->map->load(page);
-  const PageEntry home = keeps_copy ? PageEntry::stored(PageState::kResidentClean, entry.location()) : PageEntry::plain(PageState::kResident);
+  const PageEntry home = keeps_copy ? PageEntry::stored(PageState::kResidentClean, entry.location())
+                                    : PageEntry::plain(PageState::kResident);
   const bool free_copy = !keeps_copy && entry.holds_location();
   const pool::Location location = entry.location();
   if (op.object->map->exchange(page, entry, home) && free_copy) release_later(op.vm->store, location);
@@ -267,8 +272,9 @@ void FaultService::put_back(FetchOp& op, std::size_t index) {
 }
 
 // Gathers the next far pages of [from, end), up to one operation, that follow each other. False when there was none.
-bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
-                             std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next) {
+bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space,
+                             MemoryObject& object, std::uint64_t from, std::uint64_t end, FetchReason reason,
+                             std::uint64_t& next) {
   PageMap& map = *object.map;
   while (from < end) {
     const std::uint64_t region_end = (from / kPagesPerRegion + 1) * kPagesPerRegion;
@@ -307,14 +313,16 @@ bool FaultService::prefetch_step() {
     const std::uint64_t from = request.stride > 0 ? request.next : request.next - std::min(request.next, span - 1);
     std::uint64_t ignored = 0;
     if (from < limit) {
-      start_run(request.state->vm, request.state->space, *request.object, from, std::min(limit, from + span), FetchReason::kPrefetch, ignored);
+      start_run(request.state->vm, request.state->space, *request.object, from, std::min(limit, from + span),
+                FetchReason::kPrefetch, ignored);
     }
     request.left -= static_cast<unsigned>(span);
     request.next += static_cast<std::uint64_t>(request.stride * static_cast<std::int64_t>(span));
   } else {
     std::uint64_t ignored = 0;
     if (request.next < limit) {
-      start_run(request.state->vm, request.state->space, *request.object, request.next, request.next + 1, FetchReason::kPrefetch, ignored);
+      start_run(request.state->vm, request.state->space, *request.object, request.next, request.next + 1,
+                FetchReason::kPrefetch, ignored);
     }
     --request.left;
     request.next += static_cast<std::uint64_t>(request.stride);
@@ -323,7 +331,8 @@ bool FaultService::prefetch_step() {
   return true;
 }
 
-void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) {
+void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run,
+                           std::function<void(std::uint64_t)> done) {
   const std::uint64_t end = std::min(run.end(), object->map->pages().value);
   std::shared_ptr<AddressSpace> owner;
   for (const auto& space : vm->spaces()) {
@@ -331,11 +340,20 @@ void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, Pa
       if (forked.get() == object) owner = space;
     }
   }
-  restores_.push_back({std::move(vm), object, {run.first, end > run.first.value ? end - run.first.value : 0}, run.first.value, ~0ull, 0,
-                       MonoTime{}, std::move(done), std::move(owner)});
+  restores_.push_back({std::move(vm),
+                       object,
+                       {run.first, end > run.first.value ? end - run.first.value : 0},
+                       run.first.value,
+                       ~0ull,
+                       0,
+                       MonoTime{},
+                       std::move(done),
+                       std::move(owner)});
 }
 
-bool FaultService::restore_ready() const { return !restores_.empty() && restores_.front().not_before <= clock_.now(); }
+bool FaultService::restore_ready() const {
+  return !restores_.empty() && restores_.front().not_before <= clock_.now();
+}
 
 bool FaultService::restore_step() {
   if (restores_.empty() || free_ops_.size() < kFetchPages) return false;
@@ -357,7 +375,8 @@ bool FaultService::restore_step() {
     space.reset();
   }
   std::uint64_t next = job.run.end();
-  if (space != nullptr && start_run(job.vm, space, *job.object, job.cursor, job.run.end(), FetchReason::kRestore, next)) {
+  if (space != nullptr &&
+      start_run(job.vm, space, *job.object, job.cursor, job.run.end(), FetchReason::kRestore, next)) {
     // The operation may have ended the job's VM; look at the job again only through the queue.
     if (!restores_.empty()) restores_.front().cursor = next;
     return true;

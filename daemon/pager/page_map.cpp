@@ -13,13 +13,15 @@ namespace {
 
 constexpr std::uint64_t kGrowthPages = (kPageSize / sizeof(std::uint64_t)) * 512;  // 1 GiB of guest memory at a time
 
-constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) { return (value + to - 1) / to * to; }
+constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
+  return (value + to - 1) / to * to;
+}
 
 }  // namespace
 
 std::string_view to_string(PageState state) {
-  static constexpr std::string_view kNames[kPageStateCount] = {"untouched", "resident", "resident_clean", "demoting", "dropping",
-                                                                "far",       "fetching", "released",       "excluded"};
+  static constexpr std::string_view kNames[kPageStateCount] = {
+      "untouched", "resident", "resident_clean", "demoting", "dropping", "far", "fetching", "released", "excluded"};
   const auto index = static_cast<unsigned>(state);
   return index < kPageStateCount ? kNames[index] : "invalid";
 }
@@ -62,7 +64,8 @@ Result<> PageMap::grow_to(PageCount pages) {
   if (wanted <= mapped_pages_ && header_ != nullptr) return {};
   const std::uint64_t length = kPageMapHeaderSize.value + wanted * sizeof(std::uint64_t);
   if (::ftruncate(file_.get(), static_cast<off_t>(length)) != 0) return errno_failure("grow", "page map");
-  if (::mmap(reservation_.data(), length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file_.get(), 0) == MAP_FAILED) {
+  if (::mmap(reservation_.data(), length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file_.get(), 0) ==
+      MAP_FAILED) {
     return errno_failure("map", "page map");
   }
   mapped_pages_ = wanted;
@@ -98,7 +101,8 @@ bool PageMap::exchange(PageIndex page, PageEntry& expected, PageEntry desired) {
   // A page counts as resident until it is dropped, and as far until it is back.
   const auto is_far = [](PageState s) { return s == PageState::kFar || s == PageState::kFetching; };
   const auto is_resident = [](PageState s) {
-    return s == PageState::kResident || s == PageState::kResidentClean || s == PageState::kDemoting || s == PageState::kDropping;
+    return s == PageState::kResident || s == PageState::kResidentClean || s == PageState::kDemoting ||
+           s == PageState::kDropping;
   };
   RegionCounters& counters = regions_[region_of(page)];
   if (is_resident(from) != is_resident(to)) {
@@ -106,14 +110,16 @@ bool PageMap::exchange(PageIndex page, PageEntry& expected, PageEntry desired) {
                     : counters.resident.fetch_sub(1, std::memory_order_relaxed);
   }
   if (is_far(from) != is_far(to)) {
-    is_far(to) ? counters.far.fetch_add(1, std::memory_order_relaxed) : counters.far.fetch_sub(1, std::memory_order_relaxed);
+    is_far(to) ? counters.far.fetch_add(1, std::memory_order_relaxed)
+               : counters.far.fetch_sub(1, std::memory_order_relaxed);
   }
   return true;
 }
 
 void PageMap::record_segments(std::span<const PageMapHeader::Segment> segments) {
   const std::size_t count = std::min(segments.size(), PageMapHeader::kMaxSegments);
-  // A reader after our death sees the old list, a shorter one, or the new one: never a half-written element inside the count.
+  // A reader after our death sees the old list, a shorter one, or the new one: never a half-written element inside the
+  // count.
   std::atomic_ref<std::uint64_t>(header_->segment_count).store(0, std::memory_order_release);
   std::copy_n(segments.begin(), count, header_->segments);
   std::atomic_ref<std::uint64_t>(header_->segment_count).store(count, std::memory_order_release);

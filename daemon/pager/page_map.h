@@ -1,8 +1,8 @@
-// The page map of one memory object: an array of 64-bit entries in a memfd, so that whoever holds the descriptor after our death finds every
-// far page again. The layout is position independent and versioned (docs/layout.md).
+// The page map of one memory object: an array of 64-bit entries in a memfd, so that whoever holds the descriptor after
+// our death finds every far page again. The layout is position independent and versioned (docs/layout.md).
 //
-// Memory: 8 bytes per page, and 16 bytes per 2 MiB region of counters in private memory. Entries of address space that is never touched cost
-// nothing (the memfd stays a hole).
+// Memory: 8 bytes per page, and 16 bytes per 2 MiB region of counters in private memory. Entries of address space that
+// is never touched cost nothing (the memfd stays a hole).
 #pragma once
 
 #include <atomic>
@@ -66,12 +66,14 @@ class PageMap {
   // Room for `capacity` pages of address space (costs nothing until used).
   static Result<std::unique_ptr<PageMap>> create(const std::string& name, PageCount capacity, bool shared);
 
-  // Appends room for `pages` pages, so that the first index is congruent to `alignment_page` modulo a region; entries in the gap are excluded.
+  // Appends room for `pages` pages, so that the first index is congruent to `alignment_page` modulo a region; entries
+  // in the gap are excluded.
   Result<PageIndex> append(PageCount pages, std::uint64_t alignment_page);
 
   std::atomic<std::uint64_t>& entry(PageIndex page) { return entries_[page.value]; }
   PageEntry load(PageIndex page) const { return PageEntry{entries_[page.value].load(std::memory_order_acquire)}; }
-  // Replaces `expected` and keeps the counters right. False, with `expected` refreshed, when the entry was another by now.
+  // Replaces `expected` and keeps the counters right. False, with `expected` refreshed, when the entry was another by
+  // now.
   bool exchange(PageIndex page, PageEntry& expected, PageEntry desired);
 
   PageCount pages() const { return PageCount{pages_.load(std::memory_order_acquire)}; }
@@ -80,7 +82,9 @@ class PageMap {
   static std::uint64_t region_of(PageIndex page) { return page.value / kPagesPerRegion; }
 
   // Pages in each state, indexed by PageState. Sums to pages().
-  std::uint64_t count(PageState state) const { return counts_[static_cast<unsigned>(state)].load(std::memory_order_relaxed); }
+  std::uint64_t count(PageState state) const {
+    return counts_[static_cast<unsigned>(state)].load(std::memory_order_relaxed);
+  }
 
   // Written for a successor agent; the list replaces the former one.
   void record_segments(std::span<const PageMapHeader::Segment> segments);

@@ -57,14 +57,16 @@ const Segment* SegmentTable::showing(const MemoryObject& object, PageIndex page)
 
 SegmentTable SegmentTable::without(AddressRange unmapped) const {
   std::vector<Segment> kept;
-  split(segments_, unmapped, [&](const Segment& s) { kept.push_back(s); }, [](const Segment&) {});
+  split(
+      segments_, unmapped, [&](const Segment& s) { kept.push_back(s); }, [](const Segment&) {});
   return SegmentTable{std::move(kept)};
 }
 
 SegmentTable SegmentTable::moved(AddressRange from, std::uint64_t to) const {
   std::vector<Segment> kept;
   std::vector<Segment> moving;
-  split(segments_, from, [&](const Segment& s) { kept.push_back(s); }, [&](const Segment& s) { moving.push_back(s); });
+  split(
+      segments_, from, [&](const Segment& s) { kept.push_back(s); }, [&](const Segment& s) { moving.push_back(s); });
   for (Segment& segment : moving) {
     const std::uint64_t start = segment.addresses.start - from.start + to;
     segment.addresses = {start, start + segment.addresses.size()};

@@ -1,7 +1,8 @@
 // What the pager knows of one VM: its memory objects, and the address spaces through which they are seen.
 //
-// A page belongs to an object (a file's memory, or the private memory of one process), not to an address: the same object may be mapped at
-// several places and in several processes. Threads: the VM's fault loop is the only one that changes the lists; others take snapshots.
+// A page belongs to an object (a file's memory, or the private memory of one process), not to an address: the same
+// object may be mapped at several places and in several processes. Threads: the VM's fault loop is the only one that
+// changes the lists; others take snapshots.
 #pragma once
 
 #include <sys/types.h>
@@ -43,7 +44,9 @@ struct Segment {
   PageIndex first;
   std::uint64_t file_offset = 0;  // of `first`; shared memory only
 
-  std::uint64_t address_of(PageIndex page) const { return addresses.start + ((page.value - first.value) << kPageShift); }
+  std::uint64_t address_of(PageIndex page) const {
+    return addresses.start + ((page.value - first.value) << kPageShift);
+  }
   std::uint64_t offset_of(PageIndex page) const { return file_offset + ((page.value - first.value) << kPageShift); }
   PageIndex page_at(std::uint64_t address) const {
     return PageIndex{first.value + ((address - addresses.start) >> kPageShift)};
@@ -98,11 +101,11 @@ struct AddressSpace {
 };
 
 struct PagerCounters {
-  std::atomic<std::uint64_t> faults_far{0};      // demand fault-ins of far pages
-  std::atomic<std::uint64_t> faults_first{0};    // first touches, answered with zeros
-  std::atomic<std::uint64_t> faults_write{0};    // write protection lifted
-  std::atomic<std::uint64_t> faults_minor{0};    // cached pages mapped again
-  std::atomic<std::uint64_t> stall_ns{0};        // from reading the event to the answer, summed over faults
+  std::atomic<std::uint64_t> faults_far{0};    // demand fault-ins of far pages
+  std::atomic<std::uint64_t> faults_first{0};  // first touches, answered with zeros
+  std::atomic<std::uint64_t> faults_write{0};  // write protection lifted
+  std::atomic<std::uint64_t> faults_minor{0};  // cached pages mapped again
+  std::atomic<std::uint64_t> stall_ns{0};      // from reading the event to the answer, summed over faults
   std::atomic<std::uint64_t> demoted_pages{0};
   std::atomic<std::uint64_t> demotions_cancelled{0};
   std::atomic<std::uint64_t> promoted_demand{0};
@@ -110,8 +113,9 @@ struct PagerCounters {
   std::atomic<std::uint64_t> promoted_restore{0};
   std::atomic<std::uint64_t> discarded_pages{0};  // far copies freed because the guest gave the page back
   std::atomic<std::uint64_t> forks{0};
-  std::atomic<std::uint64_t> clean_drops{0};      // demotions that cost no write
-  std::atomic<std::uint64_t> verify_failures{0};  // pages that changed between copy and drop in spite of protection (devices)
+  std::atomic<std::uint64_t> clean_drops{0};  // demotions that cost no write
+  std::atomic<std::uint64_t> verify_failures{
+      0};  // pages that changed between copy and drop in spite of protection (devices)
   std::atomic<std::uint64_t> integrity_failures{0};
   std::atomic<std::uint64_t> store_full{0};
   std::atomic<std::uint64_t> out_of_memory{0};
@@ -123,7 +127,8 @@ struct PagedVm {
   pool::PageStore* store = nullptr;
   // Only for private memory, whose content cannot change behind the protection's back.
   std::atomic<bool> keep_clean_copies{false};
-  // REMOVE on shared memory frees far copies only for programs known to mean "punch" by it (QEMU); MADV_DONTNEED keeps contents.
+  // REMOVE on shared memory frees far copies only for programs known to mean "punch" by it (QEMU); MADV_DONTNEED keeps
+  // contents.
   bool shared_remove_discards = false;
   bool kill_on_integrity_failure = false;
 
@@ -137,8 +142,9 @@ struct PagedVm {
   std::atomic<std::uint32_t> demotions_in_flight{0};
   std::atomic<std::uint32_t> drops_overdue{0};
   std::atomic<bool> dead{false};
-  // Held by the fault loop from reading events until a fork in them is known, and by the demotion thread while it decides on and punches shared
-  // pages: a child that starts to run in between would not be frozen. Neither waits for the other: the loop comes back a pass later.
+  // Held by the fault loop from reading events until a fork in them is known, and by the demotion thread while it
+  // decides on and punches shared pages: a child that starts to run in between would not be frozen. Neither waits for
+  // the other: the loop comes back a pass later.
   std::atomic_flag event_gate = ATOMIC_FLAG_INIT;
   std::atomic<std::uint32_t> spaces_epoch{0};  // grows with every address space that joins
   std::atomic<int> blocked_by{0};  // errno-like reason why faults of this VM cannot be answered now; 0: none

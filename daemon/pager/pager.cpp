@@ -12,20 +12,25 @@
 namespace tidepool::daemon {
 namespace {
 
-constexpr std::uint64_t kWantedFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
-                                          UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_MISSING_SHMEM |
-                                          UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
-// MINOR on shared memory is not for speed: without it a failed split of a 2 MiB page leaves zeros that nobody is told of.
-constexpr std::uint64_t kSharedModes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MINOR;
+constexpr std::uint64_t kWantedFeatures =
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
+    UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
+// MINOR on shared memory is not for speed: without it a failed split of a 2 MiB page leaves zeros that nobody is told
+// of.
+constexpr std::uint64_t kSharedModes =
+    UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MINOR;
 constexpr std::uint64_t kPrivateModes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
 constexpr unsigned kMaxFaultThreads = 64;
 
 // How far an object may outgrow what it had at adoption.
-PageCount room_for(PageCount initial) { return PageCount{std::max<std::uint64_t>(initial.value * 4, (64ull << 30) >> kPageShift)}; }
+PageCount room_for(PageCount initial) {
+  return PageCount{std::max<std::uint64_t>(initial.value * 4, (64ull << 30) >> kPageShift)};
+}
 
 class PagerImpl final : public Pager {
  public:
-  PagerImpl(const PagerConfig& config, PagerHooks hooks, const Clock& clock) : config_(config), hooks_(std::move(hooks)), clock_(clock) {}
+  PagerImpl(const PagerConfig& config, PagerHooks hooks, const Clock& clock)
+      : config_(config), hooks_(std::move(hooks)), clock_(clock) {}
   ~PagerImpl() override { stop(); }
 
   Result<> start() {
@@ -35,7 +40,8 @@ class PagerImpl final : public Pager {
       if (!loop) return Failure{loop.error()};
       loops_.push_back(std::move(*loop));
     }
-    auto demoter = start_demoter(config_.demoter, [this](PagedVm& vm) -> FaultLoop& { return loop_of(vm); }, clock_);
+    auto demoter = start_demoter(
+        config_.demoter, [this](PagedVm& vm) -> FaultLoop& { return loop_of(vm); }, clock_);
     if (!demoter) return Failure{demoter.error()};
     demoter_ = std::move(*demoter);
     return {};
@@ -48,11 +54,15 @@ class PagerImpl final : public Pager {
   void release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) override;
   std::size_t arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) override;
 
-  bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override { return demoter_->demote(vm, region); }
-  void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) override {
+  bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
+    return demoter_->demote(vm, region);
+  }
+  void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run,
+               std::function<void(std::uint64_t)> done) override {
     loop_of(*vm).restore(vm, object, run, std::move(done));
   }
   void freeze_host(bool frozen) override { demoter_->freeze_host(frozen); }
+  void abandon(const std::shared_ptr<PagedVm>& vm) override { demoter_->abandon(vm); }
   std::uint64_t heartbeat() const override {
     std::uint64_t slowest = ~0ull;
     for (const auto& loop : loops_) slowest = std::min(slowest, loop->passes());
@@ -85,7 +95,8 @@ FaultLoopHooks PagerImpl::loop_hooks() {
   FaultLoopHooks hooks;
   hooks.hold_descriptor = [this](PagedVm& vm, int fd, std::function<void()> held) {
     if (!hooks_.hold_descriptor) return held();
-    hooks_.hold_descriptor(vm, "vm/" + vm.name + "/child-userfaultfd/" + std::to_string(next_child_++), fd, std::move(held));
+    hooks_.hold_descriptor(vm, "vm/" + vm.name + "/child-userfaultfd/" + std::to_string(next_child_++), fd,
+                           std::move(held));
   };
   hooks.out_of_memory = hooks_.out_of_memory;
   hooks.integrity_failure = hooks_.integrity_failure;
@@ -113,12 +124,15 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   std::vector<std::uint64_t> totals(spec.objects.size());
   for (const SpaceSpec& space : spec.spaces) {
     for (const MappingSpec& mapping : space.mappings) {
-      if (mapping.object >= spec.objects.size() || mapping.addresses.empty() || mapping.addresses.start % kPageSize != 0 ||
-          mapping.addresses.end % kPageSize != 0 || mapping.file_offset % kPageSize != 0) {
-        return failure(std::errc::invalid_argument, "enrol", spec.name, "mappings must be whole pages of a known object");
+      if (mapping.object >= spec.objects.size() || mapping.addresses.empty() ||
+          mapping.addresses.start % kPageSize != 0 || mapping.addresses.end % kPageSize != 0 ||
+          mapping.file_offset % kPageSize != 0) {
+        return failure(std::errc::invalid_argument, "enrol", spec.name,
+                       "mappings must be whole pages of a known object");
       }
       if (!spec.objects[mapping.object].shared && space.ring == nullptr) {
-        return failure(std::errc::invalid_argument, "enrol", spec.name, "private memory needs a drop ring in the process");
+        return failure(std::errc::invalid_argument, "enrol", spec.name,
+                       "private memory needs a drop ring in the process");
       }
       totals[mapping.object] += mapping.addresses.size() >> kPageShift;
     }
@@ -169,19 +183,19 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   return vm;
 }
 
+// Drop rings are not among them: the kernel passes no io_uring descriptor over sockets (Linux 6.7), and a successor can
+// place a new one. A page whose drop was under way has its copy in the store already.
 std::vector<DescriptorToHold> PagerImpl::descriptors(const PagedVm& vm) const {
   std::vector<DescriptorToHold> list;
   const std::string prefix = "vm/" + vm.name + "/";
   for (std::size_t i = 0; i < vm.objects.size(); ++i) {
     list.push_back({prefix + "pages/" + std::to_string(i), vm.objects[i]->map->descriptor()});
-    if (vm.objects[i]->file.valid()) list.push_back({prefix + "memory/" + std::to_string(i), vm.objects[i]->file.get()});
+    if (vm.objects[i]->file.valid())
+      list.push_back({prefix + "memory/" + std::to_string(i), vm.objects[i]->file.get()});
   }
   const auto spaces = vm.spaces();
   for (std::size_t i = 0; i < spaces.size(); ++i) {
     list.push_back({prefix + "userfaultfd/" + std::to_string(i), spaces[i]->userfaultfd.fd()});
-    if (spaces[i]->ring != nullptr && spaces[i]->ring->descriptor() >= 0) {
-      list.push_back({prefix + "ring/" + std::to_string(i), spaces[i]->ring->descriptor()});
-    }
   }
   return list;
 }
@@ -228,7 +242,8 @@ void PagerImpl::learn_residence(MemoryObject& object, const AddressSpace& space,
       if (data < 0 || data >= limit) return;
       off_t hole = ::lseek(object.file.get(), data, SEEK_HOLE);
       if (hole < 0 || hole > limit) hole = limit;
-      const std::uint64_t from = segment.first.value + ((static_cast<std::uint64_t>(data) - segment.file_offset) >> kPageShift);
+      const std::uint64_t from =
+          segment.first.value + ((static_cast<std::uint64_t>(data) - segment.file_offset) >> kPageShift);
       mark(from, from + ((static_cast<std::uint64_t>(hole - data) + kPageSize - 1) >> kPageShift));
       at = hole;
     }
@@ -238,7 +253,8 @@ void PagerImpl::learn_residence(MemoryObject& object, const AddressSpace& space,
   AddressRange range = segment.addresses;
   while (!range.empty()) {
     std::uint64_t scanned_to = range.end;
-    const auto found = space.pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
+    const auto found =
+        space.pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
     if (!found) return;
     for (const auto& seen : std::span(ranges).first(*found)) {
       mark(segment.page_at(seen.start).value, segment.page_at(seen.end - kPageSize).value + 1);
@@ -256,7 +272,8 @@ Result<> PagerImpl::extend(const std::shared_ptr<PagedVm>& vm, std::span<const M
   for (const MappingSpec& mapping : mappings) {
     if (mapping.object >= vm->objects.size()) return failure(std::errc::invalid_argument, "extend", vm->name);
     MemoryObject& object = *vm->objects[mapping.object];
-    auto first = object.map->append(PageCount{mapping.addresses.size() >> kPageShift}, mapping.addresses.start >> kPageShift);
+    auto first =
+        object.map->append(PageCount{mapping.addresses.size() >> kPageShift}, mapping.addresses.start >> kPageShift);
     if (!first) return Failure{first.error()};
     segments.push_back({mapping.addresses, &object, *first, mapping.file_offset});
   }
@@ -272,7 +289,8 @@ void PagerImpl::unregister_all(PagedVm& vm) {
   for (const auto& space : vm.spaces()) {
     const auto table = space->segments();
     for (const Segment& segment : table->all()) {
-      // Unregistering lifts protection too, and wakes everybody. It fails when the mapping is gone by now: then there is nothing to undo.
+      // Unregistering lifts protection too, and wakes everybody. It fails when the mapping is gone by now: then there
+      // is nothing to undo.
       (void)space->userfaultfd.write_protect(segment.addresses, false);
       (void)space->userfaultfd.unregister_range(segment.addresses);
     }
@@ -306,7 +324,9 @@ void PagerImpl::finish_release(const std::shared_ptr<PagedVm>& vm, std::function
     if (--progress->waiting != 0) return;
     // A fork meanwhile may have made a child with far pages of its own.
     const auto any_far = [](const MemoryObject& object) {
-      return object.map->count(PageState::kFar) + object.map->count(PageState::kFetching) + object.map->count(PageState::kDropping) != 0;
+      return object.map->count(PageState::kFar) + object.map->count(PageState::kFetching) +
+                 object.map->count(PageState::kDropping) !=
+             0;
     };
     bool more = false;
     for (const auto& space : vm->spaces()) {
@@ -318,8 +338,9 @@ void PagerImpl::finish_release(const std::shared_ptr<PagedVm>& vm, std::function
     }
     if (progress->left != 0 && !vm->dead) {
       vm->releasing = false;
-      progress->done(failure(std::errc::resource_unavailable_try_again, "bring home " + std::to_string(progress->left) + " pages of",
-                             vm->name, "the store does not return them now, or the process is stopped; it stays served"));
+      progress->done(failure(std::errc::resource_unavailable_try_again,
+                             "bring home " + std::to_string(progress->left) + " pages of", vm->name,
+                             "the store does not return them now, or the process is stopped; it stays served"));
       return;
     }
     unregister_all(*vm);

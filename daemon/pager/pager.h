@@ -1,4 +1,5 @@
-// The userfaultfd data path: VMs enrol with the descriptors that were taken hold of, and from then on their pages can live elsewhere.
+// The userfaultfd data path: VMs enrol with the descriptors that were taken hold of, and from then on their pages can
+// live elsewhere.
 //
 // Thread-safe unless said otherwise; no call blocks for long except enrol and release, which walk the VM's memory once.
 #pragma once
@@ -72,7 +73,8 @@ class Pager {
   static Result<std::unique_ptr<Pager>> start(const PagerConfig& config, PagerHooks hooks, const Clock& clock);
   virtual ~Pager() = default;
 
-  // Prepares a VM: handshake and page maps, nothing registered yet. The caller hands `descriptors` to whoever outlives us, then activates.
+  // Prepares a VM: handshake and page maps, nothing registered yet. The caller hands `descriptors` to whoever outlives
+  // us, then activates.
   virtual Result<std::shared_ptr<PagedVm>> prepare(VmSpec spec) = 0;
   virtual std::vector<DescriptorToHold> descriptors(const PagedVm& vm) const = 0;
   // Registers the memory, learns what is present, and serves it. On failure everything is unregistered again.
@@ -82,15 +84,18 @@ class Pager {
 
   virtual bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) = 0;
   // Brings a stretch of an object home; `done` gets the number of pages that could not be brought.
-  virtual void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done) = 0;
+  virtual void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run,
+                       std::function<void(std::uint64_t)> done) = 0;
   virtual void freeze_host(bool frozen) = 0;
+  // The VM's processes are gone: nothing of it that is under way can complete.
+  virtual void abandon(const std::shared_ptr<PagedVm>& vm) = 0;
 
-  // Brings everything home, lifts every protection, unregisters. `done` may run on any thread; an error says what could not be brought home (the
-  // VM then stays served). Exactly one call of done.
+  // Brings everything home, lifts every protection, unregisters. `done` may run on any thread; an error says what could
+  // not be brought home (the VM then stays served). Exactly one call of done.
   virtual void release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) = 0;
 
-  // Arms pages for access sampling: the next access is counted in its region's `touches`. Shared memory is unmapped (reads and writes are
-  // seen), private memory is write-protected (writes only). Returns how many were armed.
+  // Arms pages for access sampling: the next access is counted in its region's `touches`. Shared memory is unmapped
+  // (reads and writes are seen), private memory is write-protected (writes only). Returns how many were armed.
   virtual std::size_t arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) = 0;
 
   // Grows while every fault loop goes round; a watchdog feeds on it.

@@ -1,5 +1,6 @@
-// Finds the stride in a sequence of faults: Boyer-Moore majority over the last deltas, in a window that grows from a quarter of the history to
-// all of it (after Leap, USENIX ATC'20). No majority: no prefetch. Pure; one per address space, for the fault loop's use.
+// Finds the stride in a sequence of faults: Boyer-Moore majority over the last deltas, in a window that grows from a
+// quarter of the history to all of it (after Leap, USENIX ATC'20). No majority: no prefetch. Pure; one per address
+// space, for the fault loop's use.
 #pragma once
 
 #include <array>
@@ -30,7 +31,8 @@ class Prefetcher {
   unsigned recorded_ = 0;
   std::uint64_t last_page_ = 0;
   bool any_ = false;
-  // Where a sequential reader will fault next if everything prefetched is used; faulting just there doubles the distance.
+  // Where a sequential reader will fault next if everything prefetched is used; faulting just there doubles the
+  // distance.
   std::uint64_t expected_next_ = 0;
   unsigned ahead_ = kFirstAhead;
   unsigned max_pages_;

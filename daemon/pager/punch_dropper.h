@@ -1,4 +1,5 @@
-// Drops shared memory by punching holes into its backing file. Done before submit returns, and without an event in the target.
+// Drops shared memory by punching holes into its backing file. Done before submit returns, and without an event in the
+// target.
 #pragma once
 
 #include <deque>

@@ -1,4 +1,5 @@
-// Drops private memory through the ring that was placed in the target. Asynchronous; the target's userfaultfd announces every drop.
+// Drops private memory through the ring that was placed in the target. Asynchronous; the target's userfaultfd announces
+// every drop.
 #pragma once
 
 #include "daemon/pager/dropper.h"
@@ -15,7 +16,6 @@ class RingDropper final : public Dropper {
   std::size_t in_flight() const override { return ring_.in_flight(); }
   bool announced_as_remove() const override { return true; }
   bool needs_confirmation() const override { return true; }
-  int descriptor() const override { return ring_.fd(); }
 
  private:
   kernel::DropRing ring_;

@@ -12,8 +12,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <stdexcept>
 #include <random>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -30,7 +30,9 @@ struct DropSlot {
   std::int32_t error;
 };
 
-void nap() { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
+void nap() {
+  std::this_thread::sleep_for(std::chrono::microseconds(50));
+}
 
 }  // namespace
 
@@ -82,8 +84,9 @@ class Target {
     // Room to align to 2 MiB.
     void* room = ::mmap(nullptr, length + kHugePageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     const auto aligned = (reinterpret_cast<std::uintptr_t>(room) + kHugePageSize - 1) & ~(kHugePageSize - 1);
-    void* memory = ::mmap(reinterpret_cast<void*>(aligned), length, PROT_READ | PROT_WRITE,
-                          (options.shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_FIXED, options.shared ? file : -1, 0);
+    void* memory =
+        ::mmap(reinterpret_cast<void*>(aligned), length, PROT_READ | PROT_WRITE,
+               (options.shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_FIXED, options.shared ? file : -1, 0);
     if (memory == MAP_FAILED) ::_exit(71);
     ::madvise(memory, length, options.huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     base_ = static_cast<volatile std::uint64_t*>(memory);
@@ -111,8 +114,9 @@ class Target {
 
   void mismatch(std::uint64_t page, const char* where) {
     if (shared_.mismatches++ < 5) {
-      std::fprintf(stderr, "mismatch (%s): page %lu version %lu, first word %lx want %lx\n", where, page, shared_.versions[page],
-                   at(page)[0], shared_.versions[page] == 0 ? 0 : word(page, shared_.versions[page], 0));
+      std::fprintf(stderr, "mismatch (%s): page %lu version %lu, first word %lx want %lx\n", where, page,
+                   shared_.versions[page], at(page)[0],
+                   shared_.versions[page] == 0 ? 0 : word(page, shared_.versions[page], 0));
     }
   }
 
@@ -204,13 +208,15 @@ class MailboxDropper final : public daemon::Dropper {
 }  // namespace
 
 PagedProcess::PagedProcess(const PagedProcessOptions& options) : options_(options) {
-  auto memory = Mapping::of_file(-1, Bytes{sizeof(Shared)}, Bytes{}, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+  auto memory =
+      Mapping::of_file(-1, Bytes{sizeof(Shared)}, Bytes{}, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
   if (!memory || options.pages > kMaxPages) throw std::runtime_error("no memory for the test process");
   shared_memory_ = std::move(*memory);
   shared_ = reinterpret_cast<Shared*>(shared_memory_.data());
   if (options.shared) {
     file_ = UniqueFd{::memfd_create("guest", MFD_CLOEXEC)};
-    if (::ftruncate(file_.get(), static_cast<off_t>(options.pages * kPageSize)) != 0) throw std::runtime_error("ftruncate");
+    if (::ftruncate(file_.get(), static_cast<off_t>(options.pages * kPageSize)) != 0)
+      throw std::runtime_error("ftruncate");
   }
   pid_ = ::fork();
   if (pid_ == 0) {
@@ -222,7 +228,9 @@ PagedProcess::PagedProcess(const PagedProcessOptions& options) : options_(option
   while (shared_->ready == 0) nap();
 }
 
-PagedProcess::~PagedProcess() { kill_now(); }
+PagedProcess::~PagedProcess() {
+  kill_now();
+}
 
 void PagedProcess::kill_now() {
   if (pid_ <= 0) return;
@@ -231,19 +239,37 @@ void PagedProcess::kill_now() {
   pid_ = -1;
 }
 
-UniqueFd PagedProcess::pidfd() const { return UniqueFd{static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0))}; }
+UniqueFd PagedProcess::pidfd() const {
+  return UniqueFd{static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0))};
+}
 UniqueFd PagedProcess::take_userfaultfd() const {
   const UniqueFd process = pidfd();
   return UniqueFd{static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), shared_->userfaultfd.load(), 0))};
 }
-UniqueFd PagedProcess::memory_file() const { return file_.duplicate(); }
-AddressRange PagedProcess::memory() const { return {shared_->address, shared_->address + options_.pages * kPageSize}; }
-std::unique_ptr<daemon::Dropper> PagedProcess::dropper() const { return std::make_unique<MailboxDropper>(*shared_); }
-void PagedProcess::start() { shared_->go = 1; }
-void PagedProcess::signal(int number) const { ::kill(pid_, number); }
-std::uint64_t PagedProcess::operations() const { return shared_->operations; }
-std::uint64_t PagedProcess::mismatches() const { return shared_->mismatches; }
-std::uint64_t PagedProcess::forks() const { return shared_->forks; }
+UniqueFd PagedProcess::memory_file() const {
+  return file_.duplicate();
+}
+AddressRange PagedProcess::memory() const {
+  return {shared_->address, shared_->address + options_.pages * kPageSize};
+}
+std::unique_ptr<daemon::Dropper> PagedProcess::dropper() const {
+  return std::make_unique<MailboxDropper>(*shared_);
+}
+void PagedProcess::start() {
+  shared_->go = 1;
+}
+void PagedProcess::signal(int number) const {
+  ::kill(pid_, number);
+}
+std::uint64_t PagedProcess::operations() const {
+  return shared_->operations;
+}
+std::uint64_t PagedProcess::mismatches() const {
+  return shared_->mismatches;
+}
+std::uint64_t PagedProcess::forks() const {
+  return shared_->forks;
+}
 
 void PagedProcess::stop_threads() {
   shared_->stop = 1;

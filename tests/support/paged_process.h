@@ -1,6 +1,8 @@
-// A process whose memory is paged by a test: its threads write and verify every page they own, and it gives its userfaultfd away.
+// A process whose memory is paged by a test: its threads write and verify every page they own, and it gives its
+// userfaultfd away.
 //
-// Made by fork, so construct it before the test starts threads of its own. All state that both sides see is in one shared page range.
+// Made by fork, so construct it before the test starts threads of its own. All state that both sides see is in one
+// shared page range.
 #pragma once
 
 #include <sys/types.h>
@@ -21,7 +23,7 @@ struct PagedProcessOptions {
   bool huge = false;
   std::uint64_t pages = 4096;
   unsigned threads = 4;
-  bool discard = false;      // private: threads give pages back now and then, and expect zeros
+  bool discard = false;        // private: threads give pages back now and then, and expect zeros
   bool fork_children = false;  // one thread forks children that verify all its pages
   bool write = true;
   std::uint64_t seed = 1;
@@ -40,8 +42,8 @@ class PagedProcess {
   // Runs drops in the process itself, on a thread of its own: like a ring, asynchronous and announced as REMOVE.
   std::unique_ptr<daemon::Dropper> dropper() const;
 
-  void start();             // lets the threads go
-  void stop_threads();      // waits for them
+  void start();         // lets the threads go
+  void stop_threads();  // waits for them
   void signal(int number) const;
   void kill_now();
   std::uint64_t operations() const;

@@ -1,4 +1,6 @@
 // The pager against processes that write and verify their memory all the while.
+#include "daemon/pager/pager.h"
+
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -8,7 +10,6 @@
 #include <random>
 #include <thread>
 
-#include "daemon/pager/pager.h"
 #include "tests/support/memory_store.h"
 #include "tests/support/paged_process.h"
 
@@ -32,7 +33,8 @@ bool eventually(Condition&& condition, std::chrono::seconds limit = 60s) {
 
 class Rig {
  public:
-  explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false) : process_(process) {
+  explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false)
+      : process_(process) {
     PagerConfig config;
     config.demoter.grace = 0ms;
     config.demoter.drop_deadline = 200ms;
@@ -91,7 +93,8 @@ class Rig {
   }
   std::uint64_t accounted() {
     std::uint64_t sum = 0;
-    for (unsigned state = 0; state < kPageStateCount; ++state) sum += object().map->count(static_cast<PageState>(state));
+    for (unsigned state = 0; state < kPageStateCount; ++state)
+      sum += object().map->count(static_cast<PageState>(state));
     return sum;
   }
   Pager& pager() { return *pager_; }
@@ -138,20 +141,23 @@ TEST_P(PagerKinds, LosesNothingUnderConstantDemotion) {
   EXPECT_TRUE(process.await_operations(20000));
   process.stop_threads();
   EXPECT_EQ(process.mismatches(), 0u);
-  EXPECT_TRUE(eventually([&] { return rig.store.usage().pages.value == 0; })) << rig.store.usage().pages.value << " pages left in the store";
+  EXPECT_TRUE(eventually([&] { return rig.store.usage().pages.value == 0; }))
+      << rig.store.usage().pages.value << " pages left in the store";
   EXPECT_EQ(rig.store.double_releases, 0);
   EXPECT_EQ(rig.store.reads_of_nothing, 0);
   EXPECT_EQ(rig.integrity_failures, 0);
   if (kind.forks) {
     EXPECT_GT(process.forks(), 3u);
   }
-  std::printf("demoted %lu, demand %lu, prefetched %lu, cancelled %lu, clean %lu, discarded %lu\n", rig.vm->counters.demoted_pages.load(),
-              rig.vm->counters.promoted_demand.load(), rig.vm->counters.promoted_prefetch.load(),
-              rig.vm->counters.demotions_cancelled.load(), rig.vm->counters.clean_drops.load(), rig.vm->counters.discarded_pages.load());
+  std::printf("demoted %lu, demand %lu, prefetched %lu, cancelled %lu, clean %lu, discarded %lu\n",
+              rig.vm->counters.demoted_pages.load(), rig.vm->counters.promoted_demand.load(),
+              rig.vm->counters.promoted_prefetch.load(), rig.vm->counters.demotions_cancelled.load(),
+              rig.vm->counters.clean_drops.load(), rig.vm->counters.discarded_pages.load());
 }
 
 INSTANTIATE_TEST_SUITE_P(Memory, PagerKinds,
-                         testing::Values(Kind{"Shared", true, false, false, false, false}, Kind{"SharedHuge", true, true, false, false, false},
+                         testing::Values(Kind{"Shared", true, false, false, false, false},
+                                         Kind{"SharedHuge", true, true, false, false, false},
                                          Kind{"SharedWithForks", true, false, false, true, false},
                                          Kind{"Private", false, false, false, false, false},
                                          Kind{"PrivateHuge", false, true, false, false, false},
