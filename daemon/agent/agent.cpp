@@ -1,0 +1,585 @@
+#include "daemon/agent/agent.h"
+
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/quantity_text.h"
+#include "daemon/agent/adopter.h"
+#include "daemon/agent/agent_metrics.h"
+#include "daemon/agent/agent_status.h"
+#include "daemon/agent/context.h"
+#include "daemon/agent/operations.h"
+#include "daemon/agent/policy_driver.h"
+#include "daemon/control/config_loader.h"
+#include "daemon/control/log.h"
+#include "daemon/vm/doctor.h"
+#include "kmod-interfaces/kernel_features.h"
+#include "kmod-interfaces/meminfo.h"
+#include "pool/keeper/make_fd_holder.h"
+#include "pool/store/mapped_store.h"
+
+namespace tidepool::daemon {
+namespace {
+
+using std::chrono::milliseconds;
+
+Failure no_such_vm(std::string_view name) {
+  return failure(std::errc::no_such_file_or_directory, "find VM", std::string(name),
+                 "tidectl vm list shows the adopted ones");
+}
+
+pool::HolderChoice choice_of(FdHolderKind kind) {
+  switch (kind) {
+    case FdHolderKind::kKeeper:
+      return pool::HolderChoice::kKeeper;
+    case FdHolderKind::kSystemd:
+      return pool::HolderChoice::kSystemd;
+    default:
+      return pool::HolderChoice::kAuto;
+  }
+}
+
+class AgentImpl final : public Agent {
+ public:
+  explicit AgentImpl(AgentOptions options)
+      : path_(std::move(options.config_path)),
+        context_(std::move(options.config)),
+        adopter_(context_),
+        started_(std::chrono::system_clock::now()) {}
+  ~AgentImpl() override;
+
+  Result<> open();
+
+  Result<> reload() override;
+  Result<> come_home() override;
+  std::string summary() const override;
+
+  Result<DoctorReport> doctor() override { return diagnose(kernel::probe_kernel_features(context_.roots)); }
+  Result<HealthReport> health() override;
+  Result<AgentStatus> status() override;
+  Result<RunningConfig> config_show() override;
+  Result<HostStatus> host_show() override { return host_status(context_, *driver_); }
+  Result<> host_freeze(const Caller& caller) override;
+  Result<> host_thaw(const Caller& caller) override;
+  Result<EvacuationReport> host_evacuation_plan() override { return evacuation_report(context_, *driver_); }
+  Result<Operation> host_evacuate() override;
+  Result<std::vector<VmStatus>> vm_list() override;
+  Result<VmStatus> vm_show(std::string_view vm) override;
+  Result<AdoptOutcome> vm_adopt_check(const AdoptRequest& request) override { return adopter_.check(request); }
+  Result<Operation> vm_adopt(const AdoptRequest& request) override;
+  Result<Operation> vm_release(std::string_view vm) override;
+  Result<ChangeReport> vm_set(std::string_view vm, const VmSettings& settings, bool plan) override;
+  Result<> vm_hold(std::string_view vm, std::string_view reason) override;
+  Result<> vm_unhold(std::string_view vm) override;
+  Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) override;
+  Result<LogPage<Decision>> decisions(std::string_view vm, std::uint64_t since, std::size_t limit) override;
+  Result<Explanation> explain(std::string_view vm) override;
+  Result<PoolStatus> pool_status() override;
+  Result<ChangeReport> pool_resize(const Amount& capacity, bool plan) override;
+  Result<Operation> operation(std::string_view id) override { return operations_->find(id); }
+
+ private:
+  Result<> open_store(const Config& config);
+  Result<> open_holder(const Config& config);
+  Result<> start_pager(const Config& config);
+  void integrity_failure(PagedVm& memory);
+  Result<std::shared_ptr<ManagedVm>> need(std::string_view name) const;
+  Result<> canary_allows(const std::string& name) const;
+
+  const std::string path_;
+  Context context_;
+  Adopter adopter_;
+  const WallTime started_;
+  std::unique_ptr<PolicyDriver> driver_;
+  std::unique_ptr<Operations> operations_;
+  std::unique_ptr<AgentMetrics> metrics_;
+
+  mutable std::mutex mutex_;
+  std::string frozen_by_;
+  WallTime loaded_ = std::chrono::system_clock::now();
+  std::string reload_error_;
+  std::vector<std::string> restart_pending_;
+  std::optional<WallTime> canary_since_;
+};
+
+AgentImpl::~AgentImpl() {
+  context_.stopping = true;
+  metrics_.reset();
+  operations_.reset();
+  if (driver_) driver_->stop();
+  if (context_.pager) context_.pager->stop();
+}
+
+Result<> AgentImpl::open() {
+  const Config config = context_.config();
+  if (auto opened = open_store(config); !opened) return opened;
+  if (auto opened = open_holder(config); !opened) return opened;
+  for (const auto& [name, fd] : context_.store->held_descriptors()) {
+    if (auto held = context_.clerk->store(name, fd); !held) return held;
+  }
+  if (auto started = start_pager(config); !started) return started;
+  driver_ =
+      std::make_unique<PolicyDriver>(context_, [this](const std::shared_ptr<ManagedVm>& vm) { adopter_.bury(vm); });
+  operations_ = std::make_unique<Operations>();
+  auto metrics = AgentMetrics::serve(config.api.metrics, context_, *driver_);
+  if (!metrics) return Failure{metrics.error()};
+  metrics_ = std::move(*metrics);
+  driver_->start();
+  return {};
+}
+
+Result<> AgentImpl::open_store(const Config& config) {
+  const auto memory = kernel::read_meminfo(context_.roots);
+  if (!memory) return Failure{memory.error()};
+  pool::MappedStoreOptions wanted;
+  wanted.path = config.pool.path;
+  wanted.capacity = config.pool.capacity.resolve(memory->total);
+  auto store = pool::create_mapped_store(wanted);
+  if (!store) return Failure{store.error()};
+  context_.store = std::move(*store);
+  return {};
+}
+
+Result<> AgentImpl::open_holder(const Config& config) {
+  pool::FdHolderOptions options;
+  options.choice = choice_of(config.keeper.holder);
+  options.keeper.socket = config.keeper.socket;
+  options.keeper.program = config.keeper.program;
+  auto holder = pool::make_fd_holder(options);
+  if (!holder) return Failure{holder.error()};
+  if (auto left = (*holder)->fetch_all(); left && !left->empty()) {
+    // Somebody's pages may hang on these: they are neither used nor thrown away.
+    return failure(
+        std::errc::device_or_resource_busy, "start",
+        "with " + std::to_string(left->size()) + " descriptors of an earlier agent in the " + (*holder)->kind(),
+        "its VMs wait for them; end those VMs, then stop the keeper with SIGTERM twice, and start again");
+  }
+  context_.clerk = std::make_unique<DescriptorClerk>(std::move(*holder), config.keeper.socket);
+  return {};
+}
+
+Result<> AgentImpl::start_pager(const Config& config) {
+  PagerConfig pager;
+  pager.fault_threads = config.pager.fault_threads;
+  pager.loop.spin_share = config.limits.spin_cpu;
+  pager.demoter.grace = config.pager.grace;
+  PagerHooks hooks;
+  hooks.hold_descriptor = [this](PagedVm& memory, const std::string& name, int fd, std::function<void()> held) {
+    const std::string vm = memory.name;
+    context_.clerk->store_later(name, fd, [this, vm, held = std::move(held)](const Result<>& result) {
+      if (!result) {
+        spdlog::error("msg=\"a forked child's memory is not held: it waits\" vm={} error=\"{}\"", vm,
+                      result.error().message());
+        return;
+      }
+      held();
+    });
+  };
+  hooks.out_of_memory = [this](PagedVm& memory) { driver_->relieve(memory.id); };
+  hooks.integrity_failure = [this](PagedVm& memory, MemoryObject&, PageIndex) { integrity_failure(memory); };
+  auto started = Pager::start(pager, std::move(hooks), context_.clock);
+  if (!started) return Failure{started.error()};
+  context_.pager = std::move(*started);
+  return {};
+}
+
+// Wrong bytes never reach the guest: its thread stays blocked, and the whole VM stops so that nobody builds on half a
+// state.
+void AgentImpl::integrity_failure(PagedVm& memory) {
+  const auto vm = context_.vms.find(memory.id);
+  const int signal = memory.kill_on_integrity_failure ? SIGKILL : SIGSTOP;
+  for (const auto& space : memory.spaces()) {
+    if (space->pidfd.valid()) ::syscall(SYS_pidfd_send_signal, space->pidfd.get(), signal, nullptr, 0);
+  }
+  if (vm == nullptr) return;
+  spdlog::error("msg=\"a far page failed its checksum; the VM is stopped\" vm={}", vm->name);
+  context_.event(vm->name, "integrity",
+                 "a far page failed its checksum; the process was sent signal " + std::to_string(signal));
+  const std::lock_guard lock(vm->mutex);
+  vm->state = VmState::kIntegrity;
+}
+
+Result<std::shared_ptr<ManagedVm>> AgentImpl::need(std::string_view name) const {
+  auto vm = context_.vms.find(name);
+  if (vm == nullptr) return no_such_vm(name);
+  return vm;
+}
+
+Result<> AgentImpl::canary_allows(const std::string& name) const {
+  const Config config = context_.config();
+  if (config.safety.max_active_vms == 0) return {};
+  const std::lock_guard lock(mutex_);
+  if (canary_since_ && config.safety.canary_time != milliseconds{0} &&
+      std::chrono::system_clock::now() - *canary_since_ >= config.safety.canary_time) {
+    return {};
+  }
+  unsigned active = 0;
+  for (const auto& vm : context_.vms.all()) {
+    const std::lock_guard vm_lock(vm->mutex);
+    active += vm->policy.mode == Mode::kActive && vm->name != name ? 1 : 0;
+  }
+  if (active < config.safety.max_active_vms) return {};
+  return failure(std::errc::operation_not_permitted, "make active", name,
+                 "safety.max_active_vms allows " + std::to_string(config.safety.max_active_vms) +
+                     " until the canary time has passed");
+}
+
+Result<> AgentImpl::reload() {
+  if (path_.empty()) return {};
+  ConfigCheck check = load_config(path_);
+  const std::lock_guard lock(mutex_);
+  if (!check.ok()) {
+    context_.reload_ok = false;
+    reload_error_ = check.problems.front().text(path_);
+    spdlog::error("msg=\"configuration not reloaded\" problem=\"{}\"", reload_error_);
+    return failure(std::errc::invalid_argument, "reload", reload_error_);
+  }
+  const Config old = context_.config();
+  Config next = check.config;
+  restart_pending_.clear();
+  const auto keep = [&](const char* key, auto& mine, const auto& running) {
+    if (mine == running) return;
+    restart_pending_.emplace_back(key);
+    mine = running;
+  };
+  keep("api", next.api, old.api);
+  keep("keeper", next.keeper, old.keeper);
+  keep("pager", next.pager, old.pager);
+  keep("pool.embedded.store", next.pool.store, old.pool.store);
+  keep("pool.embedded.path", next.pool.path, old.pool.path);
+  keep("pool.embedded.codec", next.pool.codec, old.pool.codec);
+  if (next.pool.capacity != old.pool.capacity) {
+    if (const auto memory = kernel::read_meminfo(context_.roots)) {
+      if (auto resized = context_.store->set_capacity(next.pool.capacity.resolve(memory->total)); !resized) {
+        restart_pending_.emplace_back("pool.embedded.capacity");
+        next.pool.capacity = old.pool.capacity;
+      }
+    }
+  }
+  set_log_level(next.log.level);
+  context_.set_config(std::move(next));
+  loaded_ = std::chrono::system_clock::now();
+  context_.reload_ok = true;
+  reload_error_.clear();
+  spdlog::info("msg=\"configuration reloaded\" restart_pending={}", restart_pending_.size());
+  return {};
+}
+
+Result<> AgentImpl::come_home() {
+  const EvacuationReport report = evacuation_report(context_, *driver_);
+  if (!report.possible) {
+    return failure(std::errc::not_enough_memory, "bring home " + short_text(report.far), "",
+                   short_text(report.shortfall) + " of memory is missing: free it, then stop again");
+  }
+  Result<> first;
+  for (const auto& vm : context_.vms.all()) {
+    if (auto released = adopter_.release(vm, nullptr); !released && first) first = released;
+  }
+  if (!first) return first;
+  for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
+  return {};
+}
+
+std::string AgentImpl::summary() const {
+  Bytes far;
+  const auto vms = context_.vms.all();
+  for (const auto& vm : vms) far += memory_of(*vm->memory).far;
+  return std::to_string(vms.size()) + " VMs, " + short_text(far) + " far" + (context_.frozen ? ", frozen" : "");
+}
+
+Result<HealthReport> AgentImpl::health() {
+  HealthReport report;
+  report.checks.push_back({"fault-loop", driver_->alive(), driver_->alive() ? "going round" : "stands still"});
+  const std::string trouble = context_.clerk->trouble();
+  report.checks.push_back({"holder", trouble.empty(), trouble.empty() ? context_.clerk->kind() : trouble});
+  const pool::StoreErrors errors = context_.store->errors();
+  report.checks.push_back(
+      {"pool", errors.corrupt_pages == 0, std::to_string(errors.corrupt_pages) + " pages failed their checksum"});
+  const EvacuationReport evacuation = evacuation_report(context_, *driver_);
+  report.checks.push_back({"evacuation", evacuation.possible,
+                           "far " + short_text(evacuation.far) + ", room " + short_text(evacuation.available)});
+  for (const auto& vm : context_.vms.all()) {
+    const VmStatus status = status_of(context_, *vm, false);
+    if (status.state == VmState::kIntegrity || status.state == VmState::kDegraded) {
+      report.checks.push_back(
+          {"vm:" + vm->name, false,
+           status.state == VmState::kIntegrity ? "stopped: a page failed its checksum" : "degraded"});
+    }
+  }
+  return report;
+}
+
+Result<AgentStatus> AgentImpl::status() {
+  AgentStatus status;
+  status.version = TIDEPOOL_VERSION;
+  status.mode = context_.config().mode;
+  status.pid = ::getpid();
+  status.started = started_;
+  status.fd_holder = context_.clerk->kind();
+  for (const auto& vm : context_.vms.all()) {
+    const std::lock_guard lock(vm->mutex);
+    (vm->policy.mode == Mode::kActive ? status.vms_active : status.vms_observed) += 1;
+  }
+  status.host = host_status(context_, *driver_);
+  status.evacuation_shortfall = evacuation_report(context_, *driver_).shortfall;
+  const std::lock_guard lock(mutex_);
+  status.host.frozen_by = frozen_by_;
+  status.config_last_reload_ok = reload_error_.empty();
+  return status;
+}
+
+Result<RunningConfig> AgentImpl::config_show() {
+  const std::lock_guard lock(mutex_);
+  return RunningConfig{path_, context_.config(), loaded_, reload_error_.empty(), reload_error_, restart_pending_};
+}
+
+Result<> AgentImpl::host_freeze(const Caller& caller) {
+  context_.frozen = true;
+  context_.pager->freeze_host(true);
+  const std::lock_guard lock(mutex_);
+  frozen_by_ = "uid " + std::to_string(caller.uid) + ", pid " + std::to_string(caller.pid);
+  context_.event("", "frozen", frozen_by_);
+  return {};
+}
+
+Result<> AgentImpl::host_thaw(const Caller& caller) {
+  context_.frozen = false;
+  context_.pager->freeze_host(false);
+  const std::lock_guard lock(mutex_);
+  frozen_by_.clear();
+  context_.event("", "thawed", "uid " + std::to_string(caller.uid) + ", pid " + std::to_string(caller.pid));
+  return {};
+}
+
+Result<Operation> AgentImpl::host_evacuate() {
+  return operations_->start(
+      OperationKind::kEvacuate, "", "bringing everything home", [this](const Operations::Handle& handle) -> Result<> {
+        const auto vms = context_.vms.all();
+        for (const auto& vm : vms) {
+          const std::lock_guard lock(vm->mutex);
+          vm->policy.mode = Mode::kObserve;
+        }
+        const auto far = [&] {
+          std::uint64_t pages = 0;
+          for (const auto& vm : vms) {
+            if (!vm->memory->dead)
+              pages += vm->memory->count(PageState::kFar) + vm->memory->count(PageState::kFetching) +
+                       vm->memory->count(PageState::kDropping);
+          }
+          return to_bytes(PageCount{pages});
+        };
+        const Bytes total = far();
+        for (const auto& vm : vms) {
+          for (const auto& object : vm->memory->objects) {
+            context_.pager->restore(vm->memory, object.get(), {PageIndex{0}, object->map->pages().value},
+                                    [](std::uint64_t) {});
+          }
+        }
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(10);
+        for (Bytes left = far(); left != Bytes{}; left = far()) {
+          handle.step("bringing everything home", saturating_sub(total, left), total);
+          if (std::chrono::steady_clock::now() > deadline || context_.stopping) {
+            return failure(std::errc::timed_out, "bring home", short_text(left),
+                           "tidectl host evacuate --plan names the obstacles");
+          }
+          std::this_thread::sleep_for(milliseconds(100));
+        }
+        return {};
+      });
+}
+
+Result<std::vector<VmStatus>> AgentImpl::vm_list() {
+  std::vector<VmStatus> list;
+  for (const auto& vm : context_.vms.all()) list.push_back(status_of(context_, *vm, false));
+  return list;
+}
+
+Result<VmStatus> AgentImpl::vm_show(std::string_view name) {
+  auto vm = need(name);
+  if (!vm) return Failure{vm.error()};
+  return status_of(context_, **vm, true);
+}
+
+Result<Operation> AgentImpl::vm_adopt(const AdoptRequest& request) {
+  if (request.settings.mode == Mode::kActive) {
+    if (auto allowed = canary_allows(request.name); !allowed) return Failure{allowed.error()};
+  }
+  return operations_->start(
+      OperationKind::kAdopt, request.name, "waiting", [this, request](const Operations::Handle& handle) -> Result<> {
+        auto vm = adopter_.adopt(request, handle);
+        if (!vm) {
+          spdlog::warn("msg=\"not adopted\" error=\"{}\"", vm.error().message());
+          return Failure{vm.error()};
+        }
+        handle.update([&](Operation& operation) { operation.vm = (*vm)->name; });
+        spdlog::info("msg=adopted vm={} pid={} stopped_us={}", (*vm)->name, (*vm)->id.pid,
+                     std::chrono::duration_cast<std::chrono::microseconds>((*vm)->stopped).count());
+        return {};
+      });
+}
+
+Result<Operation> AgentImpl::vm_release(std::string_view name) {
+  auto vm = need(name);
+  if (!vm) return Failure{vm.error()};
+  return operations_->start(
+      OperationKind::kRelease, (*vm)->name, "bringing pages home",
+      [this, vm = *vm](const Operations::Handle& handle) -> Result<> { return adopter_.release(vm, &handle); });
+}
+
+Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& settings, bool plan) {
+  auto found = need(name);
+  if (!found) return Failure{found.error()};
+  ManagedVm& vm = **found;
+  const Bytes promised = memory_of(*vm.memory).promised();
+  VmPolicy before;
+  {
+    const std::lock_guard lock(vm.mutex);
+    before = vm.policy;
+  }
+  VmPolicy after = before;
+  if (settings.mode) after.mode = *settings.mode;
+  if (settings.service_class) after.service_class = *settings.service_class;
+  if (settings.guarantee) after.guarantee = settings.guarantee->resolve(promised);
+  if (settings.limit) after.limit = settings.limit->resolve(promised);
+  if (settings.no_limit) after.limit.reset();
+  if (settings.stall_budget) after.stall_budget = *settings.stall_budget;
+  if (settings.min_cold_age) after.min_cold_age = *settings.min_cold_age;
+  ChangeReport report;
+  const auto line = [&](const char* what, const std::string& old, const std::string& now) {
+    if (old != now) report.lines.push_back({what, old, now});
+  };
+  const auto mode = [](Mode m) { return std::string(m == Mode::kActive ? "active" : "observe"); };
+  const auto limit = [](const std::optional<Bytes>& l) { return l ? short_text(*l) : std::string("none"); };
+  line("mode", mode(before.mode), mode(after.mode));
+  line("class", before.service_class, after.service_class);
+  line("guarantee", short_text(before.guarantee), short_text(after.guarantee));
+  line("limit", limit(before.limit), limit(after.limit));
+  line("stall_budget", std::to_string(before.stall_budget), std::to_string(after.stall_budget));
+  line("min_cold_age", std::to_string(before.min_cold_age.count()) + " ms",
+       std::to_string(after.min_cold_age.count()) + " ms");
+  if (after.guarantee > promised) {
+    report.allowed = false;
+    report.arithmetic = "guarantee " + short_text(after.guarantee) + " > promised " + short_text(promised);
+    report.remedy = "guarantee at most what was promised";
+  } else if (after.limit && *after.limit < after.guarantee) {
+    report.allowed = false;
+    report.arithmetic = "limit " + short_text(*after.limit) + " < guarantee " + short_text(after.guarantee);
+    report.remedy = "lower the guarantee too, or raise the limit";
+  } else if (after.mode == Mode::kActive && before.mode != Mode::kActive) {
+    if (auto allowed = canary_allows(vm.name); !allowed) {
+      report.allowed = false;
+      report.arithmetic = allowed.error().remedy;
+    }
+  }
+  if (plan || !report.allowed) return report;
+  {
+    const std::lock_guard lock(vm.mutex);
+    vm.policy = after;
+  }
+  if (after.mode == Mode::kActive) {
+    const std::lock_guard lock(mutex_);
+    if (!canary_since_) canary_since_ = std::chrono::system_clock::now();
+  }
+  report.applied = true;
+  for (const auto& changed : report.lines)
+    context_.event(vm.name, "settings", changed.what + ": " + changed.before + " -> " + changed.after);
+  return report;
+}
+
+Result<> AgentImpl::vm_hold(std::string_view name, std::string_view reason) {
+  auto vm = need(name);
+  if (!vm) return Failure{vm.error()};
+  const std::lock_guard lock((*vm)->mutex);
+  (*vm)->held = true;
+  (*vm)->hold_reason = reason;
+  (*vm)->memory->demotion_allowed = false;
+  context_.event((*vm)->name, "held", (*vm)->hold_reason);
+  return {};
+}
+
+Result<> AgentImpl::vm_unhold(std::string_view name) {
+  auto vm = need(name);
+  if (!vm) return Failure{vm.error()};
+  const std::lock_guard lock((*vm)->mutex);
+  (*vm)->held = false;
+  (*vm)->hold_reason.clear();
+  (*vm)->memory->demotion_allowed = true;
+  context_.event((*vm)->name, "unheld", "");
+  return {};
+}
+
+Result<LogPage<VmEvent>> AgentImpl::vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) {
+  // Of VMs that are gone as well: their last events are what one looks for.
+  return context_.events.since(vm, since, limit);
+}
+
+Result<LogPage<Decision>> AgentImpl::decisions(std::string_view vm, std::uint64_t since, std::size_t limit) {
+  if (!vm.empty()) {
+    if (auto known = need(vm); !known) return Failure{known.error()};
+  }
+  return context_.decisions.since(vm, since, limit);
+}
+
+Result<Explanation> AgentImpl::explain(std::string_view name) {
+  auto vm = need(name);
+  if (!vm) return Failure{vm.error()};
+  return explanation_of(context_, **vm);
+}
+
+Result<PoolStatus> AgentImpl::pool_status() {
+  const Config config = context_.config();
+  const pool::StoreUsage usage = context_.store->usage();
+  PoolStatus status;
+  status.store = context_.store->kind();
+  status.backing = config.pool.path.empty() ? (config.pool.store == StoreKind::kMapped
+                                                   ? "memfd"
+                                                   : (config.pool.codec == Codec::kZstd ? "DRAM (zstd)" : "DRAM (lz4)"))
+                                            : config.pool.path;
+  status.capacity = usage.capacity;
+  status.used = usage.used;
+  status.stored = to_bytes(usage.pages);
+  status.pages = usage.pages.value;
+  status.incompressible = usage.incompressible;
+  for (const auto& vm : context_.vms.all()) status.integrity_failures += vm->memory->counters.integrity_failures;
+  return status;
+}
+
+Result<ChangeReport> AgentImpl::pool_resize(const Amount& capacity, bool plan) {
+  const auto memory = kernel::read_meminfo(context_.roots);
+  if (!memory) return Failure{memory.error()};
+  const pool::StoreUsage usage = context_.store->usage();
+  const Bytes wanted = capacity.resolve(memory->total);
+  ChangeReport report;
+  if (wanted != usage.capacity) report.lines.push_back({"capacity", short_text(usage.capacity), short_text(wanted)});
+  if (wanted < usage.used) {
+    // Nothing is thrown out: what is stored must go home first.
+    report.allowed = false;
+    const Bytes home = usage.used - wanted;
+    const policy::HostView host = driver_->host_view();
+    report.arithmetic = "used " + short_text(usage.used) + ", so " + short_text(home) +
+                        " would have to come home first; available " + short_text(host.available) + ", reserve " +
+                        short_text(host.reserve);
+    report.remedy = "raise the VMs' limits or release one, or try --size " + short_text(usage.used);
+    return report;
+  }
+  if (plan) return report;
+  if (auto resized = context_.store->set_capacity(wanted); !resized) return Failure{resized.error()};
+  report.applied = true;
+  context_.event("", "pool", "capacity " + short_text(usage.capacity) + " -> " + short_text(wanted));
+  return report;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Agent>> Agent::start(AgentOptions options) {
+  auto agent = std::make_unique<AgentImpl>(std::move(options));
+  if (auto opened = agent->open(); !opened) return Failure{opened.error()};
+  return agent;
+}
+
+}  // namespace tidepool::daemon

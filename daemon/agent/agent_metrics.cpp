@@ -1,0 +1,93 @@
+#include "daemon/agent/agent_metrics.h"
+
+#include "daemon/agent/agent_status.h"
+#include "telemetry/metrics/metrics_exporter.h"
+
+namespace tidepool::daemon {
+namespace {
+
+telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
+  const VmStatus status = status_of(context, vm, false);
+  const PagerCounters& counters = vm.memory->counters;
+  telemetry::VmSample sample;
+  sample.name = status.name;
+  sample.uuid = status.uuid;
+  sample.service_class = status.policy.service_class;
+  sample.mode = status.policy.mode == Mode::kActive ? "active" : "observe";
+  sample.mechanism = status.mechanism;
+  sample.memory = {status.memory.untouched, status.memory.resident, status.memory.clean_copy, status.memory.moving_out,
+                   status.memory.far,       status.memory.fetching, status.memory.released,   status.memory.excluded};
+  sample.guarantee = status.policy.guarantee;
+  const Bytes touched = status.memory.promised() - status.memory.untouched - status.memory.released;
+  sample.guarantee_shortfall = saturating_sub(std::min(status.policy.guarantee, touched), status.memory.in_dram());
+  const auto pages = [](std::uint64_t count) { return to_bytes(PageCount{count}); };
+  sample.demoted = pages(counters.demoted_pages);
+  sample.promoted_demand = pages(counters.promoted_demand);
+  sample.promoted_prefetch = pages(counters.promoted_prefetch);
+  sample.promoted_restore = pages(counters.promoted_restore);
+  sample.faults_far = counters.faults_far;
+  sample.faults_first = counters.faults_first;
+  sample.faults_write = counters.faults_write;
+  sample.faults_minor = counters.faults_minor;
+  sample.fault_stall = Nanoseconds{static_cast<std::int64_t>(counters.stall_ns.load())};
+  sample.stall_budget = status.policy.stall_budget;
+  sample.blocked = status.blocked;
+  return sample;
+}
+
+telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& driver) {
+  telemetry::MetricsSnapshot snapshot;
+  const HostStatus host = host_status(context, driver);
+  snapshot.host.version = TIDEPOOL_VERSION;
+  snapshot.host.promised = host.promised;
+  snapshot.host.overhead = {host.overhead.pool, host.overhead.metadata, host.overhead.frames, host.overhead.agent,
+                            host.overhead.keeper};
+  snapshot.host.evacuation_shortfall = evacuation_report(context, driver).shortfall;
+  snapshot.host.pressure_level = host.pressure_level;
+  snapshot.host.config_last_reload_successful = context.reload_ok;
+  for (const DecisionCount& count : driver.decision_counts()) {
+    snapshot.host.decisions.push_back(
+        {std::string(policy::word(count.action)), std::string(policy::word(count.reason)), count.count});
+  }
+  {
+    const std::lock_guard lock(context.adoptions_mutex);
+    const AdoptionCount& adoptions = context.adoptions;
+    if (adoptions.succeeded != 0) snapshot.host.adoptions.push_back({"adopted", "", adoptions.succeeded});
+    if (adoptions.failed != 0) snapshot.host.adoptions.push_back({"failed", "", adoptions.failed});
+    for (const auto& [code, count] : adoptions.refused) snapshot.host.adoptions.push_back({"refused", code, count});
+  }
+  snapshot.host.integrity_failures.push_back({"checksum", context.store->errors().corrupt_pages});
+  snapshot.host.adoption_stop = context.adoption_stops.snapshot();
+  snapshot.host.policy_tick = driver.tick_times().snapshot();
+  const telemetry::TrackerInfo tracker = driver.tracker();
+  snapshot.host.trackers.push_back({tracker.name, tracker.usable, tracker.cpu});
+  const pool::StoreUsage usage = context.store->usage();
+  snapshot.stores.push_back({context.store->kind(), usage.used, usage.capacity});
+  for (const auto& vm : context.vms.all()) {
+    snapshot.vms.push_back(sample_of(context, *vm));
+    snapshot.fault_latency.push_back(
+        {context.store->kind(), snapshot.vms.back().service_class, vm->memory->fault_latency.snapshot()});
+  }
+  return snapshot;
+}
+
+class Endpoint final : public AgentMetrics {
+ public:
+  explicit Endpoint(std::unique_ptr<telemetry::MetricsEndpoint> endpoint) : endpoint_(std::move(endpoint)) {}
+
+ private:
+  std::unique_ptr<telemetry::MetricsEndpoint> endpoint_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<AgentMetrics>> AgentMetrics::serve(const std::string& address, Context& context,
+                                                          PolicyDriver& driver) {
+  if (address.empty()) return std::make_unique<Endpoint>(nullptr);
+  auto endpoint =
+      telemetry::MetricsEndpoint::serve(address, [&context, &driver] { return snapshot_of(context, driver); });
+  if (!endpoint) return Failure{endpoint.error()};
+  return std::make_unique<Endpoint>(std::move(*endpoint));
+}
+
+}  // namespace tidepool::daemon

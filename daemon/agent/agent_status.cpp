@@ -1,0 +1,198 @@
+#include "daemon/agent/agent_status.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+
+#include "base/quantity_text.h"
+#include "kmod-interfaces/meminfo.h"
+#include "kmod-interfaces/process.h"
+
+namespace tidepool::daemon {
+namespace {
+
+Bytes state_bytes(const PagedVm& memory, PageState state) {
+  return to_bytes(PageCount{memory.count(state)});
+}
+
+// Memory that a process has for itself: heap, stacks and program, without the pool and page maps, which are counted
+// apart.
+Bytes own_memory_of(const kernel::KernelRoots& roots, const std::string& pid) {
+  std::ifstream status(roots.proc + "/" + pid + "/status");
+  std::string line;
+  std::uint64_t kib = 0;
+  while (std::getline(status, line)) {
+    unsigned long long value = 0;
+    if (std::sscanf(line.c_str(), "RssAnon: %llu", &value) == 1 ||
+        std::sscanf(line.c_str(), "RssFile: %llu", &value) == 1)
+      kib += value;
+  }
+  return Bytes{kib << 10};
+}
+
+std::string percent(double share) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f%%", share * 100);
+  return text;
+}
+
+}  // namespace
+
+VmMemory memory_of(const PagedVm& memory) {
+  VmMemory result;
+  result.untouched = state_bytes(memory, PageState::kUntouched);
+  result.resident = state_bytes(memory, PageState::kResident);
+  result.clean_copy = state_bytes(memory, PageState::kResidentClean);
+  result.moving_out = state_bytes(memory, PageState::kDemoting) + state_bytes(memory, PageState::kDropping);
+  result.far = state_bytes(memory, PageState::kFar);
+  result.fetching = state_bytes(memory, PageState::kFetching);
+  result.released = state_bytes(memory, PageState::kReleased);
+  // Excluded entries are alignment gaps and unmapped ranges: no memory at all.
+  return result;
+}
+
+VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappings) {
+  VmStatus status;
+  const PagedVm& memory = *vm.memory;
+  status.name = vm.name;
+  status.pid = vm.id.pid;
+  status.start_time = vm.id.start_ticks;
+  status.exe = vm.exe;
+  status.uid = vm.uid;
+  status.mechanism = "pager";
+  status.memory = memory_of(memory);
+  const pool::StoreUsage usage = context.store->usage();
+  if (usage.pages.value != 0) {
+    const double share =
+        static_cast<double>(status.memory.far.value) / static_cast<double>(to_bytes(usage.pages).value);
+    status.far_stored = Bytes{static_cast<std::uint64_t>(static_cast<double>(usage.used.value) * std::min(1.0, share))};
+  }
+  for (const auto& object : memory.objects) status.metadata += object->map->footprint();
+  const auto latency = memory.fault_latency.snapshot();
+  status.fault_p50 = latency.percentile(0.5);
+  status.fault_p99 = latency.percentile(0.99);
+  status.faults = memory.counters.faults_far;
+  status.demoted = to_bytes(PageCount{memory.counters.demoted_pages});
+  status.promoted = to_bytes(PageCount{memory.counters.promoted_demand + memory.counters.promoted_prefetch +
+                                       memory.counters.promoted_restore});
+  status.adopted_at = vm.adopted_at;
+  if (with_mappings) status.mappings = vm.mappings;
+  const std::lock_guard lock(vm.mutex);
+  status.policy = vm.policy;
+  status.held = vm.held;
+  status.hold_reason = vm.hold_reason;
+  status.stall = vm.rates.stall_minute;
+  status.faults_per_second = vm.rates.faults_per_second;
+  status.blocked = vm.blocked;
+  status.state = vm.state;
+  if (status.state == VmState::kOk) {
+    if (memory.dead) {
+      status.state = VmState::kGone;
+    } else if (memory.drops_overdue != 0) {
+      status.state = VmState::kStopped;
+    } else if (vm.held) {
+      status.state = VmState::kHeld;
+    } else if (context.frozen) {
+      status.state = VmState::kFrozen;
+    } else if (memory.blocked_by != 0) {
+      status.state = VmState::kDegraded;
+    }
+  }
+  return status;
+}
+
+HostStatus host_status(const Context& context, const PolicyDriver& driver) {
+  HostStatus status;
+  char name[256] = "";
+  ::gethostname(name, sizeof name - 1);
+  status.hostname = name;
+  const policy::HostView host = driver.host_view();
+  status.dram = host.total;
+  status.available = host.available;
+  status.reserve = host.reserve;
+  status.max_far = host.max_far;
+  status.frozen = host.frozen;
+  for (const auto& vm : context.vms.all()) {
+    const VmMemory memory = memory_of(*vm->memory);
+    status.promised += memory.promised();
+    status.resident += memory.in_dram();
+    status.far += memory.far + memory.fetching;
+    status.touched += memory.promised() - memory.untouched - memory.released;
+    for (const auto& object : vm->memory->objects) status.overhead.metadata += object->map->footprint();
+  }
+  const pool::StoreUsage usage = context.store->usage();
+  if (host.pool_is_dram) status.overhead.pool = usage.used;
+  status.overhead.agent = own_memory_of(context.roots, "self");
+  status.overhead.keeper = own_memory_of(context.roots, std::to_string(context.clerk->holder_pid()));
+  status.net_saved =
+      static_cast<std::int64_t>(status.far.value) - static_cast<std::int64_t>(status.overhead.total().value);
+  if (host.available < host.reserve) {
+    status.pressure_level = 1;
+    if (host.pool_used.value + host.pool_capacity.value / 20 > host.pool_capacity.value) status.pressure_level = 3;
+    if (host.available.value < host.reserve.value / 4) status.pressure_level = 4;
+  }
+  return status;
+}
+
+EvacuationReport evacuation_report(const Context& context, const PolicyDriver& driver) {
+  EvacuationReport report;
+  const Bytes bandwidth = context.config().limits.promote_bandwidth;
+  for (const auto& vm : context.vms.all()) {
+    EvacuationVm line;
+    const VmMemory memory = memory_of(*vm->memory);
+    line.vm = vm->name;
+    line.far = memory.far + memory.fetching;
+    if (vm->memory->drops_overdue != 0) line.obstacle = "stopped: its pages come home when it goes on";
+    const auto alone = policy::evacuation({}, line.far, bandwidth);
+    line.estimate = std::chrono::duration_cast<std::chrono::milliseconds>(alone.estimate);
+    report.far += line.far;
+    report.vms.push_back(std::move(line));
+  }
+  const policy::Evacuation whole = policy::evacuation(driver.host_view(), report.far, bandwidth);
+  report.available = whole.spare;
+  report.shortfall = whole.shortfall;
+  report.possible = whole.shortfall == Bytes{};
+  report.estimate = std::chrono::duration_cast<std::chrono::milliseconds>(whole.estimate);
+  return report;
+}
+
+Explanation explanation_of(const Context& context, const ManagedVm& vm) {
+  Explanation explanation;
+  explanation.vm = vm.name;
+  const VmStatus status = status_of(context, vm, false);
+  auto& say = explanation.sentences;
+  const bool slow = status.stall > status.policy.stall_budget;
+  say.push_back(std::string(slow ? "Slow? Yes: " : "Slow? No: ") + percent(status.stall) + " stall, budget " +
+                percent(status.policy.stall_budget) + ".");
+  if (status.faults != 0) {
+    char text[128];
+    std::snprintf(text, sizeof text, "Far pages come home in %.0f us (median), %.0f us (p99); %.0f a second now.",
+                  static_cast<double>(status.fault_p50.count()) / 1e3,
+                  static_cast<double>(status.fault_p99.count()) / 1e3, status.faults_per_second);
+    say.emplace_back(text);
+  }
+  if (status.policy.mode == Mode::kObserve) say.emplace_back("Nothing moves: the VM is in observe mode.");
+  if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");
+  if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
+  if (status.state == VmState::kIntegrity)
+    say.emplace_back("Stopped: a far page failed its checksum. It will not be continued with wrong bytes.");
+  if (status.state == VmState::kStopped) say.emplace_back("The process is stopped: drops wait until it goes on.");
+  if (const auto last = context.decisions.newest([&](const Decision& d) { return d.vm == vm.name; })) {
+    say.push_back((last->action == "none" ? "Not shrinking: " : "Last decision: " + last->action + ", ") +
+                  last->reason + " (" + last->detail + ").");
+  }
+  const std::uint64_t incompressible = [&] {
+    std::uint64_t sum = 0;
+    for (const auto& object : vm.memory->objects) {
+      for (std::uint64_t r = 0; r < object->map->regions(); ++r) sum += object->map->region(r).incompressible;
+    }
+    return sum;
+  }();
+  if (incompressible != 0)
+    say.push_back(short_text(to_bytes(PageCount{incompressible})) + " would not compress and stay resident.");
+  return explanation;
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,179 @@
+// tidepoold: the agent of one host.
+#include <fcntl.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
+
+#include "daemon/agent/agent.h"
+#include "daemon/control/api_json.h"
+#include "daemon/control/api_server.h"
+#include "daemon/control/config_loader.h"
+#include "daemon/control/log.h"
+#include "daemon/control/notify.h"
+#include "daemon/vm/doctor.h"
+#include "kmod-interfaces/kernel_features.h"
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr const char* kDefaultConfig = "/etc/tidepool/tidepool.toml";
+
+// The agent must survive the pressure that it manages: never swapped out, last to be killed, with descriptors for many
+// VMs.
+void prepare_process() {
+  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0) {
+    spdlog::warn("msg=\"memory is not locked\" error=\"{}\" remedy=\"grant CAP_IPC_LOCK\"", std::strerror(errno));
+  }
+  const int score = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (score < 0 || ::write(score, "-1000", 5) != 5)
+    spdlog::warn("msg=\"oom_score_adj not set\" remedy=\"grant CAP_SYS_RESOURCE\"");
+  if (score >= 0) ::close(score);
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
+int print_doctor() {
+  const DoctorReport report = diagnose(kernel::probe_kernel_features({}));
+  std::cout << doctor_document(report) << std::flush;
+  return std::any_of(report.rows.begin(), report.rows.end(),
+                     [](const DoctorRow& row) { return row.verdict == Verdict::kFail; })
+             ? 1
+             : 0;
+}
+
+// True when the agent may end. It may not while anything is far and cannot come home.
+bool try_to_end(Agent& agent) {
+  ServiceManager::stopping("bringing everything home");
+  ServiceManager::extend_timeout(std::chrono::minutes(15));
+  spdlog::info("msg=\"stopping: bringing everything home\" state=\"{}\"", agent.summary());
+  const Result<> home = agent.come_home();
+  if (home) return true;
+  spdlog::error("msg=\"refusing to stop\" error=\"{}\"", home.error().message());
+  ServiceManager::status("refuses to stop: " + home.error().message());
+  return false;
+}
+
+int serve(const std::string& path, Config config) {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals, number);
+  // Before any thread starts, so that all of them leave these to us.
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGCHLD, SIG_DFL);  // ignored by whoever started us, it would lose the helper's exit status
+
+  start_log("tidepoold", config.log.level);
+  prepare_process();
+  const ApiServerOptions api = ApiServerOptions::from(config);
+  auto agent = Agent::start({path, std::move(config)});
+  if (!agent) {
+    spdlog::error("msg=\"cannot start\" error=\"{}\"", agent.error().message());
+    return 1;
+  }
+  auto server = ApiServer::start(api, **agent);
+  if (!server) {
+    spdlog::error("msg=\"cannot start\" error=\"{}\"", server.error().message());
+    return 1;
+  }
+  spdlog::info("msg=ready version={} socket={}", TIDEPOOL_VERSION, api.socket);
+  ServiceManager::ready((*agent)->summary());
+  for (;;) {
+    int number = 0;
+    if (::sigwait(&signals, &number) != 0) continue;
+    if (number == SIGHUP) {
+      ServiceManager::reloading();
+      (void)(*agent)->reload();  // says itself what is wrong, and goes on with the old configuration
+      (void)(*server)->reopen_audit_log();
+      ServiceManager::ready((*agent)->summary());
+    } else if (try_to_end(**agent)) {
+      break;
+    } else {
+      ServiceManager::ready((*agent)->summary());
+    }
+  }
+  server->reset();
+  agent->reset();
+  spdlog::info("msg=stopped");
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{
+      "tidepoold: keeps cold memory of this host's VMs in a pool and brings it back when it is touched.\n"
+      "Observes until told otherwise.",
+      "tidepoold"};
+  std::string path;
+  bool check = false;
+  bool doctor = false;
+  bool json = false;
+  app.add_option("--config", path,
+                 std::string("Configuration file (") + kDefaultConfig + " when it exists, else the defaults)");
+  app.add_flag("--check-config", check, "Check the configuration, say what is wrong, and exit");
+  app.add_flag("--json", json, "With --check-config: answer as JSON");
+  app.add_flag("--doctor", doctor, "Print as JSON what this host offers and what that means, and exit");
+  app.add_flag(
+      "--version",
+      [](std::int64_t) -> void {
+        std::cout << "tidepoold " << TIDEPOOL_VERSION << "\n";
+        throw CLI::Success();
+      },
+      "Print the version and exit");
+  std::string positional;
+  app.add_option("file", positional, "Configuration file (with --check-config)");
+  app.footer(
+      "Examples:\n  tidepoold --config /etc/tidepool/tidepool.toml\n  tidepoold --check-config "
+      "/etc/tidepool/tidepool.toml\n  tidepoold --doctor");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : 2;
+  }
+  if (doctor) return print_doctor();
+  if (!positional.empty() && !path.empty()) {
+    std::cerr << "tidepoold: name one configuration file, not two\n";
+    return 2;
+  }
+  if (path.empty()) path = positional;
+  if (path.empty() && ::access(kDefaultConfig, R_OK) == 0) path = kDefaultConfig;
+  if (check) {
+    if (path.empty()) {
+      std::cerr << "tidepoold: --check-config needs a file\n";
+      return 2;
+    }
+    return run_config_check(path, json);
+  }
+  Config config;
+  if (!path.empty()) {
+    ConfigCheck loaded = load_config(path);
+    if (!loaded.ok()) {
+      for (const ConfigProblem& problem : loaded.problems) std::cerr << problem.text(path) << "\n";
+      return 1;
+    }
+    config = std::move(loaded.config);
+  }
+  return serve(path, std::move(config));
+}
+
+}  // namespace
+}  // namespace tidepool::daemon
+
+int main(int argc, char** argv) {
+  try {
+    return tidepool::daemon::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "tidepoold: " << error.what() << "\n";
+    return 1;
+  }
+}

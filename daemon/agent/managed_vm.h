@@ -1,0 +1,103 @@
+// One adopted VM as the agent knows it: who it is, what was placed in it, what it is held to, and how it fares.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "daemon/control/agent_service.h"
+#include "daemon/pager/pager.h"
+#include "daemon/vm/foothold.h"
+
+namespace tidepool::daemon {
+
+// What adoption left in one of the VM's processes.
+struct PlacedFoothold {
+  ProcessIdentity id;
+  int number = -1;  // of the userfaultfd in the process
+  std::shared_ptr<AddressSpace> space;
+};
+
+struct VmRates {
+  MonoTime at{};
+  std::uint64_t stall_ns = 0;
+  std::uint64_t faults = 0;
+  double stall = 0;         // share of its threads' time, averaged over some ten seconds
+  double stall_minute = 0;  // the same over a minute
+  double faults_per_second = 0;
+};
+
+struct ManagedVm {
+  std::string name;
+  ProcessIdentity id;
+  std::string exe;
+  std::uint32_t uid = 0;
+  bool hypervisor = false;
+  std::vector<VmMappingStatus> mappings;
+  WallTime adopted_at{};
+  Nanoseconds stopped{0};  // how long adoption stopped a thread of it
+  unsigned fault_threads =
+      1;  // threads of it that can wait for a fault at once: vCPUs, or as many as the host has CPUs
+  std::shared_ptr<PagedVm> memory;
+  std::vector<PlacedFoothold> footholds;
+  std::vector<std::string> held_names;  // descriptors that the holder has
+
+  // The rest is guarded.
+  mutable std::mutex mutex;
+  VmPolicy policy;
+  bool held = false;
+  std::string hold_reason;
+  VmState state = VmState::kOk;
+  VmRates rates;
+  std::vector<std::string> blocked;
+};
+
+// All adopted VMs, by name. Thread-safe.
+class VmRegistry {
+ public:
+  // False when the name is taken.
+  bool add(std::shared_ptr<ManagedVm> vm) {
+    const std::lock_guard lock(mutex_);
+    return vms_.emplace(vm->name, vm).second;
+  }
+  void remove(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    vms_.erase(name);
+  }
+  std::shared_ptr<ManagedVm> find(std::string_view name) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = vms_.find(std::string(name));
+    return found == vms_.end() ? nullptr : found->second;
+  }
+  std::shared_ptr<ManagedVm> find(VmId id) const {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, vm] : vms_) {
+      if (vm->memory && vm->memory->id == id) return vm;
+    }
+    return nullptr;
+  }
+  std::shared_ptr<ManagedVm> find(const ProcessIdentity& id) const {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, vm] : vms_) {
+      for (const PlacedFoothold& foothold : vm->footholds) {
+        if (foothold.id == id) return vm;
+      }
+    }
+    return nullptr;
+  }
+  std::vector<std::shared_ptr<ManagedVm>> all() const {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::shared_ptr<ManagedVm>> list;
+    for (const auto& [name, vm] : vms_) list.push_back(vm);
+    return list;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<ManagedVm>> vms_;
+};
+
+}  // namespace tidepool::daemon
