@@ -231,7 +231,7 @@ Result<SpaceSpec> Adopter::space_of(const ProcessIdentity& id, std::vector<Mappi
 // them.
 Result<VmSpec> Adopter::describe(const Candidate& candidate, Taken& taken) {
   VmSpec spec;
-  spec.store = context_.store.get();
+  spec.store = context_.store.store.get();
   spec.shared_remove_discards = candidate.facts.hypervisor;
   spec.kill_on_integrity_failure = context_.config().safety.on_integrity_failure == IntegrityAction::kKill;
   std::vector<kernel::InodeId> files;

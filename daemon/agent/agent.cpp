@@ -21,7 +21,6 @@
 #include "kmod-interfaces/kernel_features.h"
 #include "kmod-interfaces/meminfo.h"
 #include "pool/keeper/make_fd_holder.h"
-#include "pool/store/mapped_store.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -136,10 +135,13 @@ Result<> AgentImpl::open() {
 Result<> AgentImpl::open_store(const Config& config) {
   const auto memory = kernel::read_meminfo(context_.roots);
   if (!memory) return Failure{memory.error()};
-  pool::MappedStoreOptions wanted;
+  pool::StoreConfig wanted;
+  wanted.kind = config.pool.store == StoreKind::kMapped ? pool::StoreChoice::kMapped : pool::StoreChoice::kCompressed;
   wanted.path = config.pool.path;
   wanted.capacity = config.pool.capacity.resolve(memory->total);
-  auto store = pool::create_mapped_store(wanted);
+  wanted.codec = config.pool.codec == Codec::kZstd ? pool::CodecKind::kZstd : pool::CodecKind::kLz4;
+  wanted.roots = context_.roots;
+  auto store = pool::create_store(wanted);
   if (!store) return Failure{store.error()};
   context_.store = std::move(*store);
   return {};

@@ -13,7 +13,7 @@
 #include "daemon/control/config.h"
 #include "daemon/pager/pager.h"
 #include "kmod-interfaces/kernel_roots.h"
-#include "pool/store/embedded_store.h"
+#include "pool/store/store_factory.h"
 
 namespace tidepool::daemon {
 
@@ -51,7 +51,7 @@ struct Context {
   Config config_;
 
  public:
-  std::unique_ptr<pool::EmbeddedStore> store;
+  pool::RunningStore store;
   std::unique_ptr<DescriptorClerk> clerk;
   std::unique_ptr<Pager> pager;
   VmRegistry vms;

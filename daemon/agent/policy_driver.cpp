@@ -16,7 +16,6 @@ namespace {
 constexpr auto kStandstill = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
-constexpr int kMaintenanceSteps = 20;
 constexpr double kShortAverage = 10.0;  // seconds
 constexpr double kLongAverage = 60.0;
 
@@ -135,7 +134,7 @@ void PolicyDriver::tick() {
   const policy::Plan plan = policy::plan_tick(seen, state_, config);
   act(plan);
   record(plan);
-  care_for_store();
+  bound_clean_copies();
   if (++ticks_ % kGrowthTicks == 0) find_growth();
   tick_times_.record(context_.clock.now() - start);
   // The watchdog is fed by the fault loops' progress, not by ours alone: they go round at least twice a second.
@@ -341,9 +340,7 @@ void PolicyDriver::find_growth() {
   }
 }
 
-void PolicyDriver::care_for_store() {
-  for (int step = 0; step < kMaintenanceSteps && context_.store->maintain(); ++step) {
-  }
+void PolicyDriver::bound_clean_copies() {
   // Copies of resident pages cost room: keep them only while there is plenty, and never where the room is DRAM.
   const pool::StoreUsage usage = context_.store->usage();
   const bool plenty = !context_.store->uses_host_dram() && usage.used.value < usage.capacity.value / 4 * 3;

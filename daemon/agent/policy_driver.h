@@ -50,7 +50,7 @@ class PolicyDriver {
   void record(const policy::Plan& plan);
   void sample();
   void find_growth();
-  void care_for_store();
+  void bound_clean_copies();
   void relieve_now();
 
   Context& context_;
