@@ -1,5 +1,5 @@
 # The demo's tools: processes of its own, numbers from them, the live table. Sourced by scripts/demo after scripts/lib.sh.
-# shellcheck shell=bash disable=SC2154  # work, bin, agent_socket belong to scripts/demo
+# shellcheck shell=bash disable=SC2154,SC2034  # work, bin, agent_socket and what is read of these functions belong to scripts/demo
 
 declare -A pid_of=()
 
@@ -41,6 +41,9 @@ wait_until() {
 # has_lines FILE PATTERN COUNT: at least COUNT lines match.
 has_lines() { [ "$(grep -cE "$2" "$1" 2>/dev/null || true)" -ge "$3" ]; }
 
+# says_or_ended NAME FILE PATTERN: done when a line matches, and also when the process has ended and never will write one.
+says_or_ended() { has_lines "$2" "$3" 1 || ! alive "$1"; }
+
 tidectl() { "$bin/tidectl" --socket "$agent_socket" "$@"; }
 
 gib() { awk -v bytes="$1" 'BEGIN {printf "%.2f", bytes / 1073741824}'; }
@@ -52,13 +55,83 @@ vms_json() { tidectl vm list -o json | jq -c 'if type == "array" then . else (.i
 # vm_number NAME FILTER: one number of one VM.
 vm_number() { vms_json | jq -r --arg name "$1" ".[] | select(.name == \$name) | $2"; }
 
-# One figure from the client's last interim report.
-client_figure() { grep '"interim"' "$work/client.log" | tail -n 1 | jq -r "$1"; }
+# One figure from a client's last interim report.
+client_figure() { grep '"interim"' "$work/$1.log" | tail -n 1 | jq -r "$2"; }
 ask_client() {
   local before
-  before=$(grep -c '"interim"' "$work/client.log" || true)
-  kill -USR1 "${pid_of[client]}" 2>/dev/null || return 0
-  wait_until 30 has_lines "$work/client.log" '"interim"' $((before + 1)) || die "the cache client does not answer"
+  before=$(grep -c '"interim"' "$work/$1.log" || true)
+  kill -USR1 "${pid_of[$1]}" 2>/dev/null || return 0
+  wait_until 30 has_lines "$work/$1.log" '"interim"' $((before + 1)) || die "the cache client does not answer"
+}
+
+# start_cache NAME CLIENT [GROUP]: a memcached on tmpfs and a client that loads it, filled; in a control group when one is given.
+start_cache() {
+  local name=$1 client=$2 group=${3:-} file
+  file=/dev/shm/$(basename "$work").$1
+  # shellcheck disable=SC2016  # the inner shell expands it
+  start "$name" sh -c '[ -z "$1" ] || echo $$ >"$1/cgroup.procs"; shift; exec "$@"' join "$group" \
+    setpriv --reuid nobody --regid nogroup --clear-groups -- \
+    memcached -m "$size" -p 0 -s "$work/run/$name.sock" -a 0777 -e "$file" -t 2 -I 1m
+  wait_until 10 test -S "$work/run/$name.sock" || die "memcached did not start: $(cat "$work/$name.log")"
+  # Values of 4 KiB take 4.5 KiB of memcached's slabs; three quarters full, so that it never has a reason to evict.
+  start "$client" "$bin/tidepool-cache-load" --memcached "$work/run/$name.sock" --keys $((size * 1024 * 3 / 4 / 5)) --threads 2 \
+    --duration 0 -o json
+}
+
+# ---- the kernel's own way: a memory control group at its limit, with zram behind it -------------------------------------
+# Only ever our own device and our own group; both go in remove_zram and remove_group.
+zram="" group=""
+
+# add_zram BYTES: a compressed swap device with LZ4. Fails, and says why in $no_zram, where the host cannot.
+add_zram() {
+  no_zram=""
+  [ -e /sys/class/zram-control/hot_add ] || modprobe zram 2>/dev/null || true
+  [ -r /sys/class/zram-control/hot_add ] || { no_zram="no zram in this kernel" && return 1; }
+  zram=$(cat /sys/class/zram-control/hot_add) || { no_zram="no zram device to be had" && return 1; }
+  echo lz4 >"/sys/block/zram$zram/comp_algorithm" 2>/dev/null || true
+  echo "$1" >"/sys/block/zram$zram/disksize"
+  [ -b "/dev/zram$zram" ] || mknod "/dev/zram$zram" b "$(cut -d: -f1 "/sys/block/zram$zram/dev")" "$(cut -d: -f2 "/sys/block/zram$zram/dev")"
+  if ! mkswap "/dev/zram$zram" >/dev/null 2>&1 || ! swapon -p 100 "/dev/zram$zram" 2>/dev/null; then
+    no_zram="swapon is not permitted"
+    remove_zram
+    return 1
+  fi
+}
+remove_zram() {
+  [ -n "$zram" ] || return 0
+  swapoff "/dev/zram$zram" 2>/dev/null || true
+  echo "$zram" >/sys/class/zram-control/hot_remove 2>/dev/null || true
+  zram=""
+}
+# Bytes of DRAM that the device takes.
+zram_bytes() { awk '{print $3}' "/sys/block/zram$zram/mm_stat"; }
+
+# add_group: a memory control group, version 2 or 1, or the reason in $no_group.
+add_group() {
+  no_group=""
+  if grep -qw memory /sys/fs/cgroup/cgroup.subtree_control 2>/dev/null; then
+    group=/sys/fs/cgroup/$(basename "$work") group_limit=memory.max group_usage=memory.current
+  elif [ -e /sys/fs/cgroup/memory/memory.limit_in_bytes ]; then
+    group=/sys/fs/cgroup/memory/$(basename "$work") group_limit=memory.limit_in_bytes group_usage=memory.usage_in_bytes
+  else
+    no_group="no memory control group" && return 1
+  fi
+  mkdir "$group" 2>/dev/null || { no_group="$group cannot be made" group="" && return 1; }
+}
+remove_group() {
+  [ -n "$group" ] || return 0
+  wait_until 10 rmdir "$group" 2>/dev/null || say "note: $group is still in use"
+  group=""
+}
+# limit_group BYTES: in steps, because the first version of control groups gives up on large ones.
+limit_group() {
+  local wanted=$1 now deadline=$((SECONDS + 60))
+  until echo "$wanted" >"$group/$group_limit" 2>/dev/null; do
+    now=$(cat "$group/$group_usage")
+    echo $((now - (now - wanted) / 4)) >"$group/$group_limit" 2>/dev/null || true
+    [ "$SECONDS" -lt "$deadline" ] || return 1
+    sleep 0.1
+  done
 }
 
 # guest_median FIELD FROM_LINE: the median of a field over the guest's "work" lines after a line number.
@@ -74,13 +147,13 @@ table_header() {
 # One line per VM, GiB; latencies are the pager's: from the fault to the wake-up.
 table_rows() {
   vms_json | jq -r --arg t "$((SECONDS - started))s" '
-    def g: . / 1073741824 * 100 | round / 100;
+    def g: . / 1073741824;
     .[] | [$t, .name, (.memory.promised_bytes | g),
            ((.memory.promised_bytes - .memory.untouched_bytes - .memory.released_bytes) | g),
            (.memory.in_dram_bytes | g), (.memory.far_bytes | g), (.faults_per_second | round),
            (.fault_p50_ns / 1000 | round), (.fault_p99_ns / 1000 | round), "\(.stall * 1000 | round / 10)%"] | @tsv' |
     while IFS=$'\t' read -r t name promised touched resident far faults p50 p99 stall; do
-      printf '%6s  %-8s %8s %8s %8s %8s %8s %9s %9s %7s\n' \
+      printf '%6s  %-8s %8.2f %8.2f %8.2f %8.2f %8s %9s %9s %7s\n' \
         "$t" "$name" "$promised" "$touched" "$resident" "$far" "$faults" "$p50" "$p99" "$stall"
     done
 }
