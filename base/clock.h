@@ -28,6 +28,12 @@ class SystemClock final : public Clock {
   MonoTime now() const override;
 };
 
+// The CPU time of the calling thread since it began (CLOCK_THREAD_CPUTIME_ID): what work costs, however long it waits.
+class ThreadCpuClock final : public Clock {
+ public:
+  MonoTime now() const override;
+};
+
 // Stands still until it is told to move. Not thread-safe.
 class ManualClock final : public Clock {
  public:

@@ -59,8 +59,9 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.integrity_failures.push_back({"checksum", context.store->errors().corrupt_pages});
   snapshot.host.adoption_stop = context.adoption_stops.snapshot();
   snapshot.host.policy_tick = driver.tick_times().snapshot();
-  const telemetry::TrackerInfo tracker = driver.tracker();
-  snapshot.host.trackers.push_back({tracker.name, tracker.usable, tracker.cpu});
+  for (const telemetry::TrackerStatus& tracker : driver.trackers()) {
+    snapshot.host.trackers.push_back({tracker.info.name, tracker.info.usable, tracker.info.cpu});
+  }
   const pool::StoreUsage usage = context.store->usage();
   snapshot.stores.push_back({context.store->kind(), usage.used, usage.capacity});
   for (const auto& vm : context.vms.all()) {

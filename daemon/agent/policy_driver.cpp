@@ -9,6 +9,8 @@
 #include "daemon/control/notify.h"
 #include "daemon/vm/eligibility.h"
 #include "kmod-interfaces/meminfo.h"
+#include "telemetry/hotness/fault_sampler.h"
+#include "telemetry/hotness/refault_tracker.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -19,45 +21,29 @@ constexpr std::size_t kReliefRegions = 32;
 constexpr double kShortAverage = 10.0;  // seconds
 constexpr double kLongAverage = 60.0;
 
+// Cheapest and truest first.
+std::vector<std::unique_ptr<telemetry::Tracker>> by_preference(const Clock& clock) {
+  std::vector<std::unique_ptr<telemetry::Tracker>> trackers;
+  trackers.push_back(std::make_unique<telemetry::RefaultTracker>(clock));
+  trackers.push_back(std::make_unique<telemetry::FaultSampler>(telemetry::FaultSamplerConfig{}, clock));
+  return trackers;
+}
+
+std::uint16_t narrowed(std::uint32_t count) {
+  return static_cast<std::uint16_t>(std::min<std::uint32_t>(count, 0xffff));
+}
+
 double averaged(double old, double now, double passed, double window) {
   return old + (now - old) * (1 - std::exp(-passed / window));
 }
 
 }  // namespace
 
-// One memory object of a VM, as the sampler wants it.
-class PolicyDriver::VmTarget final : public telemetry::SampleTarget {
- public:
-  VmTarget(Pager& pager, std::shared_ptr<PagedVm> vm, MemoryObject& object)
-      : pager_(pager), vm_(std::move(vm)), object_(object) {}
-
-  std::uint64_t regions() const override { return object_.map->regions(); }
-  std::uint16_t resident(std::uint64_t region) const override {
-    return object_.map->region(region).resident.load(std::memory_order_relaxed);
-  }
-  std::uint16_t waiting(std::uint64_t region) const override {
-    const RegionCounters& counters = object_.map->region(region);
-    const auto armed = counters.armed.load(std::memory_order_relaxed);
-    const auto touched = counters.touches.load(std::memory_order_relaxed);
-    return armed > touched ? static_cast<std::uint16_t>(armed - touched) : std::uint16_t{0};
-  }
-  std::size_t arm(std::span<const PageIndex> pages) override {
-    return vm_->dead ? 0 : pager_.arm_samples(*vm_, object_, pages);
-  }
-
- private:
-  Pager& pager_;
-  std::shared_ptr<PagedVm> vm_;
-  MemoryObject& object_;
-};
-
 PolicyDriver::PolicyDriver(Context& context, std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone)
-    : context_(context), vm_gone_(std::move(vm_gone)) {
-  telemetry::FaultSamplerConfig config;
-  config.cpu_share = context.config().limits.tracker_cpu;
-  sampler_ = std::make_unique<telemetry::FaultSampler>(config, context.clock);
-  tracker_info_ = sampler_->info();
-}
+    : context_(context),
+      vm_gone_(std::move(vm_gone)),
+      trackers_(by_preference(context.clock), context.config().limits.tracker_cpu),
+      tracker_status_(trackers_.status()) {}
 
 PolicyDriver::~PolicyDriver() {
   stop();
@@ -88,9 +74,9 @@ bool PolicyDriver::alive() const {
   return context_.clock.now().since_boot - Nanoseconds{last_progress_ns_.load()} < Nanoseconds{kStandstill};
 }
 
-telemetry::TrackerInfo PolicyDriver::tracker() const {
+std::vector<telemetry::TrackerStatus> PolicyDriver::trackers() const {
   const std::lock_guard lock(mutex_);
-  return tracker_info_;
+  return tracker_status_;
 }
 
 std::vector<DecisionCount> PolicyDriver::decision_counts() const {
@@ -216,16 +202,17 @@ policy::VmView PolicyDriver::view_of(ManagedVm& vm) {
     policy::ObjectView object;
     object.object = static_cast<std::uint32_t>(i);
     object.regions.resize(map.regions());
+    const auto tally = seen_.take({memory.id, object.object});
     for (std::uint64_t r = 0; r < map.regions(); ++r) {
-      RegionCounters& counters = map.region(r);
+      const RegionCounters& counters = map.region(r);
       policy::RegionObservation& seen = object.regions[r];
       seen.resident = counters.resident.load(std::memory_order_relaxed);
       seen.far = counters.far.load(std::memory_order_relaxed);
-      seen.touches = counters.touches.exchange(0, std::memory_order_relaxed);
-      seen.refaults = counters.refaults.exchange(0, std::memory_order_relaxed);
-      // Samples stay armed until they are touched: those that were count as used up.
-      seen.armed = counters.armed.load(std::memory_order_relaxed);
-      counters.armed.fetch_sub(std::min(seen.armed, seen.touches), std::memory_order_relaxed);
+      if (r < tally.size()) {
+        seen.armed = narrowed(tally[r].watched);
+        seen.touches = narrowed(tally[r].used + tally[r].events);
+        seen.refaults = narrowed(tally[r].refaults);
+      }
       seen.incompressible = counters.incompressible.load(std::memory_order_relaxed);
     }
     view.objects.push_back(std::move(object));
@@ -280,27 +267,14 @@ void PolicyDriver::record(const policy::Plan& plan) {
 }
 
 void PolicyDriver::sample() {
-  std::map<std::pair<std::uint32_t, std::size_t>, std::shared_ptr<VmTarget>> targets;
-  std::vector<std::shared_ptr<telemetry::SampleTarget>> list;
-  if (!context_.frozen) {
-    for (const auto& vm : context_.vms.all()) {
-      if (vm->memory->dead || vm->memory->releasing) continue;
-      for (std::size_t i = 0; i < vm->memory->objects.size(); ++i) {
-        const std::pair key{vm->memory->id.value, i};
-        const auto known = targets_.find(key);
-        auto target = known != targets_.end()
-                          ? known->second
-                          : std::make_shared<VmTarget>(*context_.pager, vm->memory, *vm->memory->objects[i]);
-        list.push_back(target);
-        targets.emplace(key, std::move(target));
-      }
-    }
-  }
-  targets_ = std::move(targets);
-  sampler_->set_targets(std::move(list));
-  sampler_->scan();
+  const telemetry::MemoryList memory =
+      context_.frozen ? telemetry::MemoryList{} : tracked_.of(*context_.pager, context_.vms.all());
+  seen_.set_memory(memory);
+  trackers_.set_cpu_per_100_gib(context_.config().limits.tracker_cpu);
+  trackers_.set_memory(memory);
+  trackers_.round(seen_);
   const std::lock_guard lock(mutex_);
-  tracker_info_ = sampler_->info();
+  tracker_status_ = trackers_.status();
 }
 
 // Processes other than VMs map more memory as they go: private mappings that nobody watches yet join their VM.

@@ -10,8 +10,10 @@
 
 #include "base/latency_histogram.h"
 #include "daemon/agent/context.h"
+#include "daemon/agent/tracked_vm.h"
 #include "policy/plan.h"
-#include "telemetry/hotness/fault_sampler.h"
+#include "telemetry/hotness/region_tally.h"
+#include "telemetry/hotness/tracker_set.h"
 
 namespace tidepool::daemon {
 
@@ -33,14 +35,14 @@ class PolicyDriver {
 
   // As policy sees the host now.
   policy::HostView host_view() const;
-  telemetry::TrackerInfo tracker() const;
+  // In order of preference, used or not.
+  std::vector<telemetry::TrackerStatus> trackers() const;
   std::vector<DecisionCount> decision_counts() const;
   const LatencyHistogram& tick_times() const { return tick_times_; }
   // False when the fault loops or the ticks have stood still for long.
   bool alive() const;
 
  private:
-  class VmTarget;
   void run();
   void tick();
   policy::Snapshot snapshot();
@@ -56,8 +58,10 @@ class PolicyDriver {
   Context& context_;
   const std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone_;
   policy::PolicyState state_;
-  std::unique_ptr<telemetry::FaultSampler> sampler_;
-  std::map<std::pair<std::uint32_t, std::size_t>, std::shared_ptr<VmTarget>> targets_;
+  const ThreadCpuClock cpu_clock_;
+  TrackedVms tracked_;
+  telemetry::TrackerSet trackers_;
+  telemetry::RegionTally seen_;
   LatencyHistogram tick_times_;
   std::uint64_t ticks_ = 0;
   std::atomic<std::int64_t> last_progress_ns_{0};
@@ -67,7 +71,7 @@ class PolicyDriver {
   std::condition_variable wake_;
   std::vector<VmId> relieve_;
   std::map<std::pair<policy::Action, policy::Reason>, std::uint64_t> counts_;
-  telemetry::TrackerInfo tracker_info_;
+  std::vector<telemetry::TrackerStatus> tracker_status_;
   bool stopping_ = false;
   std::thread thread_;
 };

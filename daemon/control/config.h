@@ -109,7 +109,7 @@ struct Config {
   VmDefaults defaults;
 
   struct Limits {
-    double tracker_cpu = 0.01;             // share of one core
+    double tracker_cpu = 0.01;             // share of one core for every 100 GiB of memory that is watched
     double spin_cpu = 0.10;                // share of one core
     Bytes demote_bandwidth{256ull << 20};  // per second, all VMs together
     Bytes promote_bandwidth{1ull << 30};   // per second: prefetch and evacuation, never demand faults

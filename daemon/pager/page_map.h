@@ -55,7 +55,7 @@ struct RegionCounters {
   std::atomic<std::uint16_t> far{0};
   std::atomic<std::uint16_t> touches{0};   // faults on sampled (armed) pages since last collected; saturates
   std::atomic<std::uint16_t> refaults{0};  // far pages that came back on demand since last collected; saturates
-  std::atomic<std::uint16_t> armed{0};     // pages armed for sampling since last collected
+  std::atomic<std::uint16_t> armed{0};     // pages armed for sampling; touches are among them until they are collected
   std::atomic<std::uint16_t> incompressible{0};
   std::atomic<std::uint32_t> reserved{0};
 };

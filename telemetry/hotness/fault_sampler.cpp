@@ -7,62 +7,97 @@
 namespace tidepool::telemetry {
 namespace {
 
-constexpr std::size_t kMaxPerScan = 8192;
+constexpr std::uint64_t kMaxPerRound = 8192;
+// Sampling that has been held back for longer does not make up for it in one go.
+constexpr auto kLongestSaving = std::chrono::seconds(5);
 
 }  // namespace
 
 FaultSampler::FaultSampler(const FaultSamplerConfig& config, const Clock& clock)
-    : config_(config), clock_(clock), random_(config.seed) {}
+    : config_(config), clock_(clock), budget_(clock, kLongestSaving), random_(config.seed) {}
 
-void FaultSampler::set_targets(std::vector<std::shared_ptr<SampleTarget>> targets) {
-  std::vector<std::uint64_t> cursors(targets.size(), 0);
-  for (std::size_t i = 0; i < targets.size(); ++i) {
-    const auto known = std::find(targets_.begin(), targets_.end(), targets[i]);
-    if (known != targets_.end()) cursors[i] = cursors_[static_cast<std::size_t>(known - targets_.begin())];
+void FaultSampler::set_memory(const MemoryList& memory) {
+  std::map<policy::ObjectId, Target> next;
+  for (const auto& of : memory) {
+    for (const TrackedObject& object : of->objects) {
+      if (object.paged == nullptr) continue;
+      const auto known = targets_.find(object.id);
+      Target target = known == targets_.end() ? Target{} : known->second;
+      target.id = object.id;
+      target.shared = object.shared;
+      target.paged = object.paged;
+      next.emplace(object.id, std::move(target));
+    }
   }
-  targets_ = std::move(targets);
-  cursors_ = std::move(cursors);
+  targets_ = std::move(next);
 }
 
 TrackerInfo FaultSampler::info() const {
   TrackerInfo info;
   info.name = "fault-sampling";
   info.usable = true;
-  info.sees = Sees::kReadsAndWrites;
+  info.covers = Coverage::kShared | Coverage::kWritesPrivate;
   info.blind_spots = {"private memory: reads are not seen while it is resident",
-                      "a region is looked at as often as the CPU budget allows"};
-  info.cpu = cpu_;
+                      "a region is looked at as often as the CPU budget allows",
+                      "memory that the pager does not manage"};
+  info.cpu = budget_.spent();
+  info.samples = samples_;
   return info;
 }
 
-void FaultSampler::scan() {
-  const MonoTime start = clock_.now();
-  const double passed = last_scan_ == MonoTime{} ? 1.0 : std::chrono::duration<double>(start - last_scan_).count();
-  last_scan_ = start;
-  const double rate = config_.cpu_share / std::chrono::duration<double>(config_.cost_per_sample).count();
-  tokens_ = std::min(tokens_ + rate * std::min(passed, 5.0), static_cast<double>(kMaxPerScan));
-  if (targets_.empty()) return;
+void FaultSampler::round(SampleSink& sink) {
   std::uint64_t regions = 0;
-  for (const auto& target : targets_) regions += target->regions();
-  for (std::size_t i = 0; i < targets_.size() && regions > 0; ++i) {
-    // Everybody's share of the budget is its share of the memory.
-    const double share = static_cast<double>(targets_[i]->regions()) / static_cast<double>(regions);
-    const auto budget = static_cast<std::uint64_t>(tokens_ * share);
-    std::uint64_t left = budget;
-    std::vector<PageIndex> pages;
-    const std::uint64_t count = targets_[i]->regions();
-    for (std::uint64_t seen = 0; seen < count && left >= config_.per_region; ++seen) {
-      const std::uint64_t region = cursors_[i]++ % count;
-      if (targets_[i]->resident(region) == 0 || targets_[i]->waiting(region) >= config_.per_region) continue;
-      for (std::uint16_t k = 0; k < config_.per_region; ++k) {
-        pages.push_back(PageIndex{region * kPagesPerHugePage + random_() % kPagesPerHugePage});
-      }
-      left -= config_.per_region;
-    }
-    if (!pages.empty()) targets_[i]->arm(pages);
-    tokens_ -= static_cast<double>(pages.size());
+  for (auto& [id, target] : targets_) {
+    collect(target, sink);
+    regions += target.paged->regions();
   }
-  cpu_ += clock_.now() - start;
+  if (regions == 0) return;
+  const auto affordable = static_cast<std::uint64_t>(budget_.available() / config_.cost_per_sample);
+  const double samples = static_cast<double>(std::min(affordable, kMaxPerRound));
+  for (auto& [id, target] : targets_) {
+    // Everybody's share of the budget is its share of the memory.
+    const double share = static_cast<double>(target.paged->regions()) / static_cast<double>(regions);
+    arm(target, static_cast<std::uint64_t>(samples * share));
+  }
+}
+
+// Pages stay armed until they are touched: each of them was watched since the last round.
+void FaultSampler::collect(Target& target, SampleSink& sink) {
+  const MonoTime now = clock_.now();
+  policy::AccessSample sample;
+  sample.object = target.id;
+  sample.since = target.collected == MonoTime{} ? now : target.collected;
+  sample.until = now;
+  sample.window = sample.until - sample.since;
+  sample.sees = target.shared ? policy::Sees::kReadsAndWrites : policy::Sees::kWrites;
+  target.collected = now;
+  for (std::uint64_t r = 0; r < target.paged->regions(); ++r) {
+    const std::uint32_t touched = target.paged->take_touches(r);
+    const PagedObject::Region region = target.paged->look(r);
+    if (region.resident == 0 && region.armed > 0) target.paged->disarm(r);  // they left, and took their arming along
+    if (touched + region.armed == 0 || (region.resident == 0 && touched == 0)) continue;
+    sample.pages = {PageIndex{r * kPagesPerHugePage}, kPagesPerHugePage};
+    sample.watched = touched + region.armed;
+    sample.used = touched;
+    ++samples_;
+    sink.add(sample);
+  }
+}
+
+void FaultSampler::arm(Target& target, std::uint64_t samples) {
+  std::vector<PageIndex> pages;
+  const std::uint64_t count = target.paged->regions();
+  for (std::uint64_t seen = 0; seen < count && samples >= config_.per_region; ++seen) {
+    const std::uint64_t region = target.cursor++ % count;
+    const PagedObject::Region state = target.paged->look(region);
+    if (state.resident == 0 || state.armed >= config_.per_region) continue;
+    for (std::uint16_t k = 0; k < config_.per_region; ++k) {
+      pages.push_back(PageIndex{region * kPagesPerHugePage + random_() % kPagesPerHugePage});
+    }
+    samples -= config_.per_region;
+  }
+  if (!pages.empty()) target.paged->arm(pages);
+  budget_.spend(config_.cost_per_sample * static_cast<std::int64_t>(pages.size()));
 }
 
 }  // namespace tidepool::telemetry
