@@ -219,14 +219,19 @@ policy::VmView PolicyDriver::view_of(ManagedVm& vm) {
     for (std::uint64_t r = 0; r < map.regions(); ++r) {
       RegionCounters& counters = map.region(r);
       policy::RegionObservation& seen = object.regions[r];
-      seen.resident = counters.resident.load(std::memory_order_relaxed);
-      seen.far = counters.far.load(std::memory_order_relaxed);
+      // A page that changes twice at once may be counted out before it is counted in.
+      const auto pages = [](const std::atomic<std::uint16_t>& counter) {
+        const std::uint16_t count = counter.load(std::memory_order_relaxed);
+        return count > kPagesPerRegion ? std::uint16_t{0} : count;
+      };
+      seen.resident = pages(counters.resident);
+      seen.far = pages(counters.far);
       seen.touches = counters.touches.exchange(0, std::memory_order_relaxed);
       seen.refaults = counters.refaults.exchange(0, std::memory_order_relaxed);
       // Samples stay armed until they are touched: those that were count as used up.
       seen.armed = counters.armed.load(std::memory_order_relaxed);
       counters.armed.fetch_sub(std::min(seen.armed, seen.touches), std::memory_order_relaxed);
-      seen.incompressible = counters.incompressible.load(std::memory_order_relaxed);
+      seen.incompressible = pages(counters.incompressible);
     }
     view.objects.push_back(std::move(object));
   }
