@@ -106,7 +106,8 @@ class Planner {
     if (snapshot_.host.frozen) return record(history, nothing(vm, Reason::kFrozen, "the host is frozen"));
     if (vm.held) return record(history, nothing(vm, Reason::kHeld, "held"));
     if (restore_guarantee(vm, history)) return;
-    if (vm.stall > vm.stall_budget) pause(history, now, config_.stall_pause, Reason::kStallBudget);
+    // A budget of all its time is none: the sum over its threads may be more.
+    if (vm.stall_budget < 1 && vm.stall > vm.stall_budget) pause(history, now, config_.stall_pause, Reason::kStallBudget);
     check_pingpong(history, now);
     const Want wanted = want(vm);
     // An order of the operator, or the host's need, outranks our own doubts about what is cold; it does not outrank the

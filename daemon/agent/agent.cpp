@@ -171,17 +171,15 @@ Result<> AgentImpl::start_pager(const Config& config) {
   pager.loop.spin_share = config.limits.spin_cpu;
   pager.demoter.grace = config.pager.grace;
   PagerHooks hooks;
-  hooks.hold_descriptor = [this](PagedVm& memory, const std::string& name, int fd, std::function<void()> held) {
-    const std::string vm = memory.name;
-    context_.clerk->store_later(name, fd, [this, vm, held = std::move(held)](const Result<>& result) {
-      if (!result) {
-        spdlog::error("msg=\"a forked child's memory is not held: it waits\" vm={} error=\"{}\"", vm,
-                      result.error().message());
-        return;
-      }
-      held();
-    });
+  hooks.hold = [this](PagedVm& memory, std::vector<DescriptorToHold> descriptors, std::function<void()> held) {
+    context_.clerk->store_later(std::move(descriptors),
+                                [vm = memory.name, held = std::move(held)](const Result<>& result) {
+                                  if (result) return held();
+                                  spdlog::error("msg=\"a forked child is not held yet and waits\" vm={} error=\"{}\"",
+                                                vm, result.error().message());
+                                });
   };
+  hooks.let_go = [this](PagedVm&, std::vector<std::string> names) { context_.clerk->remove_later(std::move(names)); };
   hooks.out_of_memory = [this](PagedVm& memory) { driver_->relieve(memory.id); };
   hooks.integrity_failure = [this](PagedVm& memory, MemoryObject&, PageIndex) { integrity_failure(memory); };
   auto started = Pager::start(pager, std::move(hooks), context_.clock);

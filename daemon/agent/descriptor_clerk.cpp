@@ -5,11 +5,15 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <algorithm>
+
 #include "base/unique_fd.h"
 
 namespace tidepool::daemon {
 
 namespace {
+
+constexpr auto kRetryStore = std::chrono::seconds(1);
 
 // Who listens on a unix socket: the credentials that a connection shows are those of listen(2)'s caller.
 pid_t listener_of(const std::string& path) {
@@ -50,14 +54,54 @@ Result<> DescriptorClerk::store(const std::string& name, int fd) {
 
 Result<> DescriptorClerk::remove(const std::string& name) {
   const std::lock_guard lock(holder_mutex_);
-  return note(holder_->remove(name));
+  Result<> removed = holder_->remove(name);
+  if (!removed && removed.error().code == std::errc::no_such_file_or_directory) return {};
+  return note(std::move(removed));
 }
 
-void DescriptorClerk::store_later(std::string name, int fd, std::function<void(Result<>)> done) {
-  auto copy = std::make_shared<UniqueFd>(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+void DescriptorClerk::store_later(const std::vector<DescriptorToHold>& descriptors,
+                                  std::function<void(const Result<>&)> done) {
+  Order order;
+  for (const DescriptorToHold& descriptor : descriptors)
+    order.store.push_back({descriptor.name, UniqueFd{::fcntl(descriptor.fd, F_DUPFD_CLOEXEC, 0)}});
+  order.done = std::move(done);
   const std::lock_guard lock(mutex_);
-  queue_.push_back([this, name = std::move(name), copy, done = std::move(done)] { done(store(name, copy->get())); });
+  queue_.push_back(std::move(order));
   wake_.notify_one();
+}
+
+void DescriptorClerk::remove_later(std::vector<std::string> names) {
+  const std::lock_guard lock(mutex_);
+  Order order;
+  order.remove = std::move(names);
+  queue_.push_back(std::move(order));
+  wake_.notify_one();
+}
+
+Result<> DescriptorClerk::store_all(const std::vector<pool::HeldFd>& descriptors) {
+  for (const pool::HeldFd& descriptor : descriptors) {
+    if (auto stored = store(descriptor.name, descriptor.fd.get()); !stored) return stored;
+  }
+  return {};
+}
+
+void DescriptorClerk::carry_out(Order order) {
+  if (!order.remove.empty()) {
+    const auto unwanted = [&](const pool::HeldFd& held) { return std::ranges::count(order.remove, held.name) != 0; };
+    {
+      // What waits to be stored under these names would stay for ever.
+      const std::lock_guard lock(mutex_);
+      std::erase_if(queue_, [&](const Order& waiting) { return std::ranges::any_of(waiting.store, unwanted); });
+    }
+    for (const std::string& name : order.remove) (void)remove(name);
+    return;
+  }
+  const Result<> stored = store_all(order.store);
+  order.done(stored);
+  if (stored) return;
+  order.not_before = std::chrono::steady_clock::now() + kRetryStore;
+  const std::lock_guard lock(mutex_);
+  queue_.push_back(std::move(order));
 }
 
 Result<> DescriptorClerk::note(Result<> result) {
@@ -74,12 +118,17 @@ std::string DescriptorClerk::trouble() const {
 void DescriptorClerk::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
-    if (queue_.empty()) return;
-    const auto task = std::move(queue_.front());
-    queue_.pop_front();
+    const auto due = std::ranges::min_element(queue_, {}, &Order::not_before);
+    const bool any = due != queue_.end() && due->not_before <= std::chrono::steady_clock::now();
+    if (!any) {
+      if (stopping_) return;
+      due == queue_.end() ? wake_.wait(lock) : static_cast<void>(wake_.wait_until(lock, due->not_before));
+      continue;
+    }
+    Order order = std::move(*due);
+    queue_.erase(due);
     lock.unlock();
-    task();
+    carry_out(std::move(order));
     lock.lock();
   }
 }

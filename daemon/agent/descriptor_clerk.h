@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -11,7 +12,9 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "daemon/pager/pager.h"
 #include "pool/keeper/fd_holder.h"
 
 namespace tidepool::daemon {
@@ -24,9 +27,13 @@ class DescriptorClerk {
 
   // Waits for the holder's answer. Not for fault threads.
   Result<> store(const std::string& name, int fd);
+  // Of a name that nobody holds there is nothing to remove.
   Result<> remove(const std::string& name);
-  // Does not wait: `done` runs on the clerk's thread. The descriptor is duplicated before this returns.
-  void store_later(std::string name, int fd, std::function<void(Result<>)> done);
+  // Neither waits. The descriptors are duplicated before this returns. `done` runs on the clerk's thread: with an error
+  // each time that not all could be stored, which is tried again every second, and at last with success; never when
+  // they were removed meanwhile.
+  void store_later(const std::vector<DescriptorToHold>& descriptors, std::function<void(const Result<>&)> done);
+  void remove_later(std::vector<std::string> names);
   std::string kind() const { return kind_; }
   // The keeper's process; 0 when somebody else holds.
   pid_t holder_pid() const { return holder_pid_; }
@@ -34,7 +41,15 @@ class DescriptorClerk {
   std::string trouble() const;
 
  private:
+  struct Order {
+    std::vector<pool::HeldFd> store;
+    std::function<void(const Result<>&)> done;
+    std::vector<std::string> remove;
+    std::chrono::steady_clock::time_point not_before{};
+  };
   void run();
+  Result<> store_all(const std::vector<pool::HeldFd>& descriptors);
+  void carry_out(Order order);
   Result<> note(Result<> result);
 
   std::unique_ptr<pool::FdHolder> holder_;
@@ -43,7 +58,7 @@ class DescriptorClerk {
   std::mutex holder_mutex_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void()>> queue_;
+  std::deque<Order> queue_;
   std::string trouble_;
   bool stopping_ = false;
   std::thread thread_;

@@ -206,14 +206,19 @@ policy::VmView PolicyDriver::view_of(ManagedVm& vm) {
     for (std::uint64_t r = 0; r < map.regions(); ++r) {
       const RegionCounters& counters = map.region(r);
       policy::RegionObservation& seen = object.regions[r];
-      seen.resident = counters.resident.load(std::memory_order_relaxed);
-      seen.far = counters.far.load(std::memory_order_relaxed);
+      // A page that changes twice at once may be counted out before it is counted in.
+      const auto pages = [](const std::atomic<std::uint16_t>& counter) {
+        const std::uint16_t count = counter.load(std::memory_order_relaxed);
+        return count > kPagesPerRegion ? std::uint16_t{0} : count;
+      };
+      seen.resident = pages(counters.resident);
+      seen.far = pages(counters.far);
       if (r < tally.size()) {
         seen.armed = narrowed(tally[r].watched);
         seen.touches = narrowed(tally[r].used + tally[r].events);
         seen.refaults = narrowed(tally[r].refaults);
       }
-      seen.incompressible = counters.incompressible.load(std::memory_order_relaxed);
+      seen.incompressible = pages(counters.incompressible);
     }
     view.objects.push_back(std::move(object));
   }

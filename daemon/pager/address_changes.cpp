@@ -21,13 +21,13 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
         const AddressRange gone{message.arg.remove.start, message.arg.remove.end};
         discard(vm, space, gone, true);
         space.set_segments(space.own_segments().without(gone));
-        record_layout(vm, space);
+        record_layout(vm);
         break;
       }
       case UFFD_EVENT_REMAP: {
         const AddressRange from{message.arg.remap.from, message.arg.remap.from + message.arg.remap.len};
         space.set_segments(space.own_segments().moved(from, message.arg.remap.to));
-        record_layout(vm, space);
+        record_layout(vm);
         break;
       }
       case UFFD_EVENT_FORK:
@@ -50,8 +50,17 @@ void FaultService::discard(PagedVm& vm, AddressSpace& space, AddressRange range,
     const std::uint64_t start = std::max(segment.addresses.start, range.start);
     const std::uint64_t end = std::min(segment.addresses.end, range.end);
     const PageState to = unmapped ? PageState::kExcluded : PageState::kReleased;
-    for (std::uint64_t address = start; address < end; address += kPageSize) {
-      discard_page(vm, *segment.object, segment.page_at(address), to);
+    PageMap& map = *segment.object->map;
+    const PageIndex behind = segment.page_at(end);
+    for (PageIndex page = segment.page_at(start); page < behind; ++page.value) {
+      // A guest may give back terabytes that hold nothing, again and again: that must not hold up its neighbours.
+      const RegionCounters& region = map.region(PageMap::region_of(page));
+      if (!unmapped && page.value % kPagesPerRegion == 0 && behind.value - page.value >= kPagesPerRegion &&
+          region.resident.load(std::memory_order_relaxed) == 0 && region.far.load(std::memory_order_relaxed) == 0) {
+        page.value += kPagesPerRegion - 1;
+        continue;
+      }
+      discard_page(vm, *segment.object, page, to);
     }
   }
 }
@@ -89,6 +98,7 @@ void FaultService::discard_page(PagedVm& vm, MemoryObject& object, PageIndex pag
 // the child when it was made, or is there unchanged.
 std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& parent, int fd) {
   auto child = std::make_shared<AddressSpace>();
+  child->number = vm.next_space++;
   child->userfaultfd = kernel::Userfaultfd{UniqueFd{fd}};
   std::vector<Segment> segments = parent.own_segments().all();
   std::vector<std::pair<MemoryObject*, MemoryObject*>> clones;
@@ -107,12 +117,14 @@ std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& p
       if (hooks_.integrity_failure) hooks_.integrity_failure(vm, *segment.object, PageIndex{0});
       return child;
     }
+    clone->number = vm.next_object++;
     clones.emplace_back(segment.object, clone.get());
     segment.object = clone.get();
     child->forked_objects.push_back(std::move(clone));
   }
   child->set_segments(SegmentTable{std::move(segments)});
   vm.add_space(child);
+  record_layout(vm);
   return child;
 }
 
@@ -123,6 +135,7 @@ std::unique_ptr<MemoryObject> FaultService::clone_private(PagedVm& vm, MemoryObj
   auto map = PageMap::create("tidepool-fork", pages, false);
   if (!map) return nullptr;
   clone->map = std::move(*map);
+  clone->map->record_forked();
   if (auto first = clone->map->append(pages, 0); !first) return nullptr;
   const bool dropping = parent.map->count(PageState::kDropping) != 0;
   for (std::uint64_t region = 0; region < parent.map->regions(); ++region) {
@@ -156,18 +169,26 @@ std::unique_ptr<MemoryObject> FaultService::clone_private(PagedVm& vm, MemoryObj
 
 void FaultService::extend(PagedVm& vm, AddressSpace& space, std::vector<Segment> segments) {
   space.set_segments(space.own_segments().with(std::move(segments)));
-  record_layout(vm, space);
+  record_layout(vm);
 }
 
-// For a successor agent: where the adopted process has each object.
-void FaultService::record_layout(PagedVm& vm, const AddressSpace& space) {
-  for (const auto& object : vm.objects) {
+// For a successor agent: where each process has each object.
+void FaultService::record_layout(const PagedVm& vm) {
+  const auto spaces = vm.spaces();
+  const auto record = [&](const MemoryObject& object) {
     std::vector<PageMapHeader::Segment> list;
-    for (const Segment& segment : space.own_segments().all()) {
-      if (segment.object != object.get()) continue;
-      list.push_back({segment.addresses.start, segment.pages(), segment.first.value, segment.file_offset});
+    for (const auto& space : spaces) {
+      for (const Segment& segment : space->own_segments().all()) {
+        if (segment.object != &object) continue;
+        list.push_back(
+            {segment.addresses.start, segment.pages(), segment.first.value, segment.file_offset, space->number});
+      }
     }
-    if (!list.empty()) object->map->record_segments(list);
+    object.map->record_segments(list);
+  };
+  for (const auto& object : vm.objects) record(*object);
+  for (const auto& space : spaces) {
+    for (const auto& object : space->forked_objects) record(*object);
   }
 }
 
@@ -191,8 +212,18 @@ void FaultService::free_object(MemoryObject& object, pool::PageStore& store) {
   }
 }
 
-void FaultService::free_forked(AddressSpace& space, PagedVm& vm) {
-  for (const auto& object : space.forked_objects) free_object(*object, *vm.store);
+// What only that address space showed: nobody can ask for it any more.
+void FaultService::free_private(AddressSpace& gone, PagedVm& vm) {
+  for (const auto& object : gone.forked_objects) free_object(*object, *vm.store);
+  for (const auto& object : vm.objects) {
+    if (object->shared) continue;
+    const auto shows = [&](const std::shared_ptr<AddressSpace>& space) {
+      return std::ranges::any_of(space->own_segments().all(),
+                                 [&](const Segment& s) { return s.object == object.get(); });
+    };
+    if (std::ranges::none_of(vm.spaces(), shows)) free_object(*object, *vm.store);
+  }
+  record_layout(vm);
 }
 
 void FaultService::free_all(PagedVm& vm) {

@@ -250,10 +250,7 @@ bool DemotionJob::verify_and_commit(std::byte* scratch) {
     if (status == pool::PageStatus::kOk) continue;
     if (status == pool::PageStatus::kFull) vm_->counters.store_full.fetch_add(1, std::memory_order_relaxed);
     PageEntry back = PageEntry::plain(PageState::kResident);
-    if (status == pool::PageStatus::kIncompressible) {
-      back = back.with_incompressible();
-      increment_saturating(object_->map->region(PageMap::region_of(page(slot))).incompressible);
-    }
+    if (status == pool::PageStatus::kIncompressible) back = back.with_incompressible();
     thaw(slot, back);
   }
   // A child that was forked since the freeze may have pages that the freeze did not reach: protect them now, before the
@@ -435,7 +432,7 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
   if (run.done) return;
   run.done = true;
   ++runs_done_;
-  if (run.ledger_id != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
+  if (run.ledger_id.number != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
   const auto present = still_present(run);
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
     if (!committed_.test(slot)) continue;

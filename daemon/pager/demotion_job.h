@@ -54,7 +54,7 @@ class DemotionJob {
     std::size_t count;
     AddressRange addresses;
     std::uint64_t file_offset;
-    DropLedger::Id ledger_id = 0;
+    DropLedger::Id ledger_id{};
     bool started = false;
     bool done = false;
   };

@@ -6,21 +6,31 @@ namespace tidepool::daemon {
 
 DropLedger::Id DropLedger::expect(AddressRange drop) {
   const std::lock_guard lock(mutex_);
-  entries_.push_back({next_, drop, {}});
-  return next_++;
+  const Id id{drop.start, next_++};
+  entries_.emplace(id, Entry{drop, {}});
+  return id;
 }
 
 void DropLedger::finished(Id id) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(entries_, [&](const Entry& entry) { return entry.id == id; });
+  entries_.erase(id);
 }
 
-bool DropLedger::take(std::uint64_t page_address) {
-  for (Entry& entry : entries_) {
-    if (!entry.range.contains(page_address)) continue;
-    const std::size_t index = (page_address - entry.range.start) / kPageSize;
-    if (entry.announced.test(index)) continue;
-    entry.announced.set(index);
+// The first own drop that ends behind the address. No drop is longer than a region, so none that begins further before
+// can reach it.
+DropLedger::Entries::iterator DropLedger::first_behind(std::uint64_t address) {
+  const std::uint64_t earliest = address - std::min(address, kHugePageSize - 1);
+  auto entry = entries_.lower_bound(Id{earliest, 0});
+  while (entry != entries_.end() && entry->second.range.end <= address) ++entry;
+  return entry;
+}
+
+bool DropLedger::take(Entries::iterator entry, std::uint64_t page_address) {
+  for (; entry != entries_.end() && entry->second.range.start <= page_address; ++entry) {
+    if (!entry->second.range.contains(page_address)) continue;
+    const std::size_t index = (page_address - entry->second.range.start) / kPageSize;
+    if (entry->second.announced.test(index)) continue;
+    entry->second.announced.set(index);
     return true;
   }
   return false;

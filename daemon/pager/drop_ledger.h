@@ -13,8 +13,11 @@
 // expect() is the demotion thread's, the rest the fault loop's: one short critical section, never across a system call.
 #pragma once
 
+#include <algorithm>
 #include <bitset>
+#include <compare>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <vector>
 
@@ -25,7 +28,12 @@ namespace tidepool::daemon {
 
 class DropLedger {
  public:
-  using Id = std::uint64_t;
+  // By address, so that an announcement finds its drop at once; the number tells apart what is dropped twice.
+  struct Id {
+    std::uint64_t start = 0;
+    std::uint64_t number = 0;
+    constexpr auto operator<=>(const Id&) const = default;
+  };
   // At most one region per drop.
   Id expect(AddressRange drop);
   void finished(Id id);
@@ -37,15 +45,17 @@ class DropLedger {
 
  private:
   struct Entry {
-    Id id;
     AddressRange range;
     std::bitset<kPagesPerRegion> announced;
   };
-  bool take(std::uint64_t page_address);
+  using Entries = std::map<Id, Entry>;
+  Entries::iterator first_behind(std::uint64_t address);
+  // True when an own drop, of those from `entry` on, accounts for the page.
+  bool take(Entries::iterator entry, std::uint64_t page_address);
 
   mutable std::mutex mutex_;
-  std::vector<Entry> entries_;
-  Id next_ = 1;
+  Entries entries_;
+  std::uint64_t next_ = 1;
 };
 
 template <class Callback>
@@ -59,14 +69,11 @@ void DropLedger::match(AddressRange announced, Callback&& guests) {
       // Only stretches that overlap own drops need a look page by page; a guest may announce terabytes at once.
       std::uint64_t at = announced.start;
       while (at < announced.end) {
-        std::uint64_t next_own = announced.end;
-        bool inside = false;
-        for (const Entry& entry : entries_) {
-          if (entry.range.contains(at)) inside = true;
-          if (entry.range.start > at && entry.range.start < next_own) next_own = entry.range.start;
-        }
-        const std::uint64_t end = inside ? at + kPageSize : next_own;
-        if (!inside || !take(at)) {
+        const auto own = first_behind(at);
+        const bool inside = own != entries_.end() && own->second.range.start <= at;
+        const std::uint64_t next_own = own == entries_.end() ? announced.end : own->second.range.start;
+        const std::uint64_t end = inside ? at + kPageSize : std::min(announced.end, next_own);
+        if (!inside || !take(own, at)) {
           if (!found.empty() && found.back().end == at) {
             found.back().end = end;
           } else {

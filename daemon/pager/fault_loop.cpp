@@ -20,6 +20,7 @@ constexpr std::size_t kEventsPerRead = 64;
 constexpr std::size_t kReadyPerPass = 64;
 constexpr auto kLivenessInterval = std::chrono::seconds(1);
 constexpr auto kRetryInterval = std::chrono::milliseconds(1);
+constexpr auto kReadPause = std::chrono::milliseconds(10);
 constexpr auto kIdleInterval = std::chrono::milliseconds(500);
 constexpr Nanoseconds kMaxSpinCredit = std::chrono::milliseconds(100);
 
@@ -86,7 +87,8 @@ class Loop final : public FaultLoop {
     post([this, vm, done = std::move(done)] {
       for (const auto& space : vm->spaces()) {
         unwatch(space.get());
-        service_.free_forked(*space, *vm);
+        service_.free_private(*space, *vm);
+        if (service_.hooks().space_gone) service_.hooks().space_gone(*vm, *space);
       }
       service_.free_all(*vm);  // clean copies
       service_.flush_releases();
@@ -124,6 +126,7 @@ class Loop final : public FaultLoop {
     std::shared_ptr<PagedVm> vm;
     std::shared_ptr<AddressSpace> space;
     std::unique_ptr<SpaceState> state;
+    int read_error = 0;  // why its events could not be read the last time
   };
 
   void run() {
@@ -148,6 +151,7 @@ class Loop final : public FaultLoop {
       // Work ahead of demand gets its turn only when no demand is waiting.
       if (!served) service_.background_step();
       service_.flush_releases();
+      if (!paused_.empty() && now >= resume_at_) resume_paused();
       if (now >= next_liveness_) {
         next_liveness_ = now + kLivenessInterval;
         check_liveness();
@@ -157,6 +161,7 @@ class Loop final : public FaultLoop {
 
   int timeout_ms(bool spinning) const {
     if (spinning || service_.has_background_work()) return 0;
+    if (!paused_.empty()) return static_cast<int>(kReadPause.count());
     if (service_.has_deferred()) return static_cast<int>(kRetryInterval.count());
     return static_cast<int>(kIdleInterval.count());
   }
@@ -187,10 +192,9 @@ class Loop final : public FaultLoop {
     if (count > 0) children = service_.serve_changes(state, std::span(messages).first(static_cast<std::size_t>(count)));
     if (gated) vm->event_gate.clear(std::memory_order_release);
     for (auto& child : children) hold_then_watch(vm, std::move(child));
-    if (count < 0) {
-      space_died(*vm, space);
-      return false;
-    }
+    if (count < 0) return cannot_read(vm, space, -count);
+    if (vm->blocked_by == found->second.read_error) vm->blocked_by = 0;
+    found->second.read_error = 0;
     bool served = false;
     for (const uffd_msg& message : std::span(messages).first(static_cast<std::size_t>(count))) {
       if (message.event != UFFD_EVENT_PAGEFAULT) continue;
@@ -201,11 +205,40 @@ class Loop final : public FaultLoop {
     return served;
   }
 
+  // The kernel could not make the descriptor of a forked child (EMFILE, ENOMEM): the event stays queued and the parent
+  // waits in fork. Nothing is lost, so nothing is given up; look again in a while.
+  bool cannot_read(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, int error) {
+    if (!space->userfaultfd.address_space_alive()) {
+      space_died(*vm, space);
+      return false;
+    }
+    vm->blocked_by = error;
+    watched_[space.get()].read_error = error;
+    listen_to(*space, false);
+    paused_.push_back(space);
+    resume_at_ = clock_.now() + kReadPause;
+    return false;
+  }
+
+  void resume_paused() {
+    for (const auto& space : paused_) {
+      if (watched_.contains(space.get())) listen_to(*space, true);
+    }
+    paused_.clear();
+  }
+
+  void listen_to(AddressSpace& space, bool listen) {
+    epoll_event event{};
+    if (listen) event.events = EPOLLIN;
+    event.data.ptr = &space;
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, space.userfaultfd.fd(), &event);
+  }
+
   // The child must not be served before its descriptor is safe: if we died in between, its far pages would read zero.
   void hold_then_watch(const std::shared_ptr<PagedVm>& vm, std::shared_ptr<AddressSpace> child) {
-    const int fd = child->userfaultfd.fd();
+    AddressSpace& space = *child;
     const auto held = [this, vm, child] { post([this, vm, child] { watch(vm, child); }); };
-    service_.hooks().hold_descriptor ? service_.hooks().hold_descriptor(*vm, fd, held) : held();
+    service_.hooks().hold_child ? service_.hooks().hold_child(*vm, space, held) : held();
   }
 
   void watch(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space) {
@@ -229,7 +262,8 @@ class Loop final : public FaultLoop {
     space->alive = false;
     unwatch(space.get());
     vm.remove_space(space.get());
-    service_.free_forked(*space, vm);
+    service_.free_private(*space, vm);
+    if (service_.hooks().space_gone) service_.hooks().space_gone(vm, *space);
     if (vm.spaces().empty() && !vm.dead.exchange(true)) {
       service_.free_all(vm);
       service_.forget_vm(vm);
@@ -258,6 +292,8 @@ class Loop final : public FaultLoop {
   std::mutex mailbox_mutex_;
   std::vector<std::function<void()>> mailbox_;
   std::unordered_map<AddressSpace*, Watched> watched_;
+  std::vector<std::shared_ptr<AddressSpace>> paused_;
+  MonoTime resume_at_{};
   std::atomic<std::uint64_t> passes_{0};
   bool stopping_ = false;
   std::thread thread_;

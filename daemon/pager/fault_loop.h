@@ -31,9 +31,11 @@ struct FaultLoopConfig {
 
 // What the loop asks of others. Called on the loop's thread; must not block.
 struct FaultLoopHooks {
-  // A forked child's userfaultfd: store it with whoever outlives us, then call `held`, from any thread; the child is
-  // served from then on.
-  std::function<void(PagedVm&, int fd, std::function<void()> held)> hold_descriptor;
+  // A forked child: store its userfaultfd and page maps with whoever outlives us, then call `held`, from any thread;
+  // the child is served from then on.
+  std::function<void(PagedVm&, AddressSpace& child, std::function<void()> held)> hold_child;
+  // An address space is gone: whatever is held of it is needed no more.
+  std::function<void(PagedVm&, AddressSpace&)> space_gone;
   // The VM's own memory limit refuses a page: demote something of it.
   std::function<void(PagedVm&)> out_of_memory;
   // A far page failed its checksum; its thread stays stopped. The VM must not go on.

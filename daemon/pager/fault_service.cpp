@@ -9,6 +9,10 @@ namespace {
 
 constexpr std::size_t kFetchOps = 64;
 constexpr std::size_t kMaxPrefetches = 64;
+constexpr std::size_t kMaxReleases = 1024;  // handed to the store at once
+constexpr std::size_t kUsualWaiting = 256;  // faults waiting at once, without an allocation
+// A page that the VM's own memory limit refuses is not tried more often than demotion can make room.
+constexpr auto kRetryStarved = std::chrono::milliseconds(2);
 
 bool is_write_protect(std::uint64_t flags) {
   return (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
@@ -48,23 +52,39 @@ Result<> FaultService::prepare() {
     free_ops_.push_back(op.get());
     ops_.push_back(std::move(op));
   }
-  deferred_faults_.reserve(256);
-  parked_.reserve(256);
-  releases_.reserve(1024);
+  deferred_.reserve(kUsualWaiting);
+  retrying_.reserve(kUsualWaiting);
+  parked_.reserve(kUsualWaiting);
+  unparked_.reserve(kUsualWaiting);
+  releases_.reserve(kMaxReleases);
   return {};
 }
 
 void FaultService::adopt_vm(const std::shared_ptr<PagedVm>& vm) {
   owner_ = std::this_thread::get_id();
-  for (const auto& space : vm->spaces()) record_layout(*vm, *space);
+  record_layout(*vm);
 }
 
 void FaultService::forget_space(SpaceState& state) {
-  const auto of_space = [&](const WaitingFault& fault) { return fault.state == &state; };
-  std::erase_if(deferred_faults_, of_space);
-  const std::size_t parked = std::erase_if(parked_, of_space);
+  for (const WaitingFault& fault : deferred_) {
+    if (fault.state == &state) let_go_of_held(fault);
+  }
+  std::erase_if(deferred_, [&](const WaitingFault& fault) { return fault.state == &state; });
+  const std::size_t parked =
+      std::erase_if(parked_, [&](const ParkedFault& waiting) { return waiting.fault.state == &state; });
   state.vm->parked_faults.fetch_sub(static_cast<std::uint32_t>(parked));
   std::erase_if(prefetches_, [&](const PrefetchRequest& request) { return request.state == &state; });
+  for (const auto& op : ops_) {
+    if (op->fault.state == &state) op->fault.state = nullptr;
+  }
+}
+
+// A process that died while its fault was to be tried again leaves the page to the others that share it.
+void FaultService::let_go_of_held(const WaitingFault& fault) {
+  const Segment* segment = fault.state->space->own_segments().at(fault.address);
+  if (segment == nullptr) return;
+  PageEntry held = segment->object->map->load(segment->page_at(fault.address));
+  if (held.held()) segment->object->map->exchange(segment->page_at(fault.address), held, held.without_held());
 }
 
 void FaultService::forget_vm(PagedVm& vm) {
@@ -77,16 +97,11 @@ void FaultService::forget_vm(PagedVm& vm) {
     job = restores_.erase(job);
     if (done) done(0);
   }
-  std::erase_if(deferred_ops_, [&](FetchOp* op) {
-    if (op->vm.get() != &vm) return false;
-    recycle(op);
-    return true;
-  });
 }
 
 // The decision table of the pager: what is asked (protection, a missing page, a cached one) against what the page is.
 void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since) {
-  const WaitingFault fault{&state, address, flags, since};
+  const WaitingFault fault{&state, address, flags, since, {}};
   // A copy: answering may change the table (a dying space), and the segment must stay readable until the end.
   const Segment* found = state.space->own_segments().at(address);
   if (found == nullptr) return serve_untracked(state, address, flags, since);
@@ -107,16 +122,14 @@ void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::ui
       case PageState::kResidentClean:
         if (is_minor(flags)) {
           // Another process maps it: the protection must hold there too, or the copy would go stale unseen.
-          const Answer answer = judge(state, state.space->userfaultfd.map_cached(address, kPageSize, true), address);
-          if (answer == Answer::kAgain) defer(fault);
+          postpones(fault, judge(state, state.space->userfaultfd.map_cached(address, kPageSize, true), address));
           return;
         }
         break;
       case PageState::kDemoting:
         if (is_minor(flags)) {
-          const Answer answer = judge(state, state.space->userfaultfd.map_cached(address, kPageSize, true), address);
           state.vm->counters.faults_minor.fetch_add(1, std::memory_order_relaxed);
-          if (answer == Answer::kAgain) defer(fault);
+          postpones(fault, judge(state, state.space->userfaultfd.map_cached(address, kPageSize, true), address));
           return;
         }
         break;
@@ -141,7 +154,7 @@ void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::ui
 void FaultService::serve_resident(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
                                   const WaitingFault& fault) {
   PagerCounters& counters = state.vm->counters;
-  if (answer_resident(state, segment, fault) == Answer::kAgain) return defer(fault);  // stays held
+  if (postpones(fault, answer_resident(state, segment, fault))) return;  // stays held
   PageMap& map = *segment.object->map;
   if (is_write_protect(fault.flags)) {
     counters.faults_write.fetch_add(1, std::memory_order_relaxed);
@@ -157,9 +170,7 @@ void FaultService::serve_resident(SpaceState& state, const Segment& segment, Pag
   if (entry.state() == PageState::kExcluded) return;
   PageEntry held = map.load(page);
   while (held.held()) {
-    const PageEntry free_again = held.incompressible() ? PageEntry::plain(PageState::kResident).with_incompressible()
-                                                       : PageEntry::plain(PageState::kResident);
-    if (map.exchange(page, held, free_again)) break;
+    if (map.exchange(page, held, held.without_held())) break;
   }
 }
 
@@ -193,13 +204,24 @@ FaultService::Answer FaultService::judge(SpaceState& state, const kernel::Instal
     case ENOMEM:
       state.vm->counters.out_of_memory.fetch_add(1, std::memory_order_relaxed);
       if (hooks_.out_of_memory) hooks_.out_of_memory(*state.vm);
-      return Answer::kAgain;
+      return Answer::kStarved;
     default:
       // EEXIST: somebody was faster. ENOENT, EFAULT, EINVAL: the mapping, or the cached page, is gone: the retried
       // access finds out.
       state.space->userfaultfd.wake(page_at(address));
       return Answer::kDone;
   }
+}
+
+bool FaultService::postpones(const WaitingFault& fault, Answer answer) {
+  if (answer != Answer::kAgain && answer != Answer::kStarved) return false;
+  defer(fault, answer == Answer::kStarved ? kRetryStarved : Nanoseconds{0});
+  return true;
+}
+
+void FaultService::defer(WaitingFault fault, Nanoseconds pause) {
+  fault.not_before = pause == Nanoseconds{0} ? MonoTime{} : clock_.now() + pause;
+  deferred_.push_back(fault);
 }
 
 // Memory that grew into a registered area (mremap), or that is about to be unmapped: zeros are right for a page that
@@ -209,32 +231,41 @@ void FaultService::serve_untracked(SpaceState& state, std::uint64_t address, std
   MemoryObject no_object;
   Segment segment = nowhere;
   segment.object = &no_object;
-  const WaitingFault fault{&state, address, flags, since};
-  if (answer_resident(state, segment, fault) == Answer::kAgain) defer(fault);
+  const WaitingFault fault{&state, address, flags, since, {}};
+  if (postpones(fault, answer_resident(state, segment, fault))) return;
   state.vm->counters.faults_first.fetch_add(1, std::memory_order_relaxed);
 }
 
 void FaultService::park(const WaitingFault& fault, MemoryObject& object, PageIndex page) {
-  parked_.push_back(fault);
+  parked_.push_back({fault, &object, page});
   fault.state->vm->parked_faults.fetch_add(1, std::memory_order_seq_cst);
   // The drop may have ended just before we counted ourselves in: then nobody will call, so look once more.
-  const PageState now = PageEntry{object.map->entry(page).load(std::memory_order_seq_cst)}.state();
-  if (now == PageState::kDropping || now == PageState::kFetching) return;
+  if (must_wait(object, page)) return;
   parked_.pop_back();
   fault.state->vm->parked_faults.fetch_sub(1, std::memory_order_seq_cst);
   defer(fault);
 }
 
+bool FaultService::must_wait(const MemoryObject& object, PageIndex page) {
+  const PageState now = PageEntry{object.map->entry(page).load(std::memory_order_seq_cst)}.state();
+  return now == PageState::kDropping || now == PageState::kFetching;
+}
+
 void FaultService::serve_parked(PagedVm& vm) {
-  if (vm.parked_faults.load(std::memory_order_seq_cst) == 0) return;
-  std::vector<WaitingFault> waiting;
-  std::erase_if(parked_, [&](const WaitingFault& fault) {
-    if (fault.state->vm.get() != &vm) return false;
-    waiting.push_back(fault);
-    return true;
-  });
-  vm.parked_faults.fetch_sub(static_cast<std::uint32_t>(waiting.size()), std::memory_order_seq_cst);
-  for (const WaitingFault& fault : waiting) serve_fault(*fault.state, fault.address, fault.flags, fault.since);
+  // Answering one may end what others wait for: the round that is going on looks again.
+  if (serving_parked_ || vm.parked_faults.load(std::memory_order_seq_cst) == 0) return;
+  serving_parked_ = true;
+  do {
+    unparked_.clear();
+    std::erase_if(parked_, [&](const ParkedFault& waiting) {
+      if (waiting.fault.state->vm.get() != &vm || must_wait(*waiting.object, waiting.page)) return false;
+      unparked_.push_back(waiting.fault);
+      return true;
+    });
+    vm.parked_faults.fetch_sub(static_cast<std::uint32_t>(unparked_.size()), std::memory_order_seq_cst);
+    for (const WaitingFault& fault : unparked_) serve_fault(*fault.state, fault.address, fault.flags, fault.since);
+  } while (!unparked_.empty());
+  serving_parked_ = false;
 }
 
 void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
@@ -246,7 +277,7 @@ void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageI
   op->object = segment.object;
   op->reason = FetchReason::kDemand;
   op->write = (fault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
-  op->since = fault.since;
+  op->fault = fault;
   op->first = page;
   if (!begin_page(*op, page, entry)) {
     recycle(op);
@@ -264,22 +295,17 @@ void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIn
 }
 
 void FaultService::retry_deferred() {
-  if (!deferred_ops_.empty()) {
-    const MonoTime now = clock_.now();
-    std::vector<FetchOp*> due;
-    std::erase_if(deferred_ops_, [&](FetchOp* op) {
-      if (op->not_before > now) return false;
-      due.push_back(op);
-      return true;
-    });
-    for (FetchOp* op : due) op->completed ? finish(op) : submit(op);
+  if (deferred_.empty()) return;
+  const MonoTime now = clock_.now();
+  retrying_.swap(deferred_);
+  for (const WaitingFault& fault : retrying_) {
+    if (fault.not_before > now) {
+      deferred_.push_back(fault);
+    } else {
+      serve_fault(*fault.state, fault.address, fault.flags, fault.since);
+    }
   }
-  if (!deferred_faults_.empty()) {
-    std::vector<WaitingFault> waiting;
-    waiting.swap(deferred_faults_);
-    deferred_faults_.reserve(256);
-    for (const WaitingFault& fault : waiting) serve_fault(*fault.state, fault.address, fault.flags, fault.since);
-  }
+  retrying_.clear();
 }
 
 void FaultService::background_step() {
@@ -288,7 +314,7 @@ void FaultService::background_step() {
 }
 
 void FaultService::release_later(pool::PageStore* store, pool::Location location) {
-  if (releases_store_ != store && !releases_.empty()) flush_releases();
+  if (releases_store_ != store || releases_.size() >= kMaxReleases) flush_releases();
   releases_store_ = store;
   releases_.push_back(location);
 }

@@ -44,18 +44,17 @@ class FaultService {
   void background_step();
   void flush_releases();
   bool has_background_work() const { return !prefetches_.empty() || restore_ready(); }
-  bool has_deferred() const { return !deferred_ops_.empty() || !deferred_faults_.empty() || !restores_.empty(); }
+  bool has_deferred() const { return !deferred_.empty() || !restores_.empty(); }
 
-  void free_forked(AddressSpace& space, PagedVm& vm);
+  void free_private(AddressSpace& gone, PagedVm& vm);
   void free_all(PagedVm& vm);
   const FaultLoopHooks& hooks() const { return hooks_; }
 
  private:
-  struct WaitingFault {
-    SpaceState* state;
-    std::uint64_t address;
-    std::uint64_t flags;
-    MonoTime since;
+  struct ParkedFault {
+    WaitingFault fault;
+    MemoryObject* object;  // lives as long as the fault's address space is served
+    PageIndex page;
   };
   struct PrefetchRequest {
     SpaceState* state;
@@ -65,6 +64,7 @@ class FaultService {
     unsigned left;
   };
   struct RestoreJob {
+    std::uint64_t id;
     std::shared_ptr<PagedVm> vm;
     MemoryObject* object;
     PageRun run;
@@ -75,15 +75,20 @@ class FaultService {
     std::function<void(std::uint64_t)> done;
     std::shared_ptr<AddressSpace> owner;  // of a forked object, which lives as long as its child's address space
   };
-  enum class Answer { kDone, kAgain, kGone };
+  // kAgain: the address space is changing. kStarved: the VM's own limit leaves no memory for the page.
+  enum class Answer { kDone, kAgain, kStarved, kGone };
 
   // fault_service.cpp
   void serve_untracked(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since);
   void serve_resident(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
                       const WaitingFault& fault);
   Answer answer_resident(SpaceState& state, const Segment& segment, const WaitingFault& fault);
+  // True when the fault has to be tried again; then it is deferred.
+  bool postpones(const WaitingFault& fault, Answer answer);
+  void let_go_of_held(const WaitingFault& fault);
+  static bool must_wait(const MemoryObject& object, PageIndex page);
   Answer judge(SpaceState& state, const kernel::InstallOutcome& outcome, std::uint64_t address);
-  void defer(const WaitingFault& fault) { deferred_faults_.push_back(fault); }
+  void defer(WaitingFault fault, Nanoseconds pause = {});
   void park(const WaitingFault& fault, MemoryObject& object, PageIndex page);
   void fetch_demand(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
                     const WaitingFault& fault);
@@ -95,12 +100,13 @@ class FaultService {
   bool begin_page(FetchOp& op, PageIndex page, PageEntry entry);
   void submit(FetchOp* op);
   void finish(FetchOp* op);
-  enum class Step { kAdvanced, kPostpone, kSpaceGone };
+  // kBusy: the address space is changing, try again after the next events. kStarved: no memory, or the store is away.
+  enum class Step { kAdvanced, kBusy, kStarved, kSpaceGone };
   Step install_next(FetchOp& op);
   Step install_into_file(FetchOp& op, const Segment* segment, std::size_t index);
   void settle(FetchOp& op, std::size_t index, bool keeps_copy);
   void put_back(FetchOp& op, std::size_t index);
-  void postpone(FetchOp* op);
+  void give_up(FetchOp* op, Nanoseconds pause);
   void account_demand(FetchOp& op);
   bool start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
                  std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next);
@@ -114,7 +120,7 @@ class FaultService {
   void discard_page(PagedVm& vm, MemoryObject& object, PageIndex page, PageState to);
   std::shared_ptr<AddressSpace> fork_of(PagedVm& vm, AddressSpace& parent, int fd);
   std::unique_ptr<MemoryObject> clone_private(PagedVm& vm, MemoryObject& parent);
-  void record_layout(PagedVm& vm, const AddressSpace& space);
+  void record_layout(const PagedVm& vm);
   void free_object(MemoryObject& object, pool::PageStore& store);
   void release_later(pool::PageStore* store, pool::Location location);
 
@@ -127,11 +133,16 @@ class FaultService {
   Mapping pattern_pages_;  // the zero page, and one that is filled with the pattern at hand
   std::vector<std::unique_ptr<FetchOp>> ops_;
   std::vector<FetchOp*> free_ops_;
-  std::vector<FetchOp*> deferred_ops_;
-  std::vector<WaitingFault> deferred_faults_;
-  std::vector<WaitingFault> parked_;
+  // One fault at most for each thread of the targets. The second vector of each pair is the one being worked through;
+  // both keep their memory.
+  std::vector<WaitingFault> deferred_;
+  std::vector<WaitingFault> retrying_;
+  std::vector<ParkedFault> parked_;
+  std::vector<WaitingFault> unparked_;
+  bool serving_parked_ = false;
   std::deque<PrefetchRequest> prefetches_;
   std::deque<RestoreJob> restores_;
+  std::uint64_t next_restore_ = 1;
   std::vector<pool::Location> releases_;
   pool::PageStore* releases_store_ = nullptr;
   std::thread::id owner_;

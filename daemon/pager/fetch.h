@@ -11,6 +11,17 @@ namespace tidepool::daemon {
 
 inline constexpr std::size_t kFetchPages = 16;
 
+struct SpaceState;
+
+// A fault that cannot be answered yet.
+struct WaitingFault {
+  SpaceState* state = nullptr;
+  std::uint64_t address = 0;
+  std::uint64_t flags = 0;
+  MonoTime since;       // when its event was read
+  MonoTime not_before;  // when to look at it again
+};
+
 enum class FetchReason : std::uint8_t { kDemand, kPrefetch, kRestore };
 
 struct FetchOp {
@@ -23,10 +34,8 @@ struct FetchOp {
   FetchReason reason = FetchReason::kDemand;
   bool write = false;      // the fault was a write: no clean copy
   bool completed = false;  // set by the store's call-back
-  unsigned attempts = 0;
-  MonoTime since;                              // when the event was read
-  MonoTime not_before;                         // deferred until
-  std::array<PageEntry, kFetchPages> entries;  // as they were, in state fetching
+  // Demand: the fault that is to be answered; its address space may be forgotten meanwhile, then there is no state.
+  WaitingFault fault;
   std::array<pool::ReadItem, kFetchPages> items;
   pool::ReadBatch batch;
   std::byte* buffer = nullptr;  // kFetchPages pages
@@ -37,8 +46,7 @@ struct FetchOp {
     object = nullptr;
     count = installed = 0;
     completed = write = false;
-    attempts = 0;
-    not_before = MonoTime{};
+    fault = {};
   }
 };
 

@@ -10,8 +10,8 @@
 namespace tidepool::daemon {
 namespace {
 
-constexpr auto kRetryRead = std::chrono::milliseconds(5);
-constexpr auto kRetryInstall = std::chrono::microseconds(200);
+// The VM's own limit refuses the page, or the store is away.
+constexpr auto kRetryStarved = std::chrono::milliseconds(2);
 constexpr auto kRestorePause = std::chrono::milliseconds(5);
 // Sweeps of a restore that bring nothing home before it gives up on what is left; the pause between them makes this
 // about ten seconds.
@@ -43,7 +43,6 @@ bool FaultService::begin_page(FetchOp& op, PageIndex page, PageEntry entry) {
   if (!op.object->map->exchange(page, entry, fetching)) return false;
   const std::size_t index = op.count++;
   pool::ReadItem& item = op.items[index];
-  op.entries[index] = fetching;
   item.buffer = op.buffer + index * kPageSize;
   item.location = pool::kNoLocation;
   item.page = nullptr;
@@ -91,8 +90,10 @@ void FaultService::finish(FetchOp* op) {
     switch (install_next(*op)) {
       case Step::kAdvanced:
         continue;
-      case Step::kPostpone:
-        return postpone(op);
+      case Step::kBusy:
+        return give_up(op, Nanoseconds{0});
+      case Step::kStarved:
+        return give_up(op, kRetryStarved);
       case Step::kSpaceGone:
         op->space->alive = false;
         while (op->installed < op->count) put_back(*op, op->installed++);
@@ -105,19 +106,23 @@ void FaultService::finish(FetchOp* op) {
   serve_parked(*vm);
 }
 
+// What cannot go home now stays far, and the fault comes again: an operation is never held while one waits, so that a
+// VM that has no memory, however many of its threads wait, takes nothing from its neighbours. A restore sweeps again.
+void FaultService::give_up(FetchOp* op, Nanoseconds pause) {
+  while (op->installed < op->count) put_back(*op, op->installed++);
+  const std::shared_ptr<PagedVm> vm = op->vm;
+  if (op->fault.state != nullptr) defer(op->fault, pause);
+  recycle(op);
+  serve_parked(*vm);
+}
+
 void FaultService::account_demand(FetchOp& op) {
   PagerCounters& counters = op.vm->counters;
-  const Nanoseconds waited = clock_.now() - op.since;
+  const Nanoseconds waited = clock_.now() - op.fault.since;
   op.vm->fault_latency.record(waited);
   counters.stall_ns.fetch_add(static_cast<std::uint64_t>(waited.count()), std::memory_order_relaxed);
   counters.faults_far.fetch_add(1, std::memory_order_relaxed);
   increment_saturating(op.object->map->region(PageMap::region_of(op.first)).refaults);
-}
-
-void FaultService::postpone(FetchOp* op) {
-  ++op->attempts;
-  op->not_before = clock_.now() + (op->completed ? Nanoseconds{kRetryInstall} : Nanoseconds{kRetryRead});
-  deferred_ops_.push_back(op);
 }
 
 // Handles the page at the front of what is left, together with as many neighbours as can go in one call.
@@ -131,13 +136,9 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
     return Step::kAdvanced;
   }
   if (item.status == pool::PageStatus::kUnavailable) {
-    if (op.reason != FetchReason::kDemand) {
-      put_back(op, op.installed++);
-      return Step::kAdvanced;
-    }
-    item.status = pool::PageStatus::kPending;
-    op.completed = false;
-    return Step::kPostpone;
+    if (op.reason == FetchReason::kDemand) return Step::kStarved;
+    put_back(op, op.installed++);
+    return Step::kAdvanced;
   }
   if (item.status != pool::PageStatus::kOk) {
     // Wrong bytes must not reach the guest. Whoever waits for the page goes on waiting; the hook stops the VM.
@@ -154,11 +155,12 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
     return Step::kAdvanced;
   }
   // A run: pages that follow each other in the address space and, as they are, in memory; else they are copied side by
-  // side.
+  // side. One that the guest gave back since it was asked for ends it: its old content must not return.
   std::size_t count = 1;
   bool adjacent = true;
   while (index + count < op.count && op.items[index + count].status == pool::PageStatus::kOk &&
-         segment->page_at(segment->addresses.end) > PageIndex{page.value + count}) {
+         segment->page_at(segment->addresses.end) > PageIndex{page.value + count} &&
+         !op.object->map->load(PageIndex{page.value + count}).discarded()) {
     adjacent = adjacent && op.items[index + count].page == item.page + count * kPageSize;
     ++count;
   }
@@ -181,7 +183,7 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
     case 0:
       return Step::kAdvanced;
     case EAGAIN:
-      return done > 0 ? Step::kAdvanced : Step::kPostpone;
+      return done > 0 ? Step::kAdvanced : Step::kBusy;
     case EEXIST: {
       if (op.object->shared) return install_into_file(op, segment, op.installed);
       // A forked child still had the parent's page: same content, so only a protection may be in the way.
@@ -195,7 +197,7 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
     case ENOMEM:
       op.vm->counters.out_of_memory.fetch_add(1, std::memory_order_relaxed);
       if (hooks_.out_of_memory) hooks_.out_of_memory(*op.vm);
-      return Step::kPostpone;
+      return Step::kStarved;
     case ESRCH:
       return Step::kSpaceGone;
     default:  // ENOENT: unmapped; its event will say so
@@ -228,11 +230,14 @@ FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* s
     }
   }
   const ssize_t written = ::pwrite(op.object->file.get(), op.items[index].page, kPageSize, static_cast<off_t>(offset));
-  if (written != static_cast<ssize_t>(kPageSize)) return Step::kPostpone;
+  if (written != static_cast<ssize_t>(kPageSize)) {
+    op.vm->counters.out_of_memory.fetch_add(1, std::memory_order_relaxed);
+    return Step::kStarved;
+  }
   if (segment != nullptr) {
     const std::uint64_t address = segment->address_of(page);
     const kernel::InstallOutcome outcome = op.space->userfaultfd.map_cached(address, kPageSize, false);
-    if (outcome.error == EAGAIN) return Step::kPostpone;
+    if (outcome.error == EAGAIN) return Step::kBusy;
     if (outcome.error == ESRCH) return Step::kSpaceGone;
     if (outcome.error != 0) op.space->userfaultfd.wake({address, address + kPageSize});
   }
@@ -340,7 +345,8 @@ void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, Pa
       if (forked.get() == object) owner = space;
     }
   }
-  restores_.push_back({std::move(vm),
+  restores_.push_back({next_restore_++,
+                       std::move(vm),
                        object,
                        {run.first, end > run.first.value ? end - run.first.value : 0},
                        run.first.value,
@@ -363,6 +369,7 @@ bool FaultService::restore_step() {
     if (restores_.front().not_before > clock_.now()) return false;
   }
   RestoreJob& job = restores_.front();
+  const std::uint64_t id = job.id;
   // Any process that shows the page will do for shared memory; a page that nobody shows goes home through the file.
   std::shared_ptr<AddressSpace> space = job.owner;
   if (space == nullptr) {
@@ -377,8 +384,11 @@ bool FaultService::restore_step() {
   std::uint64_t next = job.run.end();
   if (space != nullptr &&
       start_run(job.vm, space, *job.object, job.cursor, job.run.end(), FetchReason::kRestore, next)) {
-    // The operation may have ended the job's VM; look at the job again only through the queue.
-    if (!restores_.empty()) restores_.front().cursor = next;
+    // Then the next job's turn: nobody's size delays a neighbour. The operation may have ended this one with its VM.
+    if (!restores_.empty() && restores_.front().id == id) {
+      restores_.front().cursor = next;
+      std::rotate(restores_.begin(), restores_.begin() + 1, restores_.end());
+    }
     return true;
   }
   end_restore_sweep(job);
@@ -387,9 +397,11 @@ bool FaultService::restore_step() {
 
 void FaultService::end_restore_sweep(RestoreJob& job) {
   std::uint64_t left = 0;
+  // Pages being dropped count as resident in their region: only while there are any do such regions need a look.
+  const bool dropping = job.object->map->count(PageState::kDropping) != 0;
   for (std::uint64_t page = job.run.first.value; page < job.run.end(); ++page) {
-    if (page % kPagesPerRegion == 0 && job.object->map->region(page / kPagesPerRegion).far == 0 &&
-        job.object->map->region(page / kPagesPerRegion).resident == 0) {
+    const RegionCounters& region = job.object->map->region(page / kPagesPerRegion);
+    if (page % kPagesPerRegion == 0 && region.far == 0 && (region.resident == 0 || !dropping)) {
       page += kPagesPerRegion - 1;
       continue;
     }

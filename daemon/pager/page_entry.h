@@ -83,6 +83,8 @@ class PageEntry {
   constexpr PageEntry with_incompressible() const { return PageEntry{raw_ | kIncompressibleBit}; }
   constexpr PageEntry with_held() const { return PageEntry{raw_ | kHeldBit}; }
 
+  constexpr PageEntry without_held() const { return PageEntry{raw_ & ~std::uint64_t{kHeldBit}}; }
+
   constexpr bool operator==(const PageEntry&) const = default;
 
  private:

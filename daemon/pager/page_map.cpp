@@ -93,36 +93,44 @@ bool PageMap::exchange(PageIndex page, PageEntry& expected, PageEntry desired) {
     expected = PageEntry{raw};
     return false;
   }
-  const PageState from = expected.state();
-  const PageState to = desired.state();
-  if (from == to) return true;
-  counts_[static_cast<unsigned>(from)].fetch_sub(1, std::memory_order_relaxed);
+  count_change(page, expected, desired);
+  return true;
+}
+
+// Up before down: whoever looks in between may see a page twice, never a page that is nowhere.
+void PageMap::count_change(PageIndex page, PageEntry before, PageEntry after) {
+  RegionCounters& counters = regions_[region_of(page)];
+  const auto count = [](std::atomic<std::uint16_t>& counter, bool was, bool is) {
+    if (was != is) counter.fetch_add(static_cast<std::uint16_t>(is ? 1 : -1), std::memory_order_relaxed);
+  };
+  count(counters.incompressible, before.incompressible(), after.incompressible());
+  const PageState from = before.state();
+  const PageState to = after.state();
+  if (from == to) return;
   counts_[static_cast<unsigned>(to)].fetch_add(1, std::memory_order_relaxed);
+  counts_[static_cast<unsigned>(from)].fetch_sub(1, std::memory_order_relaxed);
   // A page counts as resident until it is dropped, and as far until it is back.
   const auto is_far = [](PageState s) { return s == PageState::kFar || s == PageState::kFetching; };
   const auto is_resident = [](PageState s) {
     return s == PageState::kResident || s == PageState::kResidentClean || s == PageState::kDemoting ||
            s == PageState::kDropping;
   };
-  RegionCounters& counters = regions_[region_of(page)];
-  if (is_resident(from) != is_resident(to)) {
-    is_resident(to) ? counters.resident.fetch_add(1, std::memory_order_relaxed)
-                    : counters.resident.fetch_sub(1, std::memory_order_relaxed);
+  if (is_far(to)) {
+    count(counters.far, is_far(from), true);
+    count(counters.resident, is_resident(from), false);
+  } else {
+    count(counters.resident, is_resident(from), is_resident(to));
+    count(counters.far, is_far(from), false);
   }
-  if (is_far(from) != is_far(to)) {
-    is_far(to) ? counters.far.fetch_add(1, std::memory_order_relaxed)
-               : counters.far.fetch_sub(1, std::memory_order_relaxed);
-  }
-  return true;
 }
 
 void PageMap::record_segments(std::span<const PageMapHeader::Segment> segments) {
-  const std::size_t count = std::min(segments.size(), PageMapHeader::kMaxSegments);
-  // A reader after our death sees the old list, a shorter one, or the new one: never a half-written element inside the
-  // count.
-  std::atomic_ref<std::uint64_t>(header_->segment_count).store(0, std::memory_order_release);
-  std::copy_n(segments.begin(), count, header_->segments);
-  std::atomic_ref<std::uint64_t>(header_->segment_count).store(count, std::memory_order_release);
+  const std::uint32_t next = header_->current ^ 1;
+  PageMapHeader::List& list = header_->lists[next];
+  list.count = std::min(segments.size(), PageMapHeader::kMaxSegments);
+  list.left_out = segments.size() - list.count;
+  std::copy_n(segments.begin(), list.count, list.segments);
+  std::atomic_ref<std::uint32_t>(header_->current).store(next, std::memory_order_release);
 }
 
 Bytes PageMap::footprint() const {

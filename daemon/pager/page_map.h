@@ -25,38 +25,45 @@ namespace tidepool::daemon {
 inline constexpr std::uint32_t kPageMapVersion = 1;
 inline constexpr std::uint64_t kPagesPerRegion = kPagesPerHugePage;
 
-// Kept in the first page of the memfd; written by the fault loop's thread only.
+// Kept at the start of the memfd; written by the fault loop's thread only.
 struct PageMapHeader {
   static constexpr std::uint64_t kMagic = 0x70616d2d65646974;  // "tide-map", little-endian
-  static constexpr std::size_t kMaxSegments = 2040;
+  static constexpr std::size_t kMaxSegments = 3000;
 
-  // Where the pages are, or were, in the address space that the object was adopted from.
+  // Where an address space shows pages of the object.
   struct Segment {
     std::uint64_t address;
     std::uint64_t pages;
     std::uint64_t first_page;
     std::uint64_t file_offset;  // shared memory: where in the backing file
+    std::uint64_t space;        // number of the address space within the VM
+  };
+  struct List {
+    std::uint64_t count;
+    std::uint64_t left_out;  // segments that found no room
+    Segment segments[kMaxSegments];
   };
 
   std::uint64_t magic;
   std::uint32_t version;
-  std::uint32_t shared;  // 1: the object is a file's memory
-  std::uint64_t pages;   // entries in use
-  std::uint64_t segment_count;
-  std::uint32_t reserved[8];
-  Segment segments[kMaxSegments];
+  std::uint32_t shared;   // 1: the object is a file's memory
+  std::uint64_t pages;    // entries in use
+  std::uint32_t forked;   // 1: a forked child's private memory
+  std::uint32_t current;  // which of the two lists counts: the other one may be half written
+  std::uint64_t reserved[4];
+  List lists[2];
 };
-inline constexpr Bytes kPageMapHeaderSize{64 * 1024};
+inline constexpr Bytes kPageMapHeaderSize{256 * 1024};
 static_assert(sizeof(PageMapHeader) <= kPageMapHeaderSize.value);
 
 // What policy and hotness need to know of 2 MiB, kept up to date by whoever changes a page.
 struct RegionCounters {
   std::atomic<std::uint16_t> resident{0};
   std::atomic<std::uint16_t> far{0};
-  std::atomic<std::uint16_t> touches{0};   // faults on sampled (armed) pages since last collected; saturates
-  std::atomic<std::uint16_t> refaults{0};  // far pages that came back on demand since last collected; saturates
-  std::atomic<std::uint16_t> armed{0};     // pages armed for sampling; touches are among them until they are collected
-  std::atomic<std::uint16_t> incompressible{0};
+  std::atomic<std::uint16_t> touches{0};         // faults on sampled (armed) pages since last collected; saturates
+  std::atomic<std::uint16_t> refaults{0};        // far pages that came back on demand since last collected; saturates
+  std::atomic<std::uint16_t> armed{0};           // pages armed for sampling; touches are among them until collected
+  std::atomic<std::uint16_t> incompressible{0};  // pages marked so
   std::atomic<std::uint32_t> reserved{0};
 };
 static_assert(sizeof(RegionCounters) == 16);
@@ -81,13 +88,17 @@ class PageMap {
   RegionCounters& region(std::uint64_t index) { return regions_[index]; }
   static std::uint64_t region_of(PageIndex page) { return page.value / kPagesPerRegion; }
 
-  // Pages in each state, indexed by PageState. Sums to pages().
+  // Pages in each state, indexed by PageState. Sums to pages() when nothing moves. A page that changes twice at once
+  // may be counted out before it is counted in: less than nothing is nothing.
   std::uint64_t count(PageState state) const {
-    return counts_[static_cast<unsigned>(state)].load(std::memory_order_relaxed);
+    const auto seen = static_cast<std::int64_t>(counts_[static_cast<unsigned>(state)].load(std::memory_order_relaxed));
+    return seen < 0 ? 0 : static_cast<std::uint64_t>(seen);
   }
 
-  // Written for a successor agent; the list replaces the former one.
+  // Written for a successor agent; the list replaces the former one, in one step: whenever we die, one of them is
+  // whole.
   void record_segments(std::span<const PageMapHeader::Segment> segments);
+  void record_forked() { header_->forked = 1; }
 
   int descriptor() const { return file_.get(); }
   // What the map costs the host: entries and counters.
@@ -96,6 +107,7 @@ class PageMap {
  private:
   PageMap() = default;
   Result<> grow_to(PageCount pages);
+  void count_change(PageIndex page, PageEntry before, PageEntry after);
 
   UniqueFd file_;
   Mapping reservation_;  // address space of the whole capacity; the file is mapped over its beginning

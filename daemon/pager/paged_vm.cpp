@@ -1,6 +1,8 @@
 #include "daemon/pager/paged_vm.h"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace tidepool::daemon {
 namespace {
@@ -30,11 +32,19 @@ void split(const std::vector<Segment>& segments, AddressRange range, Keep&& keep
   }
 }
 
+std::pair<std::uintptr_t, std::uint64_t> key_of(const MemoryObject* object, PageIndex page) {
+  return {reinterpret_cast<std::uintptr_t>(object), page.value};
+}
+
 }  // namespace
 
 SegmentTable::SegmentTable(std::vector<Segment> segments) : segments_(std::move(segments)) {
   std::sort(segments_.begin(), segments_.end(),
             [](const Segment& a, const Segment& b) { return a.addresses.start < b.addresses.start; });
+  by_page_.resize(segments_.size());
+  std::iota(by_page_.begin(), by_page_.end(), 0u);
+  std::ranges::sort(by_page_, {}, [&](std::uint32_t i) { return key_of(segments_[i].object, segments_[i].first); });
+  for (const Segment& segment : segments_) longest_ = std::max(longest_, segment.pages());
 }
 
 const Segment* SegmentTable::at(std::uint64_t address) const {
@@ -46,11 +56,13 @@ const Segment* SegmentTable::at(std::uint64_t address) const {
 }
 
 const Segment* SegmentTable::showing(const MemoryObject& object, PageIndex page) const {
-  for (const Segment& segment : segments_) {
-    if (segment.object == &object && page.value >= segment.first.value &&
-        page.value < segment.first.value + segment.pages()) {
-      return &segment;
-    }
+  const auto key = [&](std::uint32_t i) { return key_of(segments_[i].object, segments_[i].first); };
+  auto candidate = std::ranges::upper_bound(by_page_, key_of(&object, page), {}, key);
+  // Overlapping views begin anywhere before the page; none further away than the longest segment reaches.
+  while (candidate != by_page_.begin()) {
+    const Segment& segment = segments_[*--candidate];
+    if (segment.object != &object || segment.first.value + longest_ <= page.value) return nullptr;
+    if (page.value < segment.first.value + segment.pages()) return &segment;
   }
   return nullptr;
 }

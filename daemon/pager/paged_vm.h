@@ -30,6 +30,7 @@
 namespace tidepool::daemon {
 
 struct MemoryObject {
+  std::uint64_t number = 0;  // within the VM, never used again
   bool shared = false;
   UniqueFd file;  // shared memory only
   std::unique_ptr<PageMap> map;
@@ -71,9 +72,14 @@ class SegmentTable {
 
  private:
   std::vector<Segment> segments_;
+  // Indices of segments_, by object and first page. Two segments of one object may show the same pages: then any will
+  // do.
+  std::vector<std::uint32_t> by_page_;
+  std::uint64_t longest_ = 0;  // pages
 };
 
 struct AddressSpace {
+  std::uint64_t number = 0;  // within the VM, never used again
   kernel::Userfaultfd userfaultfd;
   pid_t pid = -1;  // -1: a forked child that nobody has identified
   UniqueFd pidfd;
@@ -133,6 +139,9 @@ struct PagedVm {
   bool kill_on_integrity_failure = false;
 
   std::vector<std::unique_ptr<MemoryObject>> objects;
+  // For the fault loop once the VM is active.
+  std::uint64_t next_object = 0;
+  std::uint64_t next_space = 0;
   PagerCounters counters;
   LatencyHistogram fault_latency;  // far pages on demand, nanoseconds
 

@@ -27,6 +27,10 @@ PageCount room_for(PageCount initial) {
   return PageCount{std::max<std::uint64_t>(initial.value * 4, (64ull << 30) >> kPageShift)};
 }
 
+std::string held_name(const PagedVm& vm, const char* what, std::uint64_t number) {
+  return "vm/" + vm.name + "/" + what + "/" + std::to_string(number);
+}
+
 class PagerImpl final : public Pager {
  public:
   PagerImpl(const PagerConfig& config, PagerHooks hooks, const Clock& clock)
@@ -77,6 +81,7 @@ class PagerImpl final : public Pager {
  private:
   FaultLoop& loop_of(const PagedVm& vm) { return *loops_[vm.id.value % loops_.size()]; }
   FaultLoopHooks loop_hooks();
+  static std::vector<DescriptorToHold> descriptors_of(const PagedVm& vm, const AddressSpace& space);
   void learn_residence(MemoryObject& object, const AddressSpace& space, const Segment& segment);
   Result<> register_segment(AddressSpace& space, const Segment& segment);
   void unregister_all(PagedVm& vm);
@@ -88,15 +93,19 @@ class PagerImpl final : public Pager {
   std::vector<std::unique_ptr<FaultLoop>> loops_;
   std::unique_ptr<Demoter> demoter_;
   std::atomic<std::uint32_t> next_vm_{1};
-  std::atomic<std::uint64_t> next_child_{1};
 };
 
 FaultLoopHooks PagerImpl::loop_hooks() {
   FaultLoopHooks hooks;
-  hooks.hold_descriptor = [this](PagedVm& vm, int fd, std::function<void()> held) {
-    if (!hooks_.hold_descriptor) return held();
-    hooks_.hold_descriptor(vm, "vm/" + vm.name + "/child-userfaultfd/" + std::to_string(next_child_++), fd,
-                           std::move(held));
+  hooks.hold_child = [this](PagedVm& vm, AddressSpace& child, std::function<void()> held) {
+    if (!hooks_.hold) return held();
+    hooks_.hold(vm, descriptors_of(vm, child), std::move(held));
+  };
+  hooks.space_gone = [this](PagedVm& vm, AddressSpace& space) {
+    if (!hooks_.let_go) return;
+    std::vector<std::string> names;
+    for (DescriptorToHold& descriptor : descriptors_of(vm, space)) names.push_back(std::move(descriptor.name));
+    hooks_.let_go(vm, std::move(names));
   };
   hooks.out_of_memory = hooks_.out_of_memory;
   hooks.integrity_failure = hooks_.integrity_failure;
@@ -139,6 +148,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   }
   for (std::size_t i = 0; i < spec.objects.size(); ++i) {
     auto object = std::make_unique<MemoryObject>();
+    object->number = vm->next_object++;
     object->shared = spec.objects[i].shared;
     object->file = std::move(spec.objects[i].file);
     auto map = PageMap::create("tidepool-pages", room_for(PageCount{totals[i]}), object->shared);
@@ -148,6 +158,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   }
   for (SpaceSpec& spec_space : spec.spaces) {
     auto space = std::make_shared<AddressSpace>();
+    space->number = vm->next_space++;
     space->pid = spec_space.pid;
     space->pidfd = std::move(spec_space.pidfd);
     space->ring = std::move(spec_space.ring);
@@ -187,16 +198,23 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
 // place a new one. A page whose drop was under way has its copy in the store already.
 std::vector<DescriptorToHold> PagerImpl::descriptors(const PagedVm& vm) const {
   std::vector<DescriptorToHold> list;
-  const std::string prefix = "vm/" + vm.name + "/";
-  for (std::size_t i = 0; i < vm.objects.size(); ++i) {
-    list.push_back({prefix + "pages/" + std::to_string(i), vm.objects[i]->map->descriptor()});
-    if (vm.objects[i]->file.valid())
-      list.push_back({prefix + "memory/" + std::to_string(i), vm.objects[i]->file.get()});
+  for (const auto& object : vm.objects) {
+    list.push_back({held_name(vm, "pages", object->number), object->map->descriptor()});
+    if (object->file.valid()) list.push_back({held_name(vm, "memory", object->number), object->file.get()});
   }
-  const auto spaces = vm.spaces();
-  for (std::size_t i = 0; i < spaces.size(); ++i) {
-    list.push_back({prefix + "userfaultfd/" + std::to_string(i), spaces[i]->userfaultfd.fd()});
+  for (const auto& space : vm.spaces()) {
+    for (DescriptorToHold& descriptor : descriptors_of(vm, *space)) list.push_back(std::move(descriptor));
   }
+  return list;
+}
+
+// What goes with one address space.
+std::vector<DescriptorToHold> PagerImpl::descriptors_of(const PagedVm& vm, const AddressSpace& space) {
+  std::vector<DescriptorToHold> list;
+  list.push_back({held_name(vm, "userfaultfd", space.number), space.userfaultfd.fd()});
+  if (space.pidfd.valid()) list.push_back({held_name(vm, "process", space.number), space.pidfd.get()});
+  for (const auto& object : space.forked_objects)
+    list.push_back({held_name(vm, "pages", object->number), object->map->descriptor()});
   return list;
 }
 

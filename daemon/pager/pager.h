@@ -55,17 +55,18 @@ struct PagerConfig {
   DemoterConfig demoter;
 };
 
-struct PagerHooks {
-  // See FaultLoopHooks. The name says what the descriptor is, for whoever holds it.
-  std::function<void(PagedVm&, const std::string& name, int fd, std::function<void()> held)> hold_descriptor;
-  std::function<void(PagedVm&)> out_of_memory;
-  std::function<void(PagedVm&, MemoryObject&, PageIndex)> integrity_failure;
-  std::function<void(PagedVm&)> vm_gone;
-};
-
 struct DescriptorToHold {
   std::string name;
   int fd;
+};
+
+struct PagerHooks {
+  // See FaultLoopHooks. The names say what each descriptor is, for whoever holds it (docs/layout.md).
+  std::function<void(PagedVm&, std::vector<DescriptorToHold>, std::function<void()> held)> hold;
+  std::function<void(PagedVm&, std::vector<std::string> names)> let_go;
+  std::function<void(PagedVm&)> out_of_memory;
+  std::function<void(PagedVm&, MemoryObject&, PageIndex)> integrity_failure;
+  std::function<void(PagedVm&)> vm_gone;
 };
 
 class Pager {
