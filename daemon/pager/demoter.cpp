@@ -21,8 +21,7 @@ constexpr std::size_t kMaxQueued = 65536;
 constexpr unsigned kRunBits = 16;
 constexpr auto kDropPoll = std::chrono::microseconds(200);
 constexpr auto kIdle = std::chrono::milliseconds(200);
-constexpr std::size_t kScratchPairs = 4;  // regions being copied or stored at once
-constexpr Bytes kScratchSize{2 * kHugePageSize};
+constexpr std::size_t kScratches = 4;  // regions being stored at once
 
 struct Request {
   std::shared_ptr<PagedVm> vm;
@@ -32,7 +31,7 @@ struct Request {
 struct Running {
   std::uint64_t id;
   std::unique_ptr<DemotionJob> job;
-  std::byte* scratch = nullptr;  // two regions: the copy, and the second reading
+  std::byte* scratch = nullptr;  // while it stores
 };
 
 class Thread final : public Demoter {
@@ -42,10 +41,11 @@ class Thread final : public Demoter {
   ~Thread() override { stop(); }
 
   Result<> start() {
-    auto scratch = Mapping::anonymous(kScratchSize * kScratchPairs);
+    auto scratch = Mapping::anonymous(DemotionJob::kScratch * kScratches);
     if (!scratch) return Failure{scratch.error()};
     scratch_ = std::move(*scratch);
-    for (std::size_t i = 0; i < kScratchPairs; ++i) free_scratch_.push_back(scratch_.data() + i * kScratchSize.value);
+    for (std::size_t i = 0; i < kScratches; ++i)
+      free_scratch_.push_back(scratch_.data() + i * DemotionJob::kScratch.value);
     thread_ = std::thread([this] { run(); });
     ::pthread_setname_np(thread_.native_handle(), "demoter");
     return {};
@@ -172,7 +172,7 @@ class Thread final : public Demoter {
   void begin(Request& request) {
     ticket_ = static_cast<std::uint16_t>(ticket_ + 1);
     auto job = std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), *request.region.object,
-                                             request.region.region, ticket_);
+                                             request.region.region, ticket_, next_id_ << kRunBits);
     if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
     running_.push_back({next_id_++, std::move(job), nullptr});
   }
@@ -190,23 +190,15 @@ class Thread final : public Demoter {
         if (clock_.now() - job.frozen_at < config_.grace || free_scratch_.empty()) continue;
         running.scratch = free_scratch_.back();
         free_scratch_.pop_back();
-        if (job.copy(running.scratch)) {
-          job.submit();
-        } else {
-          job.stored = true;
-        }
         job.stage = DemotionJob::Stage::kStoring;
       }
-      if (job.stage == DemotionJob::Stage::kStoring && job.stored.load(std::memory_order_acquire)) {
-        const bool any = job.verify_and_commit(running.scratch + kHugePageSize);
+      if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch)) {
         free_scratch_.push_back(std::exchange(running.scratch, nullptr));
-        job.stage = any ? DemotionJob::Stage::kCommitted : DemotionJob::Stage::kDone;
+        job.stage = DemotionJob::Stage::kDropping;
         job.dropping_since = clock_.now();
       }
-      if (job.stage == DemotionJob::Stage::kCommitted && job.start_drops(running.id << kRunBits)) {
-        job.stage = DemotionJob::Stage::kDropping;
-      }
-      if (job.stage == DemotionJob::Stage::kDropping && job.all_drops_done()) job.stage = DemotionJob::Stage::kDone;
+      if (job.stage == DemotionJob::Stage::kDropping && job.start_drops() && job.all_drops_done())
+        job.stage = DemotionJob::Stage::kDone;
     }
   }
 

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <thread>
 
-#include "daemon/pager/punch_dropper.h"
 #include "kmod-interfaces/process_memory.h"
 
 namespace tidepool::daemon {
@@ -23,51 +22,63 @@ std::optional<std::uint32_t> same_filled(const std::byte* page) {
   return static_cast<std::uint32_t>(first);
 }
 
-// Holes of 64 KiB at most are punched at a time while the VM's events wait.
-constexpr std::size_t kMaxSharedRun = 16;
-
-// The second reading is compared and forgotten: in stretches that stay in the processor's nearer caches.
-constexpr std::size_t kVerifyPages = 16;
-
 constexpr int kProtectAttempts = 50;
 constexpr auto kProtectPause = std::chrono::microseconds(50);
 
 }  // namespace
 
 DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region,
-                         std::uint16_t ticket)
-    : vm_(std::move(vm)), loop_(&loop), object_(&object), first_page_(region * kPagesPerRegion), ticket_(ticket) {
+                         std::uint16_t ticket, std::uint64_t cookie)
+    : vm_(std::move(vm)),
+      loop_(&loop),
+      object_(&object),
+      first_page_(region * kPagesPerRegion),
+      ticket_(ticket),
+      cookie_(cookie) {
   patterns_.resize(kPagesPerRegion);
   items_.resize(kPagesPerRegion);
   submitted_.reserve(kPagesPerRegion);
   submitted_slots_.reserve(kPagesPerRegion);
-  batch_.priority = pool::Priority::kWriteBack;
-  batch_.done = [this](pool::WriteBatch&) { stored.store(true, std::memory_order_release); };
+  if (object.shared) punch_.emplace(object.file.get());
+  for (Stretch& stretch : stretches_) {
+    stretch.batch.priority = pool::Priority::kWriteBack;
+    stretch.batch.done = [&stored = stretch.stored](pool::WriteBatch&) {
+      stored.store(true, std::memory_order_release);
+    };
+  }
+}
+
+bool DemotionJob::any(const Slots& set, SlotRange range) {
+  for (std::size_t slot = range.first; slot < range.end; ++slot) {
+    if (set.test(slot)) return true;
+  }
+  return false;
 }
 
 template <class Callback>
-void DemotionJob::for_runs(const std::bitset<kPagesPerRegion>& set, Callback&& callback) const {
-  for (std::size_t slot = 0; slot < kPagesPerRegion;) {
+void DemotionJob::for_runs(const Slots& set, SlotRange range, Callback&& callback) {
+  for (std::size_t slot = range.first; slot < range.end;) {
     if (!set.test(slot)) {
       ++slot;
       continue;
     }
     std::size_t end = slot + 1;
-    while (end < kPagesPerRegion && set.test(end)) ++end;
+    while (end < range.end && set.test(end)) ++end;
     callback(slot, end - slot);
     slot = end;
   }
 }
 
-// Which pages of the region the process has, as the kernel says: only those are read (reading an absent page would
-// block us in our own userfaultfd), and 2 MiB pages only as a whole (dropping a part frees nothing).
-std::bitset<kPagesPerRegion> DemotionJob::droppable(const SegmentTable& table, const AddressSpace& space) const {
-  std::bitset<kPagesPerRegion> present;
+// Which pages the process has, as the kernel says: only those are read (reading an absent page would block us in our own
+// userfaultfd). A 2 MiB page of which the region shows only a part is better left alone: dropping a part frees nothing.
+DemotionJob::Slots DemotionJob::present(const SegmentTable& table, const AddressSpace& space, SlotRange within,
+                                        HugePages huge_pages) const {
+  Slots found_slots;
   std::array<kernel::uapi::page_region, 64> ranges;
   for (const Segment& segment : table.all()) {
     if (segment.object != object_) continue;
-    const std::uint64_t from = std::max(first_page_, segment.first.value);
-    const std::uint64_t to = std::min(first_page_ + kPagesPerRegion, segment.first.value + segment.pages());
+    const std::uint64_t from = std::max(first_page_ + within.first, segment.first.value);
+    const std::uint64_t to = std::min(first_page_ + within.end, segment.first.value + segment.pages());
     if (from >= to) continue;
     AddressRange range{segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})};
     while (!range.empty()) {
@@ -75,23 +86,24 @@ std::bitset<kPagesPerRegion> DemotionJob::droppable(const SegmentTable& table, c
       const auto found = space.pagemap.scan(range, kernel::uapi::kPageIsPresent, ranges, scanned_to);
       if (!found) return {};
       for (const auto& seen : std::span(ranges).first(*found)) {
-        const bool huge = (seen.categories & kernel::uapi::kPageIsHuge) != 0;
+        const bool huge =
+            huge_pages == HugePages::kOnlyWhole && (seen.categories & kernel::uapi::kPageIsHuge) != 0;
         if (huge && (seen.start % kHugePageSize != 0 || (seen.end - seen.start) % kHugePageSize != 0)) continue;
         for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize) {
-          present.set(segment.page_at(address).value - first_page_);
+          found_slots.set(segment.page_at(address).value - first_page_);
         }
       }
       if (scanned_to <= range.start) break;
       range.start = scanned_to;
     }
   }
-  return present;
+  return found_slots;
 }
 
 bool DemotionJob::freeze(MonoTime now) {
   frozen_at = now;
   epoch_ = vm_->spaces_epoch.load(std::memory_order_seq_cst);
-  std::bitset<kPagesPerRegion> candidates;
+  Slots candidates;
   candidates.set();
   for (const auto& space : vm_->spaces()) {
     const auto table = space->segments();
@@ -99,7 +111,7 @@ bool DemotionJob::freeze(MonoTime now) {
         std::any_of(table->all().begin(), table->all().end(), [&](const Segment& s) { return s.object == object_; });
     if (!shows || !space->alive) continue;
     space_ = space;
-    if (!object_->shared) candidates = droppable(*table, *space);
+    if (!object_->shared) candidates = present(*table, *space, kWholeRegion, HugePages::kOnlyWhole);
     break;
   }
   if (space_ == nullptr) return false;
@@ -116,9 +128,9 @@ bool DemotionJob::freeze(MonoTime now) {
     }
   }
   // Not protected in every address space is not frozen at all.
-  for_runs(frozen_, [&](std::size_t first, std::size_t count) {
+  for_runs(frozen_, kWholeRegion, [&](std::size_t first, std::size_t count) {
     if (protect(first, count, true)) return;
-    for (std::size_t slot = first; slot < first + count; ++slot) thaw(slot, PageEntry::plain(PageState::kResident));
+    for (std::size_t slot = first; slot < first + count; ++slot) give_up(slot);
   });
   return frozen_.any() || clean_.any();
 }
@@ -184,8 +196,29 @@ void DemotionJob::discard_buffer(std::size_t slot) {
   items_[slot] = {};
 }
 
-void DemotionJob::stage_and_read(std::byte* scratch) {
-  for_runs(frozen_, [&](std::size_t first, std::size_t count) {
+// The page stays with its owner, and its copy, if the store has one, is not wanted.
+void DemotionJob::give_up(std::size_t slot, PageEntry to) {
+  if (items_[slot].status == pool::PageStatus::kOk) vm_->store->release(std::span(&items_[slot].location, 1));
+  items_[slot] = {};
+  thaw(slot, to);
+}
+
+void DemotionJob::forget_disturbed(SlotRange range) {
+  for (std::size_t slot = range.first; slot < range.end; ++slot) {
+    if (!frozen_.test(slot)) continue;
+    const PageEntry entry = object_->map->load(page(slot));
+    if (entry.state() != PageState::kDemoting || entry.ticket() != ticket_) frozen_.reset(slot);
+  }
+  if (object_->shared || !any(frozen_, range)) return;
+  // Gone since the freeze: discarded, and about to be announced.
+  const Slots there = present(*space_->segments(), *space_, range, HugePages::kAsTheyAre);
+  for (std::size_t slot = range.first; slot < range.end; ++slot) {
+    if (frozen_.test(slot) && !there.test(slot)) give_up(slot);
+  }
+}
+
+void DemotionJob::stage_and_read(SlotRange range, std::byte* scratch) {
+  for_runs(frozen_, range, [&](std::size_t first, std::size_t count) {
     const auto items = std::span(items_).subspan(first, count);
     vm_->store->stage(items);
     for (std::size_t i = 0; i < count;) {
@@ -201,7 +234,7 @@ void DemotionJob::stage_and_read(std::byte* scratch) {
       if (!read_run(first + i, length, items[i].buffer)) {
         for (std::size_t k = i; k < i + length; ++k) {
           discard_buffer(first + k);
-          thaw(first + k, PageEntry::plain(PageState::kResident));
+          give_up(first + k);
         }
       }
       i += length;
@@ -209,21 +242,13 @@ void DemotionJob::stage_and_read(std::byte* scratch) {
   });
 }
 
-bool DemotionJob::copy(std::byte* scratch) {
-  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
-    if (!frozen_.test(slot)) continue;
-    const PageEntry entry = object_->map->load(page(slot));
-    if (entry.state() != PageState::kDemoting || entry.ticket() != ticket_) frozen_.reset(slot);
-  }
-  if (!object_->shared && frozen_.any()) {
-    // Gone since the freeze: discarded, and about to be announced.
-    const auto present = droppable(*space_->segments(), *space_);
-    for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
-      if (frozen_.test(slot) && !present.test(slot)) thaw(slot, PageEntry::plain(PageState::kResident));
-    }
-  }
-  stage_and_read(scratch);
-  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+void DemotionJob::copy_and_submit(std::size_t index, std::byte* scratch) {
+  const SlotRange range = range_of(index);
+  forget_disturbed(range);
+  stage_and_read(range, scratch);
+  Stretch& stretch = stretches_[index];
+  stretch.first_submitted = submitted_.size();
+  for (std::size_t slot = range.first; slot < range.end; ++slot) {
     if (!frozen_.test(slot)) continue;
     if (const auto pattern = same_filled(items_[slot].buffer)) {
       patterns_[slot] = *pattern;
@@ -234,16 +259,35 @@ bool DemotionJob::copy(std::byte* scratch) {
     submitted_.push_back(items_[slot]);
     submitted_slots_.push_back(static_cast<std::uint16_t>(slot));
   }
-  return !submitted_.empty();
+  stretch.end_submitted = submitted_.size();
+  stretch.batch.items = std::span(submitted_).subspan(stretch.first_submitted);
+  if (stretch.batch.items.empty()) {
+    stretch.stored = true;
+  } else {
+    vm_->store->submit_write(stretch.batch);
+  }
 }
 
-void DemotionJob::submit() {
-  batch_.items = submitted_;
-  vm_->store->submit_write(batch_);
+bool DemotionJob::store(std::byte* scratch) {
+  const auto settle_answered = [&] {
+    while (settled_ < copied_ && stretches_[settled_].stored.load(std::memory_order_acquire))
+      settle(settled_++, scratch + kHugePageSize);
+  };
+  settle_answered();
+  while (copied_ < kStretches) {
+    copy_and_submit(copied_++, scratch);
+    settle_answered();
+  }
+  if (settled_ < kStretches) return false;
+  if (object_->shared) return true;
+  // Private memory goes in pieces as large as possible: each costs a round trip through the process.
+  commit_clean();
+  add_runs(kWholeRegion);
+  return true;
 }
 
-bool DemotionJob::verify_and_commit(std::byte* scratch) {
-  for (std::size_t i = 0; i < submitted_.size(); ++i) {
+void DemotionJob::take_answers(const Stretch& stretch) {
+  for (std::size_t i = stretch.first_submitted; i < stretch.end_submitted; ++i) {
     const std::size_t slot = submitted_slots_[i];
     items_[slot] = submitted_[i];
     const pool::PageStatus status = submitted_[i].status;
@@ -251,34 +295,55 @@ bool DemotionJob::verify_and_commit(std::byte* scratch) {
     if (status == pool::PageStatus::kFull) vm_->counters.store_full.fetch_add(1, std::memory_order_relaxed);
     PageEntry back = PageEntry::plain(PageState::kResident);
     if (status == pool::PageStatus::kIncompressible) back = back.with_incompressible();
-    thaw(slot, back);
+    give_up(slot, back);
   }
-  // A child that was forked since the freeze may have pages that the freeze did not reach: protect them now, before the
-  // second reading.
+}
+
+// A child that was forked since the freeze may have pages that the freeze did not reach: protect them now, before the
+// second reading.
+void DemotionJob::protect_in_new_spaces() {
   const std::uint32_t epoch = vm_->spaces_epoch.load(std::memory_order_seq_cst);
-  if (object_->shared && epoch != epoch_) {
-    epoch_ = epoch;
-    for_runs(frozen_, [&](std::size_t first, std::size_t count) {
-      if (protect(first, count, true)) return;
-      for (std::size_t slot = first; slot < first + count; ++slot) thaw(slot, PageEntry::plain(PageState::kResident));
-    });
-  }
-  // Protection stops every CPU, but not a device that was given the page before: what it wrote since shows here.
-  for_runs(frozen_, [&](std::size_t run_first, std::size_t run_count) {
-    for (std::size_t first = run_first; first < run_first + run_count; first += kVerifyPages) {
-      const std::size_t count = std::min(kVerifyPages, run_first + run_count - first);
-      const bool read = read_run(first, count, scratch);
-      for (std::size_t slot = first; slot < first + count; ++slot) {
-        const std::byte* again = scratch + (slot - first) * kPageSize;
-        const bool unchanged = read && (values_.test(slot) ? same_filled(again) == patterns_[slot]
-                                                           : std::memcmp(again, items_[slot].buffer, kPageSize) == 0);
-        if (!unchanged) {
-          if (read) vm_->counters.verify_failures.fetch_add(1, std::memory_order_relaxed);
-          thaw(slot, PageEntry::plain(PageState::kResident));
-        }
-      }
+  if (!object_->shared || epoch == epoch_) return;
+  epoch_ = epoch;
+  for_runs(frozen_, kWholeRegion, [&](std::size_t first, std::size_t count) {
+    if (protect(first, count, true)) return;
+    for (std::size_t slot = first; slot < first + count; ++slot) give_up(slot);
+  });
+}
+
+// Protection stops every CPU, but not a device that was given the page before: what it wrote since shows here.
+void DemotionJob::compare(SlotRange range, std::byte* again) {
+  for_runs(frozen_, range, [&](std::size_t first, std::size_t count) {
+    const bool read = read_run(first, count, again);
+    for (std::size_t slot = first; slot < first + count; ++slot) {
+      const std::byte* second = again + (slot - first) * kPageSize;
+      const bool unchanged = read && (values_.test(slot) ? same_filled(second) == patterns_[slot]
+                                                         : std::memcmp(second, items_[slot].buffer, kPageSize) == 0);
+      if (unchanged) continue;
+      if (read) vm_->counters.verify_failures.fetch_add(1, std::memory_order_relaxed);
+      give_up(slot);
     }
   });
+}
+
+void DemotionJob::settle(std::size_t index, std::byte* again) {
+  const SlotRange range = range_of(index);
+  take_answers(stretches_[index]);
+  protect_in_new_spaces();
+  compare(range, again);
+  if (object_->shared) {
+    // Commits in the moment of its drop, which is now if nobody is in the way.
+    add_runs(range);
+    start_drops();
+    return;
+  }
+  for (std::size_t slot = range.first; slot < range.end; ++slot) {
+    if (frozen_.test(slot) && !commit(slot)) give_up(slot);
+    frozen_.reset(slot);
+  }
+}
+
+void DemotionJob::commit_clean() {
   for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
     if (!clean_.test(slot)) continue;
     PageEntry entry = object_->map->load(page(slot));
@@ -287,23 +352,6 @@ bool DemotionJob::verify_and_commit(std::byte* scratch) {
     committed_.set(slot);
     vm_->counters.clean_drops.fetch_add(1, std::memory_order_relaxed);
   }
-  // Shared memory commits run by run, in the moment of its drop.
-  const bool commits_later = object_->shared;
-  if (!commits_later) {
-    for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
-      if (frozen_.test(slot)) commit(slot);
-    }
-  }
-  // Copies of pages that did not get this far are not wanted.
-  for (std::size_t i = 0; i < submitted_.size(); ++i) {
-    const std::size_t slot = submitted_slots_[i];
-    const bool wanted = commits_later ? frozen_.test(slot) : committed_.test(slot);
-    if (submitted_[i].status == pool::PageStatus::kOk && !wanted)
-      vm_->store->release(std::span(&submitted_[i].location, 1));
-  }
-  if (!commits_later) frozen_.reset();
-  add_runs(*space_->segments());
-  return !runs_.empty();
 }
 
 PageEntry DemotionJob::dropping_entry(std::size_t slot) const {
@@ -319,17 +367,17 @@ bool DemotionJob::commit(std::size_t slot) {
   return true;
 }
 
-void DemotionJob::add_runs(const SegmentTable& table) {
-  for_runs(frozen_ | committed_, [&](std::size_t first, std::size_t count) {
+void DemotionJob::add_runs(SlotRange range) {
+  const auto table = space_->segments();
+  for_runs(frozen_ | committed_, range, [&](std::size_t first, std::size_t count) {
     std::size_t done = 0;
     while (done < count) {
-      const Segment* segment = table.showing(*object_, page(first + done));
+      const Segment* segment = table->showing(*object_, page(first + done));
       std::size_t length = 1;
       Run run{first + done, 1, {}, 0};
       if (segment != nullptr) {
         length =
             std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
-        if (object_->shared) length = std::min(length, kMaxSharedRun);
         const std::uint64_t address = segment->address_of(page(first + done));
         run.addresses = {address, address + length * kPageSize};
         run.file_offset = segment->offset_of(page(first + done));
@@ -353,59 +401,59 @@ int DemotionJob::punch_committed(const Run& run) {
     while (end < run.first + run.count && committed_.test(end)) ++end;
     const std::uint64_t length = (end - slot) * kPageSize;
     DropCompletion completion;
-    PunchDropper dropper(object_->file.get());
-    dropper.submit({0, {0, length}, run.file_offset + (slot - run.first) * kPageSize});
-    if (dropper.reap(std::span(&completion, 1)) == 1 && error == 0) error = completion.error;
+    punch_->submit({0, {0, length}, run.file_offset + (slot - run.first) * kPageSize});
+    if (punch_->reap(std::span(&completion, 1)) == 1 && error == 0) error = completion.error;
     slot = end;
   }
   return error;
 }
 
-bool DemotionJob::start_drops(std::uint64_t job_cookie) {
+// Decides and punches while no fork can slip in between (see PagedVm::event_gate). False when the fault loop is at it.
+bool DemotionJob::drop_shared(std::size_t index) {
+  Run& run = runs_[index];
+  if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
+  const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
+  for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot);
+  const int error = punch_committed(run);
+  vm_->event_gate.clear(std::memory_order_release);
+  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+    if (!committed_.test(slot)) give_up(slot);
+    frozen_.reset(slot);
+  }
+  run.started = true;
+  drop_completed(index, error);
+  return true;
+}
+
+bool DemotionJob::start_drops() {
   for (std::size_t i = 0; i < runs_.size(); ++i) {
     Run& run = runs_[i];
     if (run.started) continue;
     if (run.addresses.empty()) {  // unmapped meanwhile: nothing to drop here
       run.started = true;
+      for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+        if (frozen_.test(slot)) give_up(slot);
+      }
       drop_completed(i, 0);
       continue;
     }
-    if (!object_->shared) {
-      run.ledger_id = space_->ledger.expect(run.addresses);
-      if (!space_->ring->submit({job_cookie + i, run.addresses, 0})) {
-        space_->ledger.finished(run.ledger_id);  // never started, so never announced
-        return false;
-      }
-      run.started = true;
+    if (object_->shared) {
+      if (!drop_shared(i)) return false;
       continue;
     }
-    // Shared: decide and punch while no fork can slip in between (see PagedVm::event_gate).
-    if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
-    const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
-    bool whole = true;
-    for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-      if (committed_.test(slot)) continue;
-      if (joined || !commit(slot)) whole = false;
-    }
-    int error = 0;
-    error = punch_committed(run);
-    vm_->event_gate.clear(std::memory_order_release);
-    if (!whole) {
-      for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-        if (committed_.test(slot)) continue;
-        if (!values_.test(slot)) vm_->store->release(std::span(&items_[slot].location, 1));
-        thaw(slot, PageEntry::plain(PageState::kResident));
-      }
+    run.ledger_id = space_->ledger.expect(run.addresses);
+    if (!space_->ring->submit({cookie_ + i, run.addresses, 0})) {
+      space_->ledger.finished(run.ledger_id);  // never started, so never announced
+      return false;
     }
     run.started = true;
-    drop_completed(i, error);
   }
   return true;
 }
 
 // Private memory: the pages of a run that the kernel still has, whatever the drop's completion says.
-std::bitset<kPagesPerRegion> DemotionJob::still_present(const Run& run) const {
-  std::bitset<kPagesPerRegion> present;
+DemotionJob::Slots DemotionJob::still_present(const Run& run) const {
+  Slots present;
   if (object_->shared || run.addresses.empty()) return present;
   std::array<kernel::uapi::page_region, 64> ranges;
   AddressRange range = run.addresses;
@@ -459,7 +507,7 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
 
 void DemotionJob::cancel() {
   for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
-    if (frozen_.test(slot)) thaw(slot, PageEntry::plain(PageState::kResident));
+    if (frozen_.test(slot)) give_up(slot);
   }
 }
 

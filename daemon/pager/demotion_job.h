@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <bitset>
 #include <cstddef>
 #include <memory>
@@ -11,30 +12,39 @@
 #include "base/clock.h"
 #include "daemon/pager/fault_loop.h"
 #include "daemon/pager/paged_vm.h"
+#include "daemon/pager/punch_dropper.h"
 
 namespace tidepool::daemon {
 
+// What is copied, stored, compared and, of shared memory, dropped in one go. Small enough to stay in a core's own cache
+// from the first reading to the second, and for the VM's events to wait while it is dropped; large enough for the
+// system calls not to matter.
+inline constexpr std::size_t kStretchPages = 32;
+inline constexpr std::size_t kStretches = kPagesPerRegion / kStretchPages;
+static_assert(kPagesPerRegion % kStretchPages == 0);
+
 class DemotionJob {
  public:
-  enum class Stage : std::uint8_t { kFrozen, kStoring, kCommitted, kDropping, kDone };
+  enum class Stage : std::uint8_t { kFrozen, kStoring, kDropping, kDone };
+  // Memory that a job works with while it stores: the copies, for stores that lend no place for them, and the second
+  // reading.
+  static constexpr Bytes kScratch{kHugePageSize + kStretchPages * kPageSize};
 
+  // `cookie`: of the job's first drop; those of the others follow. A region has at most kPagesPerRegion drops.
   DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region,
-              std::uint16_t ticket);
+              std::uint16_t ticket, std::uint64_t cookie);
 
   // resident -> demoting, protected everywhere. False when there is nothing to demote.
   bool freeze(MonoTime now);
-  // Copies what is still frozen; `scratch` is one region of memory for stores that lend none. True when there is
-  // something to store.
-  bool copy(std::byte* scratch);
-  void submit();
-  // After the store has answered: compares again and commits. `scratch` as in copy, but another region. True when
-  // something is committed.
-  bool verify_and_commit(std::byte* scratch);
-  // Starts drops; false when not all could be started (the ring is full): call again.
-  bool start_drops(std::uint64_t job_cookie);
+  // Copies and stores what is still frozen, stretch by stretch; compares and commits what the store has answered, and
+  // drops it when it is shared memory. False while the store still has something: call again. `scratch` is this job's
+  // until then.
+  bool store(std::byte* scratch);
+  // Starts the drops that have not been started; false when not all could be: call again.
+  bool start_drops();
   void drop_completed(std::size_t run_index, int error);
   bool all_drops_done() const { return runs_done_ == runs_.size(); }
-  // Gives back everything that was frozen. Only before copy.
+  // Gives back everything that is frozen.
   void cancel();
   // The process is gone: nothing of it can come back.
   void abandon();
@@ -46,9 +56,21 @@ class DemotionJob {
   MonoTime frozen_at;
   MonoTime dropping_since;
   bool overdue = false;
-  std::atomic<bool> stored{false};  // the store has answered; may be set by another thread
 
  private:
+  using Slots = std::bitset<kPagesPerRegion>;
+  // [first, end) of the region's slots.
+  struct SlotRange {
+    std::size_t first;
+    std::size_t end;
+  };
+  // On its way into the store.
+  struct Stretch {
+    pool::WriteBatch batch;  // of `submitted_`
+    std::size_t first_submitted = 0;
+    std::size_t end_submitted = 0;
+    std::atomic<bool> stored{false};  // the store has answered; may be set by another thread
+  };
   struct Run {
     std::size_t first;  // within the region
     std::size_t count;
@@ -59,37 +81,54 @@ class DemotionJob {
     bool done = false;
   };
   PageIndex page(std::size_t slot) const { return PageIndex{first_page_ + slot}; }
+  static constexpr SlotRange kWholeRegion{0, kPagesPerRegion};
+  static SlotRange range_of(std::size_t stretch) { return {stretch * kStretchPages, (stretch + 1) * kStretchPages}; }
+  static bool any(const Slots& set, SlotRange range);
   PageEntry dropping_entry(std::size_t slot) const;
-  std::bitset<kPagesPerRegion> droppable(const SegmentTable& table, const AddressSpace& space) const;
+  enum class HugePages : std::uint8_t { kAsTheyAre, kOnlyWhole };
+  Slots present(const SegmentTable& table, const AddressSpace& space, SlotRange within, HugePages huge) const;
   bool protect(std::size_t first, std::size_t count, bool protect) const;
   void thaw(std::size_t slot, PageEntry to);
+  void give_up(std::size_t slot, PageEntry to = PageEntry::plain(PageState::kResident));
   bool read_run(std::size_t first, std::size_t count, std::byte* to) const;
-  void stage_and_read(std::byte* scratch);
-  void add_runs(const SegmentTable& table);
+  void forget_disturbed(SlotRange range);
+  void stage_and_read(SlotRange range, std::byte* scratch);
+  void copy_and_submit(std::size_t stretch, std::byte* scratch);
+  void take_answers(const Stretch& stretch);
+  void protect_in_new_spaces();
+  void compare(SlotRange range, std::byte* again);
+  void settle(std::size_t stretch, std::byte* again);
+  void commit_clean();
+  void add_runs(SlotRange range);
   void discard_buffer(std::size_t slot);
-  std::bitset<kPagesPerRegion> still_present(const Run& run) const;
+  Slots still_present(const Run& run) const;
   bool commit(std::size_t slot);
   int punch_committed(const Run& run);
+  bool drop_shared(std::size_t run_index);
 
   template <class Callback>
-  void for_runs(const std::bitset<kPagesPerRegion>& set, Callback&& callback) const;
+  static void for_runs(const Slots& set, SlotRange range, Callback&& callback);
 
   std::shared_ptr<PagedVm> vm_;
   FaultLoop* loop_;
   MemoryObject* object_;
   std::uint64_t first_page_;
   std::uint16_t ticket_;
-  std::uint32_t epoch_ = 0;                 // of the VM's address spaces when frozen
-  std::shared_ptr<AddressSpace> space_;     // through which private memory is read and dropped
-  std::bitset<kPagesPerRegion> frozen_;     // demoting with our ticket, as far as we know
-  std::bitset<kPagesPerRegion> values_;     // same-filled: pattern below
-  std::bitset<kPagesPerRegion> clean_;      // resident with a valid far copy: need no copying, only the drop
-  std::bitset<kPagesPerRegion> committed_;  // dropping
+  std::uint64_t cookie_;
+  std::uint32_t epoch_ = 0;              // of the VM's address spaces when frozen
+  std::shared_ptr<AddressSpace> space_;  // through which private memory is read and dropped
+  Slots frozen_;                         // demoting with our ticket, as far as we know
+  Slots values_;                         // same-filled: pattern below
+  Slots clean_;                          // resident with a valid far copy: need no copying, only the drop
+  Slots committed_;                      // dropping
   std::vector<std::uint32_t> patterns_;
   std::vector<pool::WriteItem> items_;      // one per slot
-  std::vector<pool::WriteItem> submitted_;  // those that go to the store, in slot order
+  std::vector<pool::WriteItem> submitted_;  // those that go to the store, in slot order; never reallocated
   std::vector<std::uint16_t> submitted_slots_;
-  pool::WriteBatch batch_;
+  std::array<Stretch, kStretches> stretches_;
+  std::size_t copied_ = 0;   // stretches that were given to the store
+  std::size_t settled_ = 0;  // stretches that it has answered, and that were compared and committed
+  std::optional<PunchDropper> punch_;  // shared memory
   std::vector<Run> runs_;
   std::size_t runs_done_ = 0;
 };

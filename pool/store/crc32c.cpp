@@ -38,6 +38,8 @@ std::uint64_t load_u64(const std::byte* from) {
 constexpr std::size_t kLane = 1360;
 static_assert(kLane % 8 == 0 && 3 * kLane <= 4096 && 4096 - 3 * kLane < 3 * 8);
 
+constexpr std::size_t kCacheLine = 64;
+
 // What `kLane` zero bytes do to a checksum is linear: four lookups, one per byte of it.
 constexpr std::array<Table, 4> make_lane_shift() {
   std::array<std::uint32_t, 32> of_bit{};
@@ -63,6 +65,9 @@ std::uint32_t shift_by_lane(std::uint32_t crc) {
 __attribute__((target("sse4.2"))) std::uint32_t hardware(const std::byte* at, std::size_t left, std::uint32_t seed) {
   std::uint64_t crc = seed ^ 0xffffffffu;
   while (left >= 3 * kLane) {
+    // Asked for in order, the lines of a page that is in no cache come two to three times faster than the three lanes
+    // would ask for them: the processor's own prefetching follows one stream better than three short ones.
+    for (std::size_t line = 0; line < 3 * kLane; line += kCacheLine) _mm_prefetch(at + line, _MM_HINT_T0);
     std::uint64_t second = 0;
     std::uint64_t third = 0;
     for (const std::byte* const end = at + kLane; at != end; at += 8) {

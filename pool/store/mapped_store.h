@@ -2,8 +2,9 @@
 // speed: stage() lends a slot's own memory and submit_read() shows it, so a page is copied once on its way out and once
 // on its way home.
 //
-// Freed slots keep their memory for the next writer, zeroed before it sees them, until maintain() gives it back to the
-// host. The layout of the table beside the data is docs/layout.md's.
+// Freed slots keep their memory, and what is in it, for the next writer until maintain() gives it back to the host. A
+// writer overwrites a lent slot whole: its checksum is taken of the whole page, and only then can anyone read it. The
+// layout of the table beside the data is docs/layout.md's.
 #pragma once
 
 #include <memory>

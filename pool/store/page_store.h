@@ -81,8 +81,8 @@ class PageStore {
   virtual bool uses_host_dram() const = 0;
 
   // Gives each item whose buffer is null a place to put the page, if the store can; items left null need a buffer of
-  // the caller's. Every staged item must go through submit_write or unstage. Runs of items get adjacent memory where
-  // possible.
+  // the caller's. Such a place holds anything, a former page's bytes included: fill all of it. Every staged item must
+  // go through submit_write or unstage. Runs of items get adjacent memory where possible.
   virtual void stage(std::span<WriteItem> items) = 0;
   virtual void unstage(std::span<WriteItem> items) = 0;
 
@@ -95,7 +95,7 @@ class PageStore {
   // One more owner of a stored page (a forked process shares its parent's far pages). Fails when the location is not
   // live.
   virtual Result<> retain(Location location) = 0;
-  // The page's memory is free, and zeroed before anyone else can see it, when the last owner has released it.
+  // The page is gone when the last owner has released it: nobody can read it any more, whatever becomes of its memory.
   virtual void release(std::span<const Location> locations) = 0;
 };
 
