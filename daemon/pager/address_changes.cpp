@@ -90,6 +90,7 @@ void FaultService::discard_page(PagedVm& vm, MemoryObject& object, PageIndex pag
 std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& parent, int fd) {
   auto child = std::make_shared<AddressSpace>();
   child->userfaultfd = kernel::Userfaultfd{UniqueFd{fd}};
+  child->features = parent.features;
   std::vector<Segment> segments = parent.own_segments().all();
   std::vector<std::pair<MemoryObject*, MemoryObject*>> clones;
   for (Segment& segment : segments) {

@@ -75,6 +75,7 @@ class SegmentTable {
 
 struct AddressSpace {
   kernel::Userfaultfd userfaultfd;
+  std::uint64_t features = 0;  // UFFD_FEATURE_* in force: which events the kernel announces
   pid_t pid = -1;  // -1: a forked child that nobody has identified
   UniqueFd pidfd;
   kernel::Pagemap pagemap;
@@ -131,6 +132,7 @@ struct PagedVm {
   // contents.
   bool shared_remove_discards = false;
   bool kill_on_integrity_failure = false;
+  std::atomic<bool> movable{true};  // false: served and sampled, never demoted
 
   std::vector<std::unique_ptr<MemoryObject>> objects;
   PagerCounters counters;
