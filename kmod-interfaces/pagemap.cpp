@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <string>
 
@@ -29,6 +30,14 @@ Result<std::size_t> Pagemap::scan(AddressRange range, std::uint64_t any_of, std:
   if (found < 0) return errno_failure("scan", "pagemap", "PAGEMAP_SCAN needs Linux 6.7 or newer");
   scanned_to = request.walk_end;
   return static_cast<std::size_t>(found);
+}
+
+Result<std::uint64_t> Pagemap::word(std::uint64_t address) const {
+  std::uint64_t word = 0;
+  const auto at = static_cast<off_t>((address >> kPageShift) * sizeof word);
+  const ssize_t got = ::pread(fd_.get(), &word, sizeof word, at);
+  if (got < 0) return errno_failure("read", "pagemap");
+  return got == sizeof word ? word : 0;  // nothing at the end of the address space
 }
 
 }  // namespace tidepool::kernel

@@ -9,8 +9,13 @@
 #include <cstdio>
 #include <string>
 
+#include "kmod-interfaces/proc_text.h"
+
 namespace tidepool::kernel {
 namespace {
+
+// The kernel's own mark, among the features, that the handshake is done (UFFD_FEATURE_INITIALIZED, fs/userfaultfd.c).
+constexpr std::uint64_t kHandshakeDone = 1ull << 31;
 
 std::string describe(AddressRange range) {
   char text[64];
@@ -50,6 +55,21 @@ Result<std::uint64_t> Userfaultfd::handshake(std::uint64_t features) {
     return errno_failure("agree on features with", "userfaultfd", "the kernel may be too old: Linux 5.19 or newer is needed");
   }
   return api.features;
+}
+
+Result<std::optional<std::uint64_t>> Userfaultfd::agreed_features() const {
+  const std::string path = "/proc/self/fdinfo/" + std::to_string(fd_.get());
+  const auto text = read_file(path);
+  if (!text) return tl::unexpected(text.error());
+  const std::size_t line = text->find("API:");
+  unsigned long long protocol = 0;
+  unsigned long long features = 0;
+  if (line == std::string::npos || std::sscanf(text->c_str() + line, "API: %llx:%llx", &protocol, &features) != 2 ||
+      protocol != UFFD_API) {
+    return failure(std::errc::bad_file_descriptor, "read the features of", path, "it is not a userfaultfd");
+  }
+  if ((features & kHandshakeDone) == 0) return std::optional<std::uint64_t>();
+  return std::optional<std::uint64_t>(features & ~kHandshakeDone);
 }
 
 Result<> Userfaultfd::register_range(AddressRange range, std::uint64_t modes) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/result.h"
@@ -30,7 +31,10 @@ class Userfaultfd {
 
   // Must come first, once per descriptor. `features` as UFFD_FEATURE_*; returns what the kernel offers.
   Result<std::uint64_t> handshake(std::uint64_t features);
-  // `modes` as UFFDIO_REGISTER_MODE_*. EBUSY: another userfaultfd has a part of the range.
+  // What the handshake agreed on; nullopt while nobody has done it. For descriptors that somebody else made: a second
+  // handshake fails, and no ioctl tells. /proc/self/fdinfo/N, "API:" (fs/userfaultfd.c).
+  Result<std::optional<std::uint64_t>> agreed_features() const;
+  // `modes` as UFFDIO_REGISTER_MODE_*. What was registered through the same descriptor before is replaced. EBUSY: another userfaultfd has a part of the range.
   Result<> register_range(AddressRange range, std::uint64_t modes);
   // Also wakes everyone who waits in the range.
   Result<> unregister_range(AddressRange range);

@@ -1,26 +1,36 @@
-// Adoption and release, whole: from a pid to served memory, and back to a process as it was found.
+// Adoption and release, whole: from a process, taken hold of or handed off by itself, to served memory, and back to a
+// process as it was found.
 //
-// Every step that fails undoes the ones before it. Blocking (milliseconds to minutes): for operation threads only.
+// Every step that fails undoes the ones before it. Blocking (milliseconds to minutes): not for fault or request threads.
+// Thread-safe.
 #pragma once
 
+#include <functional>
 #include <memory>
 
+#include "daemon/agent/canary.h"
 #include "daemon/agent/context.h"
+#include "daemon/agent/memory_plan.h"
 #include "daemon/agent/operations.h"
+#include "daemon/agent/vm_rules.h"
 #include "daemon/vm/eligibility.h"
+#include "daemon/vm/handoff_receiver.h"
 
 namespace tidepool::daemon {
 
 class Adopter {
  public:
-  explicit Adopter(Context& context) : context_(context) {}
+  Adopter(Context& context, Canary& canary) : context_(context), canary_(canary) {}
 
   // What adoption would do.
   Result<AdoptOutcome> check(const AdoptRequest& request);
-  Result<std::shared_ptr<ManagedVm>> adopt(const AdoptRequest& request, const Operations::Handle& handle);
-  // Settings as the rules and defaults give them, and as the request changes them.
-  VmPolicy settings_for(const std::string& name, const std::string& exe, Bytes promised,
-                        const VmSettings& changes) const;
+  // `handle` may be nullptr: nobody follows.
+  Result<std::shared_ptr<ManagedVm>> adopt(const AdoptRequest& request, VmOrigin origin,
+                                           const Operations::Handle* handle);
+  // A process that handed itself off is served from here on, whatever speaks against moving its memory: then none of it
+  // is moved. Refused (see Eligibility::servable) it is left alone, and its faults stay unanswered.
+  // The connection is taken only when it succeeds, and kept open until the VM is released.
+  Result<std::shared_ptr<ManagedVm>> take_over(Handoff& handoff);
 
   Result<> release(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle);
   // The process ended by itself: forget it.
@@ -31,20 +41,41 @@ class Adopter {
     ProcessFacts facts;
     Eligibility verdict;
     std::vector<kernel::MemoryHolder> family;
-    std::vector<std::string> command_line;
+    RuleSubject subject;
   };
   struct Taken;
+  // What both ways in come to: who it is, and what the pager is to manage.
+  struct Enrolment {
+    std::shared_ptr<ManagedVm> vm;
+    VmSpec spec;
+    RuleSubject subject;
+    VmSettings settings;
+    // With the descriptors held, and before any fault is answered.
+    std::function<Result<>(ManagedVm&)> before_serving;
+  };
 
-  Result<pid_t> find_process(const AdoptRequest& request) const;
   Result<Candidate> inspect(const AdoptRequest& request);
   Result<VmSpec> describe(const Candidate& candidate, Taken& taken);
   Result<SpaceSpec> space_of(const ProcessIdentity& id, std::vector<MappingSpec> mappings, bool needs_ring,
                              Taken& taken);
+  std::shared_ptr<ManagedVm> new_vm(const ProcessFacts& facts, VmOrigin origin, const std::string& name) const;
+  // Serves it, in observe mode, and tells the mode that its settings ask for. On failure nothing of the VM is left in the
+  // agent or with the holder; what was placed in its processes is the caller's to undo.
+  Result<Mode> enrol(Enrolment& enrolment, std::span<const PlacedFoothold> placed, const Operations::Handle* handle);
+  void become(ManagedVm& vm, Mode wanted);
   Result<> hold(const std::shared_ptr<ManagedVm>& vm);
   void undo(Taken& taken);
-  void count(const Candidate& candidate, bool succeeded);
+  void count(const Eligibility& verdict, bool succeeded);
+
+  // adopter_handoff.cpp
+  struct Given;
+  Result<Given> inspect_handoff(Handoff& handoff) const;
+  Result<> place_ring(Given& given) const;
+  Result<Enrolment> prepare_handoff(Given& given, Handoff& handoff) const;
+  void try_kernel_faults(const ManagedVm& vm, Given& given) const;
 
   Context& context_;
+  Canary& canary_;
 };
 
 }  // namespace tidepool::daemon

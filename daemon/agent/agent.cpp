@@ -12,7 +12,10 @@
 #include "daemon/agent/adopter.h"
 #include "daemon/agent/agent_metrics.h"
 #include "daemon/agent/agent_status.h"
+#include "daemon/agent/auto_adopter.h"
+#include "daemon/agent/canary.h"
 #include "daemon/agent/context.h"
+#include "daemon/agent/handoff_server.h"
 #include "daemon/agent/operations.h"
 #include "daemon/agent/policy_driver.h"
 #include "daemon/control/config_loader.h"
@@ -48,7 +51,9 @@ class AgentImpl final : public Agent {
   explicit AgentImpl(AgentOptions options)
       : path_(std::move(options.config_path)),
         context_(std::move(options.config)),
-        adopter_(context_),
+        canary_(context_),
+        adopter_(context_, canary_),
+        auto_(context_, adopter_),
         started_(std::chrono::system_clock::now()) {}
   ~AgentImpl() override;
 
@@ -88,26 +93,31 @@ class AgentImpl final : public Agent {
   Result<> start_pager(const Config& config);
   void integrity_failure(PagedVm& memory);
   Result<std::shared_ptr<ManagedVm>> need(std::string_view name) const;
-  Result<> canary_allows(const std::string& name) const;
+  Result<> listen_for_handoffs(const Config& config);
+  void welcome_new(bool on);
 
   const std::string path_;
   Context context_;
+  Canary canary_;
   Adopter adopter_;
+  AutoAdopter auto_;
   const WallTime started_;
   std::unique_ptr<PolicyDriver> driver_;
   std::unique_ptr<Operations> operations_;
   std::unique_ptr<AgentMetrics> metrics_;
+  std::unique_ptr<HandoffServer> handoffs_;
 
   mutable std::mutex mutex_;
   std::string frozen_by_;
   WallTime loaded_ = std::chrono::system_clock::now();
   std::string reload_error_;
   std::vector<std::string> restart_pending_;
-  std::optional<WallTime> canary_since_;
 };
 
 AgentImpl::~AgentImpl() {
   context_.stopping = true;
+  handoffs_.reset();
+  auto_.stop();
   metrics_.reset();
   operations_.reset();
   if (driver_) driver_->stop();
@@ -129,7 +139,29 @@ Result<> AgentImpl::open() {
   if (!metrics) return Failure{metrics.error()};
   metrics_ = std::move(*metrics);
   driver_->start();
+  auto_.start();
+  return listen_for_handoffs(config);
+}
+
+Result<> AgentImpl::listen_for_handoffs(const Config& config) {
+  if (config.adopt.handoff_socket.empty()) return {};
+  HandoffServerOptions options;
+  options.socket = config.adopt.handoff_socket;
+  options.group = config.adopt.handoff_group;
+  auto server = HandoffServer::start(options, [this](Handoff& handoff) -> Result<std::string> {
+    auto vm = adopter_.take_over(handoff);
+    if (!vm) return Failure{vm.error()};
+    return (*vm)->name;
+  });
+  if (!server) return Failure{server.error()};
+  handoffs_ = std::move(*server);
   return {};
+}
+
+// Nobody is taken in while the agent is on its way out.
+void AgentImpl::welcome_new(bool on) {
+  auto_.pause(!on);
+  if (handoffs_) handoffs_->accept(on);
 }
 
 Result<> AgentImpl::open_store(const Config& config) {
@@ -210,25 +242,6 @@ Result<std::shared_ptr<ManagedVm>> AgentImpl::need(std::string_view name) const 
   return vm;
 }
 
-Result<> AgentImpl::canary_allows(const std::string& name) const {
-  const Config config = context_.config();
-  if (config.safety.max_active_vms == 0) return {};
-  const std::lock_guard lock(mutex_);
-  if (canary_since_ && config.safety.canary_time != milliseconds{0} &&
-      std::chrono::system_clock::now() - *canary_since_ >= config.safety.canary_time) {
-    return {};
-  }
-  unsigned active = 0;
-  for (const auto& vm : context_.vms.all()) {
-    const std::lock_guard vm_lock(vm->mutex);
-    active += vm->policy.mode == Mode::kActive && vm->name != name ? 1 : 0;
-  }
-  if (active < config.safety.max_active_vms) return {};
-  return failure(std::errc::operation_not_permitted, "make active", name,
-                 "safety.max_active_vms allows " + std::to_string(config.safety.max_active_vms) +
-                     " until the canary time has passed");
-}
-
 Result<> AgentImpl::reload() {
   if (path_.empty()) return {};
   ConfigCheck check = load_config(path_);
@@ -248,6 +261,9 @@ Result<> AgentImpl::reload() {
     mine = running;
   };
   keep("api", next.api, old.api);
+  keep("adopt.helper", next.adopt.helper, old.adopt.helper);
+  keep("adopt.handoff_socket", next.adopt.handoff_socket, old.adopt.handoff_socket);
+  keep("adopt.handoff_group", next.adopt.handoff_group, old.adopt.handoff_group);
   keep("keeper", next.keeper, old.keeper);
   keep("pager", next.pager, old.pager);
   keep("pool.embedded.store", next.pool.store, old.pool.store);
@@ -263,6 +279,7 @@ Result<> AgentImpl::reload() {
   }
   set_log_level(next.log.level);
   context_.set_config(std::move(next));
+  auto_.configuration_changed();
   loaded_ = std::chrono::system_clock::now();
   context_.reload_ok = true;
   reload_error_.clear();
@@ -276,11 +293,15 @@ Result<> AgentImpl::come_home() {
     return failure(std::errc::not_enough_memory, "bring home " + short_text(report.far), "",
                    short_text(report.shortfall) + " of memory is missing: free it, then stop again");
   }
+  welcome_new(false);
   Result<> first;
   for (const auto& vm : context_.vms.all()) {
     if (auto released = adopter_.release(vm, nullptr); !released && first) first = released;
   }
-  if (!first) return first;
+  if (!first) {
+    welcome_new(true);
+    return first;
+  }
   for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
   return {};
 }
@@ -407,11 +428,11 @@ Result<VmStatus> AgentImpl::vm_show(std::string_view name) {
 
 Result<Operation> AgentImpl::vm_adopt(const AdoptRequest& request) {
   if (request.settings.mode == Mode::kActive) {
-    if (auto allowed = canary_allows(request.name); !allowed) return Failure{allowed.error()};
+    if (auto allowed = canary_.allows(request.name); !allowed) return Failure{allowed.error()};
   }
   return operations_->start(
       OperationKind::kAdopt, request.name, "waiting", [this, request](const Operations::Handle& handle) -> Result<> {
-        auto vm = adopter_.adopt(request, handle);
+        auto vm = adopter_.adopt(request, VmOrigin::kAsked, &handle);
         if (!vm) {
           spdlog::warn("msg=\"not adopted\" error=\"{}\"", vm.error().message());
           return Failure{vm.error()};
@@ -428,7 +449,10 @@ Result<Operation> AgentImpl::vm_release(std::string_view name) {
   if (!vm) return Failure{vm.error()};
   return operations_->start(
       OperationKind::kRelease, (*vm)->name, "bringing pages home",
-      [this, vm = *vm](const Operations::Handle& handle) -> Result<> { return adopter_.release(vm, &handle); });
+      [this, vm = *vm](const Operations::Handle& handle) -> Result<> {
+        auto_.leave_alone(vm->id);
+        return adopter_.release(vm, &handle);
+      });
 }
 
 Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& settings, bool plan) {
@@ -437,9 +461,11 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   ManagedVm& vm = **found;
   const Bytes promised = memory_of(*vm.memory).promised();
   VmPolicy before;
+  std::optional<Finding> immovable;
   {
     const std::lock_guard lock(vm.mutex);
     before = vm.policy;
+    immovable = vm.immovable;
   }
   VmPolicy after = before;
   if (settings.mode) after.mode = *settings.mode;
@@ -471,19 +497,21 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
     report.arithmetic = "limit " + short_text(*after.limit) + " < guarantee " + short_text(after.guarantee);
     report.remedy = "lower the guarantee too, or raise the limit";
   } else if (after.mode == Mode::kActive && before.mode != Mode::kActive) {
-    if (auto allowed = canary_allows(vm.name); !allowed) {
+    const auto refuse = [&](std::string why, std::string remedy) {
       report.allowed = false;
-      report.arithmetic = allowed.error().remedy;
+      report.arithmetic = std::move(why);
+      report.remedy = std::move(remedy);
+    };
+    if (immovable) {
+      refuse(immovable->message, immovable->remedy);
+    } else if (auto allowed = plan ? canary_.allows(vm.name) : canary_.activate(vm); !allowed) {
+      refuse(allowed.error().remedy, "");
     }
   }
   if (plan || !report.allowed) return report;
   {
     const std::lock_guard lock(vm.mutex);
     vm.policy = after;
-  }
-  if (after.mode == Mode::kActive) {
-    const std::lock_guard lock(mutex_);
-    if (!canary_since_) canary_since_ = std::chrono::system_clock::now();
   }
   report.applied = true;
   for (const auto& changed : report.lines)

@@ -32,10 +32,26 @@ Bytes own_memory_of(const kernel::KernelRoots& roots, const std::string& pid) {
   return Bytes{kib << 10};
 }
 
+std::string word(VmOrigin origin) {
+  switch (origin) {
+    case VmOrigin::kRule:
+      return "rule";
+    case VmOrigin::kHandedOff:
+      return "handed-off";
+    default:
+      return "asked";
+  }
+}
+
 std::string percent(double share) {
   char text[32];
   std::snprintf(text, sizeof text, "%.1f%%", share * 100);
   return text;
+}
+
+std::optional<Finding> immovable_of(const ManagedVm& vm) {
+  const std::lock_guard lock(vm.mutex);
+  return vm.immovable;
 }
 
 }  // namespace
@@ -61,6 +77,7 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.start_time = vm.id.start_ticks;
   status.exe = vm.exe;
   status.uid = vm.uid;
+  status.origin = word(vm.origin);
   status.mechanism = "pager";
   status.memory = memory_of(memory);
   const pool::StoreUsage usage = context.store->usage();
@@ -86,6 +103,7 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.stall = vm.rates.stall_minute;
   status.faults_per_second = vm.rates.faults_per_second;
   status.blocked = vm.blocked;
+  if (vm.immovable) status.blocked.insert(status.blocked.begin(), vm.immovable->code);
   status.state = vm.state;
   if (status.state == VmState::kOk) {
     if (memory.dead) {
@@ -174,6 +192,8 @@ Explanation explanation_of(const Context& context, const ManagedVm& vm) {
     say.emplace_back(text);
   }
   if (status.policy.mode == Mode::kObserve) say.emplace_back("Nothing moves: the VM is in observe mode.");
+  if (const auto immovable = immovable_of(vm))
+    say.push_back("Nothing may move: " + immovable->message + " " + immovable->remedy);
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");
   if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
   if (status.state == VmState::kIntegrity)

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,13 @@
 
 namespace tidepool::daemon {
 
-// What adoption left in one of the VM's processes.
+// How a VM came into our care.
+enum class VmOrigin : std::uint8_t { kAsked, kRule, kHandedOff };
+
+// One of the VM's processes, and what adoption left in it.
 struct PlacedFoothold {
   ProcessIdentity id;
-  int number = -1;  // of the userfaultfd in the process
+  int number = -1;  // of the userfaultfd in the process; -1: nothing was left
   std::shared_ptr<AddressSpace> space;
 };
 
@@ -36,6 +40,9 @@ struct ManagedVm {
   std::string exe;
   std::uint32_t uid = 0;
   bool hypervisor = false;
+  VmOrigin origin = VmOrigin::kAsked;
+  UniqueFd connection;               // of a VM that handed itself off: open for as long as it is served
+  std::optional<Finding> immovable;  // why nothing of it may ever be moved out
   std::vector<VmMappingStatus> mappings;
   WallTime adopted_at{};
   Nanoseconds stopped{0};  // how long adoption stopped a thread of it

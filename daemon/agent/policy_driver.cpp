@@ -285,7 +285,8 @@ void PolicyDriver::sample() {
 // Processes other than VMs map more memory as they go: private mappings that nobody watches yet join their VM.
 void PolicyDriver::find_growth() {
   for (const auto& vm : context_.vms.all()) {
-    if (vm->hypervisor || vm->memory->dead || vm->memory->releasing || context_.frozen) continue;
+    // A process that handed itself off said what is to be managed.
+    if (vm->hypervisor || vm->origin == VmOrigin::kHandedOff || vm->memory->dead || vm->memory->releasing || context_.frozen) continue;
     std::size_t private_object = vm->memory->objects.size();
     for (std::size_t i = 0; i < vm->memory->objects.size(); ++i) {
       if (!vm->memory->objects[i]->shared) private_object = i;

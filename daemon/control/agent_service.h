@@ -173,6 +173,7 @@ struct VmStatus {
   std::uint64_t start_time = 0;  // clock ticks after boot; with pid the process's identity
   std::string exe;
   std::uint32_t uid = 0;
+  std::string origin;     // "asked", "rule", "handed-off"
   std::string mechanism;  // "pager"
   VmState state = VmState::kOk;
   bool held = false;

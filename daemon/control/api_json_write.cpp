@@ -213,6 +213,7 @@ json::object to_json(const VmStatus& vm) {
           {"start_time", vm.start_time},
           {"exe", vm.exe},
           {"uid", vm.uid},
+          {"origin", vm.origin},
           {"mechanism", vm.mechanism},
           {"state", text_of(vm.state)},
           {"held", vm.held},

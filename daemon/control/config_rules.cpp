@@ -70,6 +70,12 @@ void adoption(Found& found, const Config& config) {
     found.push_back({"adopt.auto", "adopt.auto = true without a [[rule]]: nothing says what to adopt"});
   if (config.adopt.automatic && config.adopt.allow_exe.empty())
     found.push_back({"adopt.auto", "adopt.auto = true with an empty adopt.allow_exe: every process would be refused"});
+  for (std::size_t i = 0; i < config.rules.size(); ++i) {
+    if (config.rules[i].memory_file && config.adopt.handoff_socket.empty()) {
+      const std::string key = "rule[" + std::to_string(i) + "].memory_file";
+      found.push_back({key, key + " without adopt.handoff_socket: only a VM that hands itself off is given its memory"});
+    }
+  }
   if (config.safety.canary_time.count() != 0 && config.safety.max_active_vms == 0)
     found.push_back(
         {"safety.canary_time", "safety.canary_time without safety.max_active_vms: there is no bound to lift"});
@@ -94,6 +100,8 @@ void shapes(Found& found, const Config& config) {
     found.push_back({"pager.frame_reserve", "pager.frame_reserve must lie between 1MiB and 1GiB"});
   if (config.api.request_timeout < 100ms || config.api.request_timeout > 10min)
     found.push_back({"api.request_timeout", "api.request_timeout must lie between 100ms and 10m"});
+  if (config.adopt.scan_interval < 100ms || config.adopt.scan_interval > 1h)
+    found.push_back({"adopt.scan_interval", "adopt.scan_interval must lie between 100ms and 1h"});
   const auto below_tick = [&](const std::string& key, std::chrono::milliseconds age) {
     if (age < config.policy.tick)
       found.push_back({key, key + " is shorter than policy.tick: age is only known to the tick"});

@@ -283,10 +283,12 @@ std::vector<ConfigField> behaviour_fields() {
       live("safety.max_active_vms", count<unsigned>(0, 100000), MEMBER(safety.max_active_vms)),
       live("safety.canary_time", duration(), MEMBER(safety.canary_time)),
       live("adopt.auto", boolean(), MEMBER(adopt.automatic)),
+      live("adopt.scan_interval", duration(), MEMBER(adopt.scan_interval)),
       live("adopt.allow_exe", path_globs(), MEMBER(adopt.allow_exe)),
       live("adopt.allow_ptrace", boolean(), MEMBER(adopt.allow_ptrace)),
       at_start("adopt.helper", path(true), MEMBER(adopt.helper)),
       at_start("adopt.handoff_socket", socket_path(true), MEMBER(adopt.handoff_socket)),
+      at_start("adopt.handoff_group", word(), MEMBER(adopt.handoff_group)),
       live("defaults.class", word(), MEMBER(defaults.service_class)),
       live("defaults.guarantee", amount(), MEMBER(defaults.guarantee)),
       live("defaults.limit", amount(), MEMBER(defaults.limit)),
@@ -331,6 +333,7 @@ const std::vector<RuleField>& rule_fields() {
       of_rule("limit", amount(), MEMBER(limit)),
       of_rule("stall_budget", share(), MEMBER(stall_budget)),
       of_rule("min_cold_age", duration(), MEMBER(min_cold_age)),
+      of_rule("memory_file", path(true), MEMBER(memory_file)),
   };
   return fields;
 }

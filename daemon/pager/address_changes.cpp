@@ -100,6 +100,7 @@ std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& p
   auto child = std::make_shared<AddressSpace>();
   child->number = vm.next_space++;
   child->userfaultfd = kernel::Userfaultfd{UniqueFd{fd}};
+  child->features = parent.features;
   std::vector<Segment> segments = parent.own_segments().all();
   std::vector<std::pair<MemoryObject*, MemoryObject*>> clones;
   for (Segment& segment : segments) {

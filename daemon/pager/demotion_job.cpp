@@ -152,8 +152,10 @@ bool DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
         error = space->userfaultfd.write_protect(
             {segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
       }
-      // A process that is gone, or a range that it unmapped, can write to nothing.
-      everywhere = everywhere && (error == 0 || error == ESRCH || error == ENOENT);
+      // A process that is gone, or a range that it unmapped, can write to nothing. Where the kernel does not announce
+      // unmapping, whatever is mapped there by now is nobody's to drop.
+      const bool may_be_unmapped = (space->features & UFFD_FEATURE_EVENT_UNMAP) != 0;
+      everywhere = everywhere && (error == 0 || error == ESRCH || (error == ENOENT && may_be_unmapped));
     }
   }
   return everywhere;

@@ -81,6 +81,7 @@ class SegmentTable {
 struct AddressSpace {
   std::uint64_t number = 0;  // within the VM, never used again
   kernel::Userfaultfd userfaultfd;
+  std::uint64_t features = 0;  // UFFD_FEATURE_* in force: which events the kernel announces
   pid_t pid = -1;  // -1: a forked child that nobody has identified
   UniqueFd pidfd;
   kernel::Pagemap pagemap;
@@ -137,6 +138,7 @@ struct PagedVm {
   // contents.
   bool shared_remove_discards = false;
   bool kill_on_integrity_failure = false;
+  std::atomic<bool> movable{true};  // false: served and sampled, never demoted
 
   std::vector<std::unique_ptr<MemoryObject>> objects;
   // For the fault loop once the VM is active.

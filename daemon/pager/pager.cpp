@@ -7,14 +7,12 @@
 #include <cerrno>
 #include <condition_variable>
 
+#include "daemon/pager/fault_source.h"
 #include "kmod-interfaces/process_memory.h"
 
 namespace tidepool::daemon {
 namespace {
 
-constexpr std::uint64_t kWantedFeatures =
-    UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
-    UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
 // MINOR on shared memory is not for speed: without it a failed split of a 2 MiB page leaves zeros that nobody is told
 // of.
 constexpr std::uint64_t kSharedModes =
@@ -59,7 +57,7 @@ class PagerImpl final : public Pager {
   std::size_t arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) override;
 
   bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
-    return demoter_->demote(vm, region);
+    return vm->movable && demoter_->demote(vm, region);
   }
   void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run,
                std::function<void(std::uint64_t)> done) override {
@@ -123,6 +121,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   vm->keep_clean_copies = spec.keep_clean_copies;
   vm->shared_remove_discards = spec.shared_remove_discards;
   vm->kill_on_integrity_failure = spec.kill_on_integrity_failure;
+  vm->movable = spec.movable;
   // Pages of an object, by its first mention: several processes may show the same stretch of a file.
   struct Extent {
     std::uint64_t file_offset;
@@ -139,7 +138,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
         return failure(std::errc::invalid_argument, "enrol", spec.name,
                        "mappings must be whole pages of a known object");
       }
-      if (!spec.objects[mapping.object].shared && space.ring == nullptr) {
+      if (spec.movable && !spec.objects[mapping.object].shared && space.ring == nullptr) {
         return failure(std::errc::invalid_argument, "enrol", spec.name,
                        "private memory needs a drop ring in the process");
       }
@@ -162,9 +161,11 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
     space->pid = spec_space.pid;
     space->pidfd = std::move(spec_space.pidfd);
     space->ring = std::move(spec_space.ring);
-    space->userfaultfd = std::move(spec_space.userfaultfd);
-    auto features = space->userfaultfd.handshake(kWantedFeatures);
-    if (!features) return Failure{features.error()};
+    auto source = spec_space.handed_off ? FaultSource::handed_off(std::move(spec_space.userfaultfd))
+                                        : FaultSource::made_for_us(std::move(spec_space.userfaultfd));
+    if (!source) return Failure{source.error()};
+    space->userfaultfd = std::move(source->userfaultfd);
+    space->features = source->features;
     auto pagemap = kernel::Pagemap::open(space->pid);
     if (!pagemap) return Failure{pagemap.error()};
     space->pagemap = std::move(*pagemap);

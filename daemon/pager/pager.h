@@ -27,11 +27,12 @@ struct MappingSpec {
 };
 
 struct SpaceSpec {
-  kernel::Userfaultfd userfaultfd;  // fresh: the pager does the handshake
+  kernel::Userfaultfd userfaultfd;
+  bool handed_off = false;  // its owner made the userfaultfd; false: it is fresh, and the pager does the handshake
   pid_t pid = -1;
   UniqueFd pidfd;
   std::vector<MappingSpec> mappings;
-  std::unique_ptr<Dropper> ring;  // needed for private memory
+  std::unique_ptr<Dropper> ring;  // private memory cannot be moved out without
 };
 
 struct ObjectSpec {
@@ -47,6 +48,8 @@ struct VmSpec {
   bool keep_clean_copies = false;
   bool shared_remove_discards = false;
   bool kill_on_integrity_failure = false;
+  // False: its faults are served and its accesses sampled, but nothing of it is ever moved out.
+  bool movable = true;
 };
 
 struct PagerConfig {
@@ -74,7 +77,8 @@ class Pager {
   static Result<std::unique_ptr<Pager>> start(const PagerConfig& config, PagerHooks hooks, const Clock& clock);
   virtual ~Pager() = default;
 
-  // Prepares a VM: handshake and page maps, nothing registered yet. The caller hands `descriptors` to whoever outlives
+  // Prepares a VM: handshakes and page maps, nothing registered yet. ENOTSUP: a userfaultfd that was handed off cannot
+  // be served (see FaultSource). The caller hands `descriptors` to whoever outlives
   // us, then activates.
   virtual Result<std::shared_ptr<PagedVm>> prepare(VmSpec spec) = 0;
   virtual std::vector<DescriptorToHold> descriptors(const PagedVm& vm) const = 0;

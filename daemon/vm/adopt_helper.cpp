@@ -31,7 +31,7 @@ struct Taken {
 
 Result<Taken> place(Placement& placement, const TakeOrder& order) {
   Taken taken;
-  auto userfaultfds = placement.make_userfaultfds(order.second_userfaultfd ? 2 : 1);
+  auto userfaultfds = placement.make_userfaultfds(order.userfaultfds);
   if (!userfaultfds) return tl::unexpected(userfaultfds.error());
   taken.userfaultfds = std::move(*userfaultfds);
   if (order.ring_entries != 0) {
@@ -155,7 +155,7 @@ int serve(int socket, const TakeOrder& order) {
   for (const int number : result.report.userfaultfd_numbers) {
     if (number >= 0) back.numbers.push_back(number);
   }
-  static_cast<void>(carry_out(back, result.userfaultfds));
+  if (!back.numbers.empty()) static_cast<void>(carry_out(back, result.userfaultfds));
   return 1;
 }
 

@@ -14,7 +14,7 @@ inline constexpr int kHelperSocket = 3;
 
 struct TakeResult {
   HelperReport report;
-  std::vector<UniqueFd> userfaultfds;  // one or two; empty on failure
+  std::vector<UniqueFd> userfaultfds;  // as many as were ordered; empty on failure
   UniqueFd ring;                       // if it was asked for
 };
 

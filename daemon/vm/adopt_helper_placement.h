@@ -29,7 +29,7 @@ class Placement {
   Placement& operator=(const Placement&) = delete;
   ~Placement();
 
-  // One or two userfaultfds of the target's address space, which serve faults of the kernel as well (KVM's). By the
+  // Up to two userfaultfds of the target's address space, which serve faults of the kernel as well (KVM's). By the
   // system call where the target is privileged enough, else through /dev/userfaultfd, a descriptor of which is handed
   // to the target for a moment.
   Result<std::vector<PlacedFd>> make_userfaultfds(int count);

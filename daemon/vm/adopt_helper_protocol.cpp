@@ -15,7 +15,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "messages are little-endian, as x86-64 is");
 
 constexpr std::uint32_t kMagic = 0x41445054;  // "TPDA"
-constexpr std::uint16_t kVersion = 1;
+constexpr std::uint16_t kVersion = 2;
 enum class Kind : std::uint16_t { take = 1, let_go = 2, acknowledgement = 3, report = 4 };
 constexpr std::size_t kMaxText = 512;
 constexpr auto kLongestLimit = std::chrono::minutes(10);
@@ -112,12 +112,11 @@ void get_target(Reader& in, kernel::ProcessId& id, HelperLimits& limits) {
 HelperOrder get_take(Reader& in) {
   TakeOrder order;
   get_target(in, order.id, order.limits);
-  const auto second = in.get<std::uint8_t>();
-  in.require(second <= 1);
-  order.second_userfaultfd = second == 1;
+  order.userfaultfds = in.get<std::uint8_t>();
   order.ring_entries = in.get<std::uint32_t>();
   in.require(order.ring_entries == 0 ||
              (std::has_single_bit(order.ring_entries) && order.ring_entries <= kernel::kMaxDropRingEntries));
+  in.require(order.userfaultfds <= 2 && (order.userfaultfds > 0 || order.ring_entries > 0));
   return order;
 }
 
@@ -138,7 +137,7 @@ struct Encode {
   std::vector<std::byte> operator()(const TakeOrder& order) const {
     Writer out(Kind::take);
     put_target(out, order.id, order.limits);
-    out.put(static_cast<std::uint8_t>(order.second_userfaultfd ? 1 : 0));
+    out.put(order.userfaultfds);
     out.put(order.ring_entries);
     return out.finish();
   }

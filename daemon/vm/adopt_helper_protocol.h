@@ -36,7 +36,7 @@ struct HelperLimits {
 
 struct TakeOrder {
   kernel::ProcessId id;
-  bool second_userfaultfd = false;
+  std::uint8_t userfaultfds = 1;   // 0 to 2; 0 only together with a ring
   std::uint32_t ring_entries = 0;  // 0: no ring
   HelperLimits limits;
 };

@@ -69,11 +69,17 @@ std::string holder_text(const kernel::MemoryHolder& holder) {
   return kernel::printable(holder.comm, 63) + " (pid " + std::to_string(holder.id.pid) + ")";
 }
 
+// Whether code must be run in the process: a userfaultfd or a ring placed in it.
+bool must_be_entered(const ProcessFacts& facts) {
+  return !facts.handed_off || facts.mappings.has_private();
+}
+
 void check_nature(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {
   const bool own = std::ranges::find(rules.own_processes, facts.id.pid) != rules.own_processes.end();
   if (facts.is_self || own) findings.add("self", "");
   if (facts.kernel_thread) findings.add("kernel-thread", kernel::printable(facts.comm));
   if (facts.zombie) findings.add("zombie", "");
+  if (!must_be_entered(facts)) return;
   if (facts.elf_class == kernel::ElfClass::bits32) findings.add("32-bit", "");
   if (facts.tracer != 0) {
     findings.add("traced", facts.tracer_comm.empty()
@@ -84,9 +90,10 @@ void check_nature(const ProcessFacts& facts, const AdoptionRules& rules, Finding
 
 void check_permission(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {
   if (!facts.denied.empty()) findings.add("not-permitted", join_texts(facts.denied));
-  if (!rules.allow_ptrace) findings.add("ptrace-forbidden", "allow_ptrace is false");
+  if (!rules.allow_ptrace && must_be_entered(facts))
+    findings.add("ptrace-forbidden", "allow_ptrace is false");
   // 3 forbids it to everybody, until the next boot. Documentation/admin-guide/LSM/Yama.rst.
-  else if (facts.ptrace_scope.value_or(0) >= 3)
+  else if (must_be_entered(facts) && facts.ptrace_scope.value_or(0) >= 3)
     findings.add("ptrace-forbidden", "kernel.yama.ptrace_scope is 3");
   if (facts.kernel_thread || facts.executable.empty()) return;
   // A program that was upgraded while it runs is still the same program.
@@ -134,7 +141,7 @@ void check_memory(const ProcessFacts& facts, Findings& findings) {
   const Bytes watched = choice.blocked_by(Exclusion::userfaultfd);
   if (watched > Bytes{})
     findings.add("userfaultfd", quantity(watched) + " registered");
-  else if (!facts.userfaultfds.empty())
+  else if (!facts.userfaultfds.empty() && !facts.handed_off)
     findings.add("userfaultfd", join_numbers(facts.userfaultfds));
   const Bytes aliased = choice.blocked_by(Exclusion::alias_unmanageable);
   if (aliased > Bytes{}) findings.add("mapped-twice", quantity(aliased));
@@ -142,6 +149,18 @@ void check_memory(const ProcessFacts& facts, Findings& findings) {
   if (choice.has_private() && !facts.may_use_io_uring) findings.add("io-uring-forbidden", "");
   const bool could_look = !facts.kernel_thread && !facts.zombie && facts.denied.empty();
   if (could_look && choice.chosen.empty() && choice.blocked.empty()) findings.add("nothing-to-manage", "");
+}
+
+void check_handoff(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {
+  if (!facts.handed_off) return;
+  if (!facts.handed_off->ring_error.empty()) findings.add("no-ring", kernel::printable(facts.handed_off->ring_error, 512));
+  if (!facts.handed_off->announces_discards) findings.add("discards-unseen", "");
+  if (!facts.handed_off->announces_changes) findings.add("changes-unseen", "");
+  using KernelFaults = HandoffFacts::KernelFaults;
+  if (facts.handed_off->kernel_faults == KernelFaults::refused) findings.add("user-mode-only", "");
+  if (facts.handed_off->kernel_faults == KernelFaults::untried)
+    findings.add("user-mode-only", "it could not be tried, for no page is missing");
+  if (facts.handed_off->restores_snapshot && !rules.memory_file_known) findings.add("snapshot-unknown", "");
 }
 
 void check_holders(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {
@@ -167,6 +186,22 @@ bool Eligibility::eligible() const {
   return std::ranges::none_of(findings, [](const Finding& f) { return f.kind == FindingKind::kRefusal; });
 }
 
+const Finding* Eligibility::first_bar() const {
+  const auto bars = [](const Finding& finding) {
+    if (finding.kind != FindingKind::kRefusal) return false;
+    const auto table = eligibility_rules();
+    const auto rule = std::ranges::find(table, finding.code, &EligibilityRule::code);
+    return rule == table.end() || rule->bars_service;
+  };
+  const auto bar = std::ranges::find_if(findings, bars);
+  return bar == findings.end() ? nullptr : &*bar;
+}
+
+const Finding* Eligibility::first_refusal() const {
+  const auto refusal = std::ranges::find(findings, FindingKind::kRefusal, &Finding::kind);
+  return refusal == findings.end() ? nullptr : &*refusal;
+}
+
 Eligibility check_eligibility(const ProcessFacts& facts, const AdoptionRules& rules) {
   Findings findings(rules);
   check_nature(facts, rules, findings);
@@ -174,6 +209,7 @@ Eligibility check_eligibility(const ProcessFacts& facts, const AdoptionRules& ru
   check_devices(facts, findings);
   check_memory(facts, findings);
   check_holders(facts, rules, findings);
+  check_handoff(facts, rules, findings);
   return Eligibility{findings.take()};
 }
 

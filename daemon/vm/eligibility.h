@@ -27,6 +27,16 @@ struct DirectDescriptor {
   kernel::Storage storage;
 };
 
+// Of a process that handed its memory off.
+struct HandoffFacts {
+  enum class KernelFaults : std::uint8_t { served, refused, untried };  // UFFD_USER_MODE_ONLY refuses them
+  bool announces_discards = true;  // UFFD_FEATURE_EVENT_REMOVE
+  bool announces_changes = true;   // of the address space: UFFD_FEATURE_EVENT_FORK, _REMAP, _UNMAP
+  bool restores_snapshot = false;
+  KernelFaults kernel_faults = KernelFaults::served;
+  std::string ring_error;  // why no drop ring could be placed for its private memory; empty: it was not tried, or is there
+};
+
 struct ProcessFacts {
   kernel::ProcessId id;
   std::string name;  // as vm_name() makes it
@@ -62,6 +72,7 @@ struct ProcessFacts {
   // kernel.io_uring_disabled as it applies to this process; true where the setting is absent.
   bool may_use_io_uring = true;
   std::optional<std::uint64_t> ptrace_scope;  // kernel.yama.ptrace_scope
+  std::optional<HandoffFacts> handed_off;  // absent: the process is to be taken hold of
   // What we were not allowed to read; the rest of the facts is incomplete then.
   std::vector<std::string> denied;
 };
@@ -72,11 +83,18 @@ struct AdoptionRules {
   std::vector<kernel::ProcessId> enrolled;  // adopted already, or to be adopted in the same step
   std::vector<pid_t> own_processes;         // agent and keeper: they may hold the memory
   std::vector<std::string> force;           // codes of forceable findings to let through
+  bool memory_file_known = false;           // of a process that hands off: what its missing pages hold has been said
 };
 
 struct Eligibility {
   std::vector<Finding> findings;  // refusals first
   bool eligible() const;          // no finding refuses
+  // Of a process that handed itself off and waits for its faults to be answered: it can be served, if only without
+  // anything of it being moved out.
+  bool servable() const { return first_bar() == nullptr; }
+  // nullptr when there is none.
+  const Finding* first_refusal() const;
+  const Finding* first_bar() const;  // of those that forbid to serve it
 };
 
 // Everything of one process that matters. Fails only when there is no such process; what may not be read is recorded as
@@ -96,6 +114,7 @@ struct EligibilityRule {
   std::string_view code;
   FindingKind kind;
   bool forceable;
+  bool bars_service;  // refuses even a process that handed itself off; otherwise that one is served, and never moved
   std::string_view meaning;
   std::string_view remedy;
 };

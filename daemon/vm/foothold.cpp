@@ -45,7 +45,7 @@ Result<HelperProcess::Answer> order_and_wait(const HelperProcess& helper, const 
 
 // Whether exactly what was asked for came.
 Result<> check_answer(const HelperProcess::Answer& answer, const FootholdRequest& request) {
-  const std::size_t userfaultfds = request.second_userfaultfd ? 2 : 1;
+  const std::size_t userfaultfds = request.userfaultfds;
   bool right = answer.descriptors.size() == userfaultfds &&
                answer.report.ring_geometry.has_value() == (request.ring_entries != 0);
   for (std::size_t i = 0; right && i < userfaultfds; ++i) {
@@ -67,16 +67,18 @@ Result<Foothold> take_foothold(const FootholdRequest& request) {
   const auto helper = HelperProcess::start(request.helper.program, request.helper.deadline);
   if (!helper) return tl::unexpected(helper.error());
   const TakeOrder order{.id = request.id,
-                        .second_userfaultfd = request.second_userfaultfd,
+                        .userfaultfds = request.userfaultfds,
                         .ring_entries = request.ring_entries,
                         .limits = helper_limits(request.helper.deadline)};
   auto answer = order_and_wait(*helper, order, {});
   if (!answer) return tl::unexpected(answer.error());
   // From here on an error ends the helper's wait for the acknowledgement, and with it the foothold.
   if (auto right = check_answer(*answer, request); !right) return tl::unexpected(right.error());
-  foothold.userfaultfd = std::move(answer->descriptors[0]);
-  foothold.userfaultfd_number = answer->report.userfaultfd_numbers[0];
-  if (request.second_userfaultfd) {
+  if (request.userfaultfds > 0) {
+    foothold.userfaultfd = std::move(answer->descriptors[0]);
+    foothold.userfaultfd_number = answer->report.userfaultfd_numbers[0];
+  }
+  if (request.userfaultfds > 1) {
     foothold.second_userfaultfd = std::move(answer->descriptors[1]);
     foothold.second_userfaultfd_number = answer->report.userfaultfd_numbers[1];
   }

@@ -37,7 +37,8 @@ struct HelperOptions {
 
 struct FootholdRequest {
   ProcessIdentity id;
-  bool second_userfaultfd = false;
+  // How many userfaultfds to make, up to 2; 0 where the process has handed one over and only a ring is wanted.
+  std::uint8_t userfaultfds = 1;
   // Entries of the drop ring, a power of two up to kernel::kMaxDropRingEntries; 0: no ring (shared memory needs none).
   std::uint32_t ring_entries = 0;
   HelperOptions helper;
@@ -46,7 +47,7 @@ struct FootholdRequest {
 struct Foothold {
   ProcessIdentity id;
   UniqueFd pidfd;
-  UniqueFd userfaultfd;         // of the target's address space; non-blocking, no UFFDIO_API done yet
+  UniqueFd userfaultfd;         // of the target's address space, if wanted; non-blocking, no UFFDIO_API done yet
   int userfaultfd_number = -1;  // its number in the target, where it stays open
   UniqueFd second_userfaultfd;
   int second_userfaultfd_number = -1;

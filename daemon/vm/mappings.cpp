@@ -16,14 +16,15 @@ using kernel::MemoryMap;
 // A thread's stack is small; what is larger and looks like one is something else.
 constexpr std::uint64_t kLargestThreadStack = 64u << 20;
 
-// A mapping under consideration: what it would be, and what forbids it, if anything.
+// A mapping under consideration, or a part of one: what it would be, and what forbids it, if anything.
 struct Item {
   const MappingUsage* usage = nullptr;
   MemoryKind kind = MemoryKind::private_anonymous;
   std::optional<Exclusion> forbidden;
   bool selected = false;
   bool alias = false;
-  AddressRange range;  // the part that is selected
+  AddressRange range;  // what of it is selected
+  AddressRange whole;  // all that it stands for
 
   const MemoryMap& map() const { return usage->map; }
   bool possible() const { return !forbidden || blocks(*forbidden); }
@@ -80,9 +81,9 @@ bool is_special(const MemoryMap& map) {
   return map.path.starts_with("[vvar") || std::ranges::find(kNames, map.path) != kNames.end();
 }
 
-Item classify(const MappingUsage& usage, const MappingUsage* before, const MappingInputs& inputs) {
+Item classify(const MappingUsage& usage, const MappingUsage* before, const MappingInputs& inputs, bool may_be_watched) {
   const MemoryMap& map = usage.map;
-  Item item{&usage, MemoryKind::private_anonymous, std::nullopt, false, false, map.range};
+  Item item{&usage, MemoryKind::private_anonymous, std::nullopt, false, false, map.range, map.range};
   if (is_special(map)) return item.forbidden = Exclusion::special, item;
   if (is_hugetlb(usage)) {
     item.kind = map.shared ? MemoryKind::tmpfs_file : MemoryKind::private_anonymous;
@@ -100,11 +101,11 @@ Item classify(const MappingUsage& usage, const MappingUsage* before, const Mappi
     return item;
   }
   item.kind = *kind;
-  if (is_stack(usage, before, inputs)) return item.forbidden = Exclusion::stack, item;
+  if (may_be_watched ? map.is_stack() : is_stack(usage, before, inputs)) return item.forbidden = Exclusion::stack, item;
   // A private guard page that is locked along with everything else is still just a guard page; a shared one shows
   // memory that is locked.
   const bool idle = !map.writable && !map.shared;
-  if (!idle && (usage.has_flag("um") || usage.has_flag("uw") || usage.has_flag("ui")))
+  if (!idle && !may_be_watched && (usage.has_flag("um") || usage.has_flag("uw") || usage.has_flag("ui")))
     item.forbidden = Exclusion::userfaultfd;
   // VmFlags says what will be locked, Locked what is.
   else if (!idle && (usage.has_flag("lo") || usage.locked > Bytes{}))
@@ -213,6 +214,12 @@ void select_items(std::vector<Item>& items, const MappingInputs& inputs, const M
         item.range.end = std::min(item.range.end, selector.range.end);
       }
       return;
+    case MemorySelector::Kind::handed_off:
+      for (Item& item : items) {
+        const auto is_inside = [&](const AddressRange& region) { return region.contains(item.whole); };
+        if (item.possible() && std::ranges::any_of(selector.regions, is_inside)) item.selected = true;
+      }
+      return;
     case MemorySelector::Kind::path:
       for (Item& item : items) {
         if (item.possible() && kernel::matches_glob(selector.glob, item.map().path)) item.selected = true;
@@ -221,9 +228,30 @@ void select_items(std::vector<Item>& items, const MappingInputs& inputs, const M
   }
 }
 
-AddressRange object_range(const Item& item) {
-  const std::uint64_t start = item.map().offset + (item.range.start - item.map().range.start);
-  return {start, start + item.range.size()};
+// Where the file has what [range) of the item's mapping shows.
+AddressRange object_range(const Item& item, AddressRange range) {
+  const std::uint64_t start = item.map().offset + (range.start - item.map().range.start);
+  return {start, start + range.size()};
+}
+
+// The kernel joins neighbours into one mapping: regions that were handed off, and what lies between them, are apart
+// again after this.
+std::vector<Item> cut_at(const std::vector<Item>& items, std::span<const AddressRange> regions) {
+  std::vector<std::uint64_t> edges;
+  for (const AddressRange& region : regions) edges.insert(edges.end(), {region.start, region.end});
+  std::vector<Item> pieces;
+  for (const Item& item : items) {
+    std::uint64_t start = item.whole.start;
+    for (auto edge = std::ranges::upper_bound(edges, start); start < item.whole.end; ++edge) {
+      Item piece = item;
+      const std::uint64_t end = edge == edges.end() ? item.whole.end : std::min(*edge, item.whole.end);
+      piece.range = piece.whole = {start, end};
+      if (!piece.whole.empty()) pieces.push_back(piece);
+      start = end;
+      if (edge == edges.end()) break;
+    }
+  }
+  return pieces;
 }
 
 // Sorted and merged.
@@ -254,12 +282,12 @@ AddressRange common_hull(const std::vector<AddressRange>& ranges, AddressRange r
 void take_aliases(const std::vector<Item*>& items) {
   std::vector<AddressRange> wanted;
   for (const Item* item : items) {
-    if (item->selected && !item->forbidden) wanted.push_back(object_range(*item));
+    if (item->selected && !item->forbidden) wanted.push_back(object_range(*item, item->range));
   }
   wanted = merged(std::move(wanted));
   bool manageable = true;
   for (Item* item : items) {
-    const AddressRange whole{item->map().offset, item->map().offset + item->map().range.size()};
+    const AddressRange whole = object_range(*item, item->whole);
     const AddressRange shown = common_hull(wanted, whole);
     if (shown.empty()) continue;
     if (item->forbidden && *item->forbidden != Exclusion::no_access && *item->forbidden != Exclusion::read_only) {
@@ -267,7 +295,7 @@ void take_aliases(const std::vector<Item*>& items) {
       continue;
     }
     item->alias = !item->selected;
-    const std::uint64_t address = item->map().range.start - whole.start;
+    const std::uint64_t address = item->whole.start - whole.start;
     item->range = {address + shown.start, address + shown.end};
   }
   if (manageable) return;
@@ -289,7 +317,8 @@ void take_all_aliases(std::vector<Item>& items) {
 
 Exclusion exclusion_of(const Item& item, const MemorySelector& selector) {
   if (item.forbidden) return *item.forbidden;
-  const bool sized = selector.kind != MemorySelector::Kind::range && selector.kind != MemorySelector::Kind::path;
+  const bool sized = selector.kind != MemorySelector::Kind::range && selector.kind != MemorySelector::Kind::path &&
+                     selector.kind != MemorySelector::Kind::handed_off;
   return sized && item.map().range.size() < selector.at_least.value ? Exclusion::too_small : Exclusion::not_selected;
 }
 
@@ -298,8 +327,10 @@ Exclusion exclusion_of(const Item& item, const MemorySelector& selector) {
 MappingChoice choose_mappings(const MappingInputs& inputs, const MemorySelector& selector) {
   std::vector<Item> items;
   items.reserve(inputs.mappings.size());
+  const bool handed_off = selector.kind == MemorySelector::Kind::handed_off;
   for (std::size_t i = 0; i < inputs.mappings.size(); ++i)
-    items.push_back(classify(inputs.mappings[i], i > 0 ? &inputs.mappings[i - 1] : nullptr, inputs));
+    items.push_back(classify(inputs.mappings[i], i > 0 ? &inputs.mappings[i - 1] : nullptr, inputs, handed_off));
+  if (handed_off) items = cut_at(items, selector.regions);
   select_items(items, inputs, selector);
   take_all_aliases(items);
   MappingChoice choice;
@@ -307,7 +338,7 @@ MappingChoice choose_mappings(const MappingInputs& inputs, const MemorySelector&
     const MappingUsage& usage = *item.usage;
     const bool wanted = item.selected || item.alias;
     if (wanted && (!item.forbidden || (item.alias && !blocks(*item.forbidden)))) {
-      const std::uint64_t offset = is_shared(item.kind) ? object_range(item).start : 0;
+      const std::uint64_t offset = is_shared(item.kind) ? object_range(item, item.range).start : 0;
       choice.chosen.push_back(ManagedMapping{item.range, item.kind, usage.map.file, offset, usage.map.path,
                                              usage.resident, usage.anonymous_huge + usage.shmem_huge,
                                              usage.map.writable, item.alias});

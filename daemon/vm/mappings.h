@@ -56,13 +56,15 @@ constexpr bool blocks(Exclusion exclusion) {
 }
 
 // What a person selects: "auto", "shared", "private", "all", "0xSTART-0xEND" or "path:GLOB" (over the names of
-// /proc/PID/maps).
+// /proc/PID/maps). A process that hands itself off selects `handed_off` regions: exactly these, although a userfaultfd
+// (its own) watches them already.
 struct MemorySelector {
-  enum class Kind : std::uint8_t { automatic, shared, private_anonymous, all, range, path };
+  enum class Kind : std::uint8_t { automatic, shared, private_anonymous, all, range, path, handed_off };
   Kind kind = Kind::automatic;
   AddressRange range;                 // of Kind::range; multiples of the page size
+  std::vector<AddressRange> regions;  // of Kind::handed_off; by address, apart, whole pages
   std::string glob;                   // of Kind::path; never matches memory that is nobody's to name, such as stacks
-  Bytes at_least = kSmallestMapping;  // not for range and path
+  Bytes at_least = kSmallestMapping;  // not for range, path and handed_off
 };
 Result<MemorySelector> parse_memory_selector(std::string_view text);
 

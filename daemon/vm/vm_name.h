@@ -24,4 +24,8 @@ std::string vm_name(std::string_view executable, std::span<const std::string> co
 // Programs whose memory is a guest's: their largest mappings are the guest's RAM.
 bool is_hypervisor(std::string_view executable);
 
+// Programs that hand their memory off when they restore a snapshot, and only then: its content is in the snapshot's
+// memory file.
+bool restores_when_handing_off(std::string_view executable);
+
 }  // namespace tidepool::daemon

@@ -33,18 +33,19 @@ void take_and_let_go(const TargetProcess& target, int rounds) {
   const auto own_before = descriptors_of(::getpid());
   for (int round = 0; round < rounds; ++round) {
     daemon::FootholdRequest request = request_for(target.id());
-    request.second_userfaultfd = round % 2 == 1;
-    request.ring_entries = round % 3 == 2 ? 0 : 8;
+    request.userfaultfds = static_cast<std::uint8_t>(round % 3);
+    request.ring_entries = round % 4 == 1 ? 0 : 8;  // never neither
+    if (round % 12 == 9) request.ring_entries = 8;
     {
       const auto foothold = take_foothold(request);
       ASSERT_TRUE(foothold) << foothold.error().message();
-      EXPECT_TRUE(foothold->userfaultfd.valid());
-      EXPECT_EQ(foothold->second_userfaultfd.valid(), request.second_userfaultfd);
+      EXPECT_EQ(foothold->userfaultfd.valid(), request.userfaultfds > 0);
+      EXPECT_EQ(foothold->second_userfaultfd.valid(), request.userfaultfds == 2);
       EXPECT_EQ(foothold->ring.has_value(), request.ring_entries != 0);
       EXPECT_LT(foothold->stopped, std::chrono::seconds(10));
       auto with_ours = before;
-      with_ours[foothold->userfaultfd_number] = "anon_inode:[userfaultfd]";
-      if (request.second_userfaultfd) with_ours[foothold->second_userfaultfd_number] = "anon_inode:[userfaultfd]";
+      if (request.userfaultfds > 0) with_ours[foothold->userfaultfd_number] = "anon_inode:[userfaultfd]";
+      if (request.userfaultfds == 2) with_ours[foothold->second_userfaultfd_number] = "anon_inode:[userfaultfd]";
       EXPECT_EQ(descriptors_of(target.pid()), with_ours);
       const auto outcome = let_go(return_of(*foothold));
       ASSERT_TRUE(outcome) << outcome.error().message();

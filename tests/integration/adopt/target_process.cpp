@@ -123,7 +123,8 @@ daemon::FootholdRequest request_for(const daemon::ProcessIdentity& id) {
 daemon::LetGoRequest return_of(const daemon::Foothold& foothold) {
   daemon::LetGoRequest request;
   request.id = foothold.id;
-  request.descriptors.push_back({.number = foothold.userfaultfd_number, .fd = foothold.userfaultfd.get()});
+  if (foothold.userfaultfd.valid())
+    request.descriptors.push_back({.number = foothold.userfaultfd_number, .fd = foothold.userfaultfd.get()});
   if (foothold.second_userfaultfd.valid()) {
     request.descriptors.push_back(
         {.number = foothold.second_userfaultfd_number, .fd = foothold.second_userfaultfd.get()});

@@ -25,6 +25,7 @@ VmStatus example_vm(const std::string& name) {
   vm.start_time = 99;
   vm.exe = "/usr/bin/qemu-system-x86_64";
   vm.uid = 64055;
+  vm.origin = "asked";
   vm.mechanism = "pager";
   vm.policy.mode = Mode::kActive;
   vm.policy.guarantee = 2_GiB;

@@ -149,6 +149,29 @@ std::vector<RuleCase> cases_of_its_memory() {
   };
 }
 
+std::vector<RuleCase> cases_of_a_handoff() {
+  return {
+      {"no-ring", "it is traced",
+       [](auto& f, auto&) {
+         f.mappings.chosen = {private_mapping()};
+         f.handed_off = HandoffFacts{.ring_error = "it is traced"};
+       }},
+      {"discards-unseen", "", [](auto& f, auto&) { f.handed_off = HandoffFacts{.announces_discards = false}; }},
+      {"changes-unseen", "", [](auto& f, auto&) { f.handed_off = HandoffFacts{.announces_changes = false}; }},
+      {"user-mode-only", "",
+       [](auto& f, auto&) { f.handed_off = HandoffFacts{.kernel_faults = HandoffFacts::KernelFaults::refused}; }},
+      {"user-mode-only", "could not be tried",
+       [](auto& f, auto&) { f.handed_off = HandoffFacts{.kernel_faults = HandoffFacts::KernelFaults::untried}; }},
+      {"snapshot-unknown", "", [](auto& f, auto&) { f.handed_off = HandoffFacts{.restores_snapshot = true}; }},
+      {"ptrace-forbidden", "allow_ptrace",
+       [](auto& f, auto& r) {
+         f.mappings.chosen = {private_mapping()};
+         f.handed_off = HandoffFacts{};
+         r.allow_ptrace = false;
+       }},
+  };
+}
+
 TEST(CheckEligibility, AcceptsAProcessWithNothingAgainstIt) {
   const Eligibility verdict = check_eligibility(good_facts(), good_rules());
   EXPECT_TRUE(verdict.eligible());
@@ -157,7 +180,7 @@ TEST(CheckEligibility, AcceptsAProcessWithNothingAgainstIt) {
 
 TEST(CheckEligibility, NamesEachReasonAloneWithItsRemedy) {
   std::set<std::string_view> seen;
-  for (const auto& cases : {cases_of_the_process(), cases_of_its_memory()}) {
+  for (const auto& cases : {cases_of_the_process(), cases_of_its_memory(), cases_of_a_handoff()}) {
     for (const RuleCase& test : cases) {
       ProcessFacts facts = good_facts();
       AdoptionRules rules = good_rules();
@@ -178,6 +201,33 @@ TEST(CheckEligibility, NamesEachReasonAloneWithItsRemedy) {
     }
   }
   EXPECT_EQ(seen.size(), eligibility_rules().size()) << "a rule has no case here";
+}
+
+TEST(CheckEligibility, EntersNoProcessThatHandsOffSharedMemory) {
+  ProcessFacts facts = good_facts();
+  facts.handed_off = HandoffFacts{.restores_snapshot = true};
+  facts.userfaultfds = {5};
+  facts.elf_class = kernel::ElfClass::bits32;
+  facts.tracer = 12;
+  facts.ptrace_scope = 3;
+  AdoptionRules rules = good_rules();
+  rules.allow_ptrace = false;
+  rules.memory_file_known = true;
+  EXPECT_EQ(codes_of(check_eligibility(facts, rules)), std::set<std::string>{});
+}
+
+// It waits for somebody to answer its faults: what speaks against moving its memory is no reason to let it wait.
+TEST(CheckEligibility, ServesAProcessThatHandedItselfOffWhereItMayNotMoveIt) {
+  ProcessFacts facts = good_facts();
+  facts.handed_off = HandoffFacts{};
+  facts.passthrough = {"/dev/vfio/1"};
+  Eligibility verdict = check_eligibility(facts, good_rules());
+  EXPECT_FALSE(verdict.eligible());
+  EXPECT_TRUE(verdict.servable());
+  ASSERT_NE(verdict.first_refusal(), nullptr);
+  EXPECT_EQ(verdict.first_refusal()->code, "vfio");
+  facts.executable = "/usr/bin/sshd";
+  EXPECT_FALSE(check_eligibility(facts, good_rules()).servable());
 }
 
 TEST(CheckEligibility, ReportsEverythingAtOnceRefusalsFirst) {

@@ -1,0 +1,28 @@
+// Finding the process that somebody means.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "daemon/control/agent_service.h"
+#include "kmod-interfaces/kernel_roots.h"
+
+namespace tidepool::daemon {
+
+inline constexpr std::size_t kMaxProcessesSearched = 4u << 20;
+
+// Every process id of the host, ascending.
+Result<std::vector<pid_t>> all_processes(const kernel::KernelRoots& roots);
+
+// The processes of a control group and of the groups below it. `path` as in /proc/PID/cgroup, or below the mount point
+// of the hierarchy (/sys/fs/cgroup/...). EINVAL: the root group, or not a path. Reads the membership of every process.
+Result<std::vector<pid_t>> processes_of_cgroup(const kernel::KernelRoots& roots, const std::string& path);
+
+// The one process that the request names: by pid, by the VM's name (ESRCH none, EINVAL several), or of a control group
+// the process that has most memory.
+Result<pid_t> find_process(const kernel::KernelRoots& roots, const AdoptRequest& request);
+
+}  // namespace tidepool::daemon
