@@ -206,7 +206,9 @@ std::string vm_view(const json::value& document, bool colour) {
                            nanoseconds_at(document, "fault_p99_ns")});
   table.add({"moved", "out " + size_at(document, "demoted_bytes_total") + ", home " +
                           size_at(document, "promoted_bytes_total")});
-  table.add({"adopted", clock_of(text_at(document, "adopted_at"))});
+  const std::string origin = text_at(document, "origin");
+  const std::string how = origin == "rule" ? ", by rule" : origin == "handed-off" ? ", handed itself off" : "";
+  table.add({"adopted", clock_of(text_at(document, "adopted_at")) + how});
   std::string text = table.text(colour);
   Table mappings({"MAPPING", "SIZE", "KIND", "PAGE", "DROPPED BY", "WHAT"});
   for (const json::value& each : items_of(document, "mappings")) {

@@ -61,6 +61,8 @@ void add_memory_options(CLI::App& app, Raw& raw, LoadOptions& options, bool& ski
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--huge", raw.huge, "on | off: advise for or against 2 MiB pages [as the system has it]")
       ->check(CLI::IsMember({"on", "off"}));
+  app.add_option("--handoff", options.handoff_socket,
+                 "hand the memory off to the agent that listens on this socket (adopt.handoff_socket)");
   app.add_option("--verify", raw.verify, "full (every byte of each page read) | header (three words) | none")
       ->capture_default_str()
       ->transform(CLI::IsMember(kVerifyNames));

@@ -19,6 +19,7 @@ struct LoadOptions {
   std::chrono::nanoseconds hold_after_fill{0};  // idle time between fill and work
   bool discard = false;
   bool final_check = true;
+  std::string handoff_socket;  // hand the memory off there; empty: do not
   OutputFormat output = OutputFormat::kTable;
 };
 

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "bench/load/foreground.h"
+#include "bench/load/handoff_client.h"
 #include "bench/load/load_options.h"
 #include "bench/load/workers.h"
 
@@ -46,6 +47,13 @@ Result<int> run_load(const LoadOptions& options) {
     auto opened = open_direct_file(options.run.direct_file, memory->pages());
     if (!opened) return Failure(opened.error());
     direct_file = std::move(*opened);
+  }
+  HandedOff handed;
+  if (!options.handoff_socket.empty()) {
+    auto done = hand_off(*memory, options.handoff_socket);
+    if (!done) return Failure(done.error());
+    handed = std::move(*done);
+    print(fmt::format("handed off vm={}\n", handed.vm));
   }
   Run run(std::move(*memory), std::move(*truth), options.run);
   fill_all(run);

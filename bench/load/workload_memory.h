@@ -35,6 +35,7 @@ class WorkloadMemory {
   AddressRange range() const;
   PageCount pages() const { return whole_pages(size_); }
   std::byte* page(std::uint64_t index) const { return start_ + index * kPageSize; }
+  int file() const { return file_.get(); }  // behind shared memory; -1: none
   bool shared() const { return kind_ != MemoryKind::kPrivate; }
 
   // Gives pages back to the kernel so that they read as zero: MADV_DONTNEED on private memory, a punched hole on shared

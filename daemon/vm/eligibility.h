@@ -34,7 +34,7 @@ struct HandoffFacts {
   bool announces_changes = true;   // of the address space: UFFD_FEATURE_EVENT_FORK, _REMAP, _UNMAP
   bool restores_snapshot = false;
   KernelFaults kernel_faults = KernelFaults::served;
-  std::string ring_error;  // why no drop ring could be placed for its private memory; empty: it was not tried, or is there
+  std::string ring_error{};  // why no drop ring could be placed for private memory; empty: not tried, or it is there
 };
 
 struct ProcessFacts {

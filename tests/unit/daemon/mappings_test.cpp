@@ -330,6 +330,103 @@ TEST(ChooseMappings, KeepsEveryMappingInExactlyOneList) {
   }
 }
 
+MappingChoice choose_handed_off(const Space& space, std::vector<AddressRange> regions) {
+  MemorySelector selector;
+  selector.kind = MemorySelector::Kind::handed_off;
+  selector.regions = std::move(regions);
+  return choose_mappings({space.mappings_, space.mounts_, space.stack_pointers_, "/usr/bin/vmm", {}}, selector);
+}
+
+AddressRange part(const kernel::MappingUsage& usage, std::uint64_t from, std::uint64_t to) {
+  return {usage.map.range.start + from, usage.map.range.start + to};
+}
+
+TEST(ChooseMappings, TakesExactlyTheRegionsThatWereHandedOff) {
+  Space space;
+  const auto ram = space.add(64 * kMiB, "rw-p", "", {}, "rd wr um");
+  const auto heap = space.add(8 * kMiB, "rw-p", "[heap]");
+  // Two regions that the kernel joined with what lies between and behind them.
+  const MappingChoice choice = choose_handed_off(space, {part(ram, 0, 16 * kMiB), part(ram, 20 * kMiB, 40 * kMiB)});
+  ASSERT_EQ(choice.chosen.size(), 2u);
+  EXPECT_EQ(choice.chosen[0].range, part(ram, 0, 16 * kMiB));
+  EXPECT_EQ(choice.chosen[1].range, part(ram, 20 * kMiB, 40 * kMiB));
+  EXPECT_EQ(reason_for(choice.excluded, heap), Exclusion::not_selected);
+  EXPECT_TRUE(choice.blocked.empty());
+}
+
+TEST(ChooseMappings, TakesARegionThatLiesInSeveralMappings) {
+  Space space;
+  const auto first = space.add(8 * kMiB, "rw-p");
+  space.without_gap();
+  const auto second = space.add(8 * kMiB, "rw-p", "", {}, "rd wr hg");
+  const MappingChoice choice = choose_handed_off(space, {{first.map.range.start, second.map.range.end}});
+  ASSERT_EQ(choice.chosen.size(), 2u);
+  EXPECT_EQ(choice.total(), Bytes{16 * kMiB});
+}
+
+TEST(ChooseMappings, KnowsTheFileOffsetsOfHandedOffParts) {
+  Space space;
+  auto& ram = space.memfd(64 * kMiB, 5);
+  ram.map.offset = 4 * kMiB;
+  const MappingChoice choice = choose_handed_off(space, {part(ram, kMiB, 3 * kMiB), part(ram, 8 * kMiB, 9 * kMiB)});
+  ASSERT_EQ(choice.chosen.size(), 2u);
+  EXPECT_EQ(choice.chosen[0].object_offset, 5 * kMiB);
+  EXPECT_EQ(choice.chosen[1].object_offset, 12 * kMiB);
+}
+
+TEST(ChooseMappings, TakesOtherPlacesOfMemoryThatWasHandedOff) {
+  Space space;
+  const auto ram = space.memfd(16 * kMiB, 5);
+  const auto again = space.memfd(16 * kMiB, 5);
+  const MappingChoice choice = choose_handed_off(space, {part(ram, 0, 4 * kMiB)});
+  ASSERT_EQ(choice.chosen.size(), 2u);
+  EXPECT_EQ(choice.chosen[1].range, part(again, 0, 4 * kMiB));
+  EXPECT_TRUE(choice.chosen[1].alias);
+}
+
+TEST(ChooseMappings, RefusesHandedOffMemoryThatMustNotBeTouched) {
+  Space space;
+  const auto locked = space.add(8 * kMiB, "rw-p", "", {}, "rd wr lo");
+  const auto code = space.add(8 * kMiB, "r-xp", "/usr/bin/vmm", {{254, 0}, 7});
+  const MappingChoice choice = choose_handed_off(space, {locked.map.range, code.map.range});
+  EXPECT_TRUE(choice.chosen.empty());
+  EXPECT_EQ(reason_for(choice.blocked, locked), Exclusion::locked);
+  EXPECT_EQ(reason_for(choice.excluded, code), Exclusion::file_private);
+}
+
+// However regions lie, every byte of every mapping is in exactly one list, and what was chosen lies in a region.
+TEST(ChooseMappings, CutsMappingsAtRegionsWithoutLosingAPart) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  for (int round = 0; round < 500; ++round) {
+    Space space;
+    std::uint64_t total = 0;
+    for (int i = 0; i < 6; ++i) {
+      if (random() % 2 == 0) space.without_gap();
+      total += space.add((1 + random() % 64) * kPageSize, "rw-p").map.range.size();
+    }
+    std::vector<AddressRange> regions;
+    std::uint64_t at = space.mappings_.front().map.range.start;
+    while (regions.size() < 8) {
+      const std::uint64_t start = at + random() % 32 * kPageSize;
+      at = start + (1 + random() % 32) * kPageSize;
+      regions.push_back({start, at});
+    }
+    const MappingChoice choice = choose_handed_off(space, regions);
+    std::uint64_t seen = 0;
+    for (const ManagedMapping& mapping : choice.chosen) {
+      seen += mapping.range.size();
+      EXPECT_TRUE(std::ranges::any_of(regions, [&](const auto& region) { return region.contains(mapping.range); }));
+    }
+    for (const ExcludedMapping& mapping : choice.excluded) {
+      seen += mapping.range.size();
+      EXPECT_FALSE(std::ranges::any_of(regions, [&](const auto& region) { return region.overlaps(mapping.range); }));
+    }
+    EXPECT_EQ(seen, total);
+  }
+}
+
 TEST(MemorySelector, RefusesNonsenseWithAHint) {
   for (const char* bad : {"guest", "0x1000", "0x2000-0x1000", "0x1000-0x1000", "0x1001-0x2000", "1000-2000",
                           "path:", "0x-0x", "0x1000-0xfffffffffffffffff", "0x1000 -0x2000"}) {
