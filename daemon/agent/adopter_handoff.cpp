@@ -242,15 +242,15 @@ Result<std::shared_ptr<ManagedVm>> Adopter::take_over(Handoff& handoff) {
   if (!inspected) return Failure{inspected.error()};
   Given& given = *inspected;
   const pid_t pid = given.facts.id.pid;
-  if (const Finding* bar = given.verdict.first_bar()) {
-    count(given.verdict, false);
-    return refused(pid, bar->message, bar->remedy);
-  }
   const auto fail = [&](const Error& error) -> Result<std::shared_ptr<ManagedVm>> {
     count({}, false);
     return Failure{error};
   };
   if (auto covered = check_cover(given.facts, handoff.regions); !covered) return fail(covered.error());
+  if (const Finding* bar = given.verdict.first_bar()) {
+    count(given.verdict, false);
+    return refused(pid, bar->message, bar->remedy);
+  }
   auto enrolment = prepare_handoff(given, handoff);
   if (!enrolment) return fail(enrolment.error());
   const std::shared_ptr<ManagedVm> vm = enrolment->vm;

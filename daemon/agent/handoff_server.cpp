@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <atomic>
 #include <boost/json.hpp>
+#include <condition_variable>
 #include <list>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -54,7 +56,11 @@ class Server final : public HandoffServer {
     ::pthread_setname_np(thread_.native_handle(), "handoff");
     return {};
   }
-  void accept(bool on) override { accepting_ = on; }
+  void accept(bool on) override {
+    std::unique_lock lock(mutex_);
+    accepting_ = on;
+    idle_.wait(lock, [&] { return on || under_way_ == 0; });
+  }
 
  private:
   struct Pending {
@@ -109,8 +115,16 @@ class Server final : public HandoffServer {
 
   bool hand_on(Handoff handoff) {
     auto job = std::make_shared<Handoff>(std::move(handoff));
-    const bool queued = workers_->submit([this, job] { take_over(*job); });
+    if (!begin_take_over()) {
+      refuse(job->connection.get(), ending());
+      return true;
+    }
+    const bool queued = workers_->submit([this, job] {
+      take_over(*job);
+      end_take_over();
+    });
     if (!queued) {
+      end_take_over();
       const Error busy = failure(std::errc::resource_unavailable_try_again, "take over process",
                                  std::to_string(job->peer.pid), "too many hand off at once: connect again")
                              .value();
@@ -118,6 +132,19 @@ class Server final : public HandoffServer {
       refuse(job->connection.get(), busy);
     }
     return true;
+  }
+
+  bool begin_take_over() {
+    const std::lock_guard lock(mutex_);
+    under_way_ += accepting_ ? 1 : 0;
+    return accepting_;
+  }
+  void end_take_over() {
+    const std::lock_guard lock(mutex_);
+    if (--under_way_ == 0) idle_.notify_all();
+  }
+  static Error ending() {
+    return failure(std::errc::resource_unavailable_try_again, "begin", "a hand-off", "the agent is ending").value();
   }
 
   void take_over(Handoff& handoff) const {
@@ -157,9 +184,9 @@ class Server final : public HandoffServer {
     const auto same_user = std::ranges::count_if(pending_, [&](const Pending& p) { return p.receiver.peer().uid == uid; });
     const bool full = pending_.size() >= options_.max_pending ||
                       (uid != 0 && static_cast<std::size_t>(same_user) >= std::max<std::size_t>(1, options_.max_pending / 4));
-    if (full || !accepting_) {
+    if (full) {
       refuse(fd, failure(std::errc::resource_unavailable_try_again, "begin", "a hand-off",
-                         full ? "too many are under way: connect again" : "the agent is ending")
+                         "too many are under way: connect again")
                      .value());
       return;
     }
@@ -172,7 +199,10 @@ class Server final : public HandoffServer {
   const SystemClock clock_;
   UniqueFd mail_;
   std::list<Pending> pending_;
-  std::atomic<bool> accepting_{true};
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  bool accepting_ = true;
+  std::size_t under_way_ = 0;
   std::atomic<bool> stopping_{false};
   std::unique_ptr<WorkerPool> workers_;
   std::thread thread_;

@@ -30,7 +30,7 @@ class HandoffServer {
   static Result<std::unique_ptr<HandoffServer>> start(const HandoffServerOptions& options, TakeOver take_over);
   // Connections that are under way are closed without an answer; take-overs that run are finished first.
   virtual ~HandoffServer() = default;
-  // While false, whoever connects is refused.
+  // While false, whoever hands off is refused. Returns when no take-over is under way any more.
   virtual void accept(bool on) = 0;
 };
 

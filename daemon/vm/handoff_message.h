@@ -17,8 +17,8 @@
 
 namespace tidepool::daemon {
 
-inline constexpr std::size_t kMaxHandoffMessage = 256u << 10;
-inline constexpr std::size_t kMaxHandoffRegions = 1024;
+inline constexpr std::size_t kMaxHandoffMessage = 64u << 10;
+inline constexpr std::size_t kMaxHandoffRegions = 256;
 
 struct HandoffRegion {
   AddressRange addresses;    // in the process that hands off; whole pages
