@@ -81,7 +81,10 @@ Result<Adopter::Candidate> Adopter::inspect(const AdoptRequest& request) {
       if (member && !known && !holder.mapped.empty()) candidate.family.push_back(holder);
     }
   }
-  for (const kernel::MemoryHolder& member : candidate.family) rules.enrolled.push_back(member.id);
+  // Who has no more than a descriptor of the memory cannot be enrolled, family or not.
+  for (const kernel::MemoryHolder& member : candidate.family) {
+    if (!member.mapped.empty()) rules.enrolled.push_back(member.id);
+  }
   candidate.verdict = check_eligibility(candidate.facts, rules);
   if (const auto already = context_.vms.find(candidate.facts.id)) {
     return failure(std::errc::file_exists, "adopt process", std::to_string(*pid),

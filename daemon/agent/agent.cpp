@@ -18,6 +18,7 @@
 #include "daemon/agent/handoff_server.h"
 #include "daemon/agent/operations.h"
 #include "daemon/agent/policy_driver.h"
+#include "daemon/agent/process_search.h"
 #include "daemon/control/config_loader.h"
 #include "daemon/control/log.h"
 #include "daemon/vm/doctor.h"
@@ -429,6 +430,9 @@ Result<VmStatus> AgentImpl::vm_show(std::string_view name) {
 Result<Operation> AgentImpl::vm_adopt(const AdoptRequest& request) {
   if (request.settings.mode == Mode::kActive) {
     if (auto allowed = canary_.allows(request.name); !allowed) return Failure{allowed.error()};
+  }
+  if (!request.cgroup.empty()) {
+    if (auto path = cgroup_path(context_.roots, request.cgroup); !path) return Failure{path.error()};
   }
   return operations_->start(
       OperationKind::kAdopt, request.name, "waiting", [this, request](const Operations::Handle& handle) -> Result<> {

@@ -15,9 +15,14 @@ bool is_below(const std::string& path, const std::string& group) {
   return path == group || (path.starts_with(group) && path[group.size()] == '/');
 }
 
-// Without the mount point and slashes at the end.
+}  // namespace
+
 Result<std::string> cgroup_path(const kernel::KernelRoots& roots, std::string path) {
-  if (is_below(path, roots.cgroup)) path.erase(0, roots.cgroup.size());
+  if (is_below(path, roots.cgroup)) {
+    path.erase(0, roots.cgroup.size());
+    // Version 2 is mounted there itself; the hierarchies of version 1 are mounted one level below.
+    if (!kernel::exists(roots.cgroup + "/cgroup.procs")) path.erase(0, path.find('/', 1));
+  }
   while (path.ends_with('/')) path.pop_back();
   if (path.empty()) {
     return failure(std::errc::invalid_argument, "search control group", "/", "name a group: all processes are in this one");
@@ -27,6 +32,8 @@ Result<std::string> cgroup_path(const kernel::KernelRoots& roots, std::string pa
     return failure(std::errc::invalid_argument, "search control group", path, "give its path without '..'");
   return path;
 }
+
+namespace {
 
 Result<pid_t> find_domain(const kernel::KernelRoots& roots, const std::string& domain) {
   const auto pids = all_processes(roots);
@@ -72,10 +79,7 @@ Result<std::vector<pid_t>> processes_of_cgroup(const kernel::KernelRoots& roots,
     if (!process) continue;
     const auto memberships = process->cgroups();
     if (!memberships) continue;
-    const auto is_member = [&](const kernel::CgroupMembership& membership) {
-      // Below the mount point, the hierarchies of version 1 have the names of their controllers.
-      return is_below(membership.path, *group) || is_below("/" + membership.controllers + membership.path, *group);
-    };
+    const auto is_member = [&](const kernel::CgroupMembership& membership) { return is_below(membership.path, *group); };
     if (std::ranges::any_of(*memberships, is_member)) members.push_back(pid);
   }
   return members;

@@ -48,12 +48,17 @@ TEST_F(ProcessSearch, FindsAGroupWithTheGroupsBelowItAndNoNeighbour) {
 }
 
 TEST_F(ProcessSearch, TakesPathsBelowTheMountPoint) {
-  EXPECT_EQ(members(tree_.roots().cgroup + "/system.slice/cache.service"), (std::vector<pid_t>{80, 81}));
+  // Hierarchies of version 1, each with a mount point of its own.
   EXPECT_EQ(members(tree_.roots().cgroup + "/memory/system.slice/cache.service-2/m"), (std::vector<pid_t>{82}));
+  EXPECT_EQ(members(tree_.roots().cgroup + "/unified/system.slice/cache.service"), (std::vector<pid_t>{80, 81}));
+  // Version 2.
+  tree_.write("cgroup/cgroup.procs", "");
+  EXPECT_EQ(members(tree_.roots().cgroup + "/system.slice/cache.service"), (std::vector<pid_t>{80, 81}));
 }
 
 TEST_F(ProcessSearch, RefusesTheRootGroupAndPathsThatLeadUp) {
-  for (const std::string& path : {std::string("/"), std::string(), tree_.roots().cgroup, std::string("/a/../b")}) {
+  for (const std::string& path : {std::string("/"), std::string(), tree_.roots().cgroup, tree_.roots().cgroup + "/memory",
+                                  std::string("/a/../b")}) {
     const auto found = processes_of_cgroup(tree_.roots(), path);
     ASSERT_FALSE(found) << path;
     EXPECT_EQ(found.error().code, std::errc::invalid_argument);
