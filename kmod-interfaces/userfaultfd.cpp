@@ -133,10 +133,22 @@ int Userfaultfd::wake(AddressRange range) const {
   return ::ioctl(fd_.get(), UFFDIO_WAKE, &request) == 0 ? 0 : errno;
 }
 
-bool Userfaultfd::address_space_alive() const {
-  // Page 0 is never mapped in a live process (vm.mmap_min_addr): ENOENT says alive, ESRCH says gone.
+namespace {
+
+// Page 0 is never mapped in a live process (vm.mmap_min_addr): nothing is installed, but the answer tells.
+int try_impossible_copy(const Userfaultfd& userfaultfd) {
   static const std::byte page[kPageSize]{};
-  return copy(0, page, kPageSize, false).error != ESRCH;
+  return userfaultfd.copy(0, page, kPageSize, false).error;
+}
+
+}  // namespace
+
+bool Userfaultfd::address_space_alive() const {
+  return try_impossible_copy(*this) != ESRCH;
+}
+
+bool Userfaultfd::is_changing() const {
+  return try_impossible_copy(*this) == EAGAIN;
 }
 
 }  // namespace tidepool::kernel

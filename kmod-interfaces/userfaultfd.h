@@ -51,6 +51,8 @@ class Userfaultfd {
   int wake(AddressRange range) const;
   // False when the address space is gone (the process exited or replaced itself by exec).
   bool address_space_alive() const;
+  // True while an event other than a fault has not been read, or has been but its cause goes on.
+  bool is_changing() const;
 
   int fd() const { return fd_.get(); }
   bool valid() const { return fd_.valid(); }

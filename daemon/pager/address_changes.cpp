@@ -1,4 +1,6 @@
 // Discards, unmaps, moves and forks of the address spaces that a fault loop owns.
+#include <sys/mman.h>
+
 #include <algorithm>
 
 #include "daemon/pager/fault_service.h"
@@ -14,12 +16,13 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
     switch (message.event) {
       case UFFD_EVENT_REMOVE: {
         const AddressRange announced{message.arg.remove.start, message.arg.remove.end};
-        space.ledger.match(announced, [&](AddressRange guests) { discard(vm, space, guests, false); });
+        const Removal removal = removal_of(state, announced);
+        space.ledger.match(announced, [&](AddressRange guests) { discard(vm, space, guests, removal); });
         break;
       }
       case UFFD_EVENT_UNMAP: {
         const AddressRange gone{message.arg.remove.start, message.arg.remove.end};
-        discard(vm, space, gone, true);
+        discard(vm, space, gone, Removal::kUnmapped);
         space.set_segments(space.own_segments().without(gone));
         record_layout(vm);
         break;
@@ -41,12 +44,33 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
   return children;
 }
 
-void FaultService::discard(PagedVm& vm, AddressSpace& space, AddressRange range, bool unmapped) {
+// On private memory every advice gives back. On shared memory MADV_REMOVE does, MADV_DONTNEED does not, and the kernel
+// announces both alike. A cause that nobody saw gives nothing back: content that returns is a lesser evil than content
+// that is lost.
+FaultService::Removal FaultService::removal_of(SpaceState& state, AddressRange range) {
+  if (state.vm->shared_remove_discards) return Removal::kGivenBack;
+  if (!state.asks_for_advice()) return Removal::kKeptInFile;
+  const auto covers = [&](const kernel::AdviceCall& call) {
+    return call.range.start <= range.start && range.end <= call.range.end;
+  };
+  auto call = std::ranges::find_if(state.advice.calls, covers);
+  if (call == state.advice.calls.end()) {
+    if (auto late = kernel::read_advice_calls(state.space->pid)) state.advice = std::move(*late);
+    call = std::ranges::find_if(state.advice.calls, covers);
+  }
+  if (call == state.advice.calls.end()) {
+    state.vm->counters.removals_unexplained.fetch_add(1, std::memory_order_relaxed);
+    return Removal::kKeptInFile;
+  }
+  return call->advice == MADV_REMOVE ? Removal::kGivenBack : Removal::kKeptInFile;
+}
+
+void FaultService::discard(PagedVm& vm, AddressSpace& space, AddressRange range, Removal removal) {
+  const bool unmapped = removal == Removal::kUnmapped;
   for (const Segment& segment : space.own_segments().all()) {
     if (!segment.addresses.overlaps(range)) continue;
-    // Unmapping shared memory in one process takes nothing from the others; and MADV_DONTNEED, which keeps contents
-    // there, cannot be told from MADV_REMOVE, which does not.
-    if (segment.object->shared && (unmapped || !vm.shared_remove_discards)) continue;
+    // Unmapping shared memory in one process takes nothing from the others.
+    if (segment.object->shared && removal != Removal::kGivenBack) continue;
     const std::uint64_t start = std::max(segment.addresses.start, range.start);
     const std::uint64_t end = std::min(segment.addresses.end, range.end);
     const PageState to = unmapped ? PageState::kExcluded : PageState::kReleased;

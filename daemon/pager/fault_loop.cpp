@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::size_t kEventsPerRead = 64;
 constexpr std::size_t kReadyPerPass = 64;
+constexpr int kAdviceLooks = 3;
 constexpr auto kLivenessInterval = std::chrono::seconds(1);
 constexpr auto kRetryInterval = std::chrono::milliseconds(1);
 constexpr auto kReadPause = std::chrono::milliseconds(10);
@@ -187,7 +188,7 @@ class Loop final : public FaultLoop {
     const bool gated = vm->has_shared_memory();
     if (gated && vm->event_gate.test_and_set(std::memory_order_acquire)) return false;
     std::array<uffd_msg, kEventsPerRead> messages;
-    const int count = space->userfaultfd.read_events(messages);
+    const int count = read_events(state, messages);
     std::vector<std::shared_ptr<AddressSpace>> children;
     if (count > 0) children = service_.serve_changes(state, std::span(messages).first(static_cast<std::size_t>(count)));
     if (gated) vm->event_gate.clear(std::memory_order_release);
@@ -203,6 +204,20 @@ class Loop final : public FaultLoop {
     }
     if (!space->alive.load(std::memory_order_relaxed)) space_died(*vm, space);
     return served;
+  }
+
+  // Where the cause of an event matters, one message at a time: the thread that caused the next event still sleeps in
+  // its call, and is looked at before the message releases it.
+  int read_events(SpaceState& state, std::span<uffd_msg> messages) {
+    const kernel::Userfaultfd& userfaultfd = state.space->userfaultfd;
+    state.advice.calls.clear();
+    if (!state.asks_for_advice()) return userfaultfd.read_events(messages);
+    for (int look = 0; look < kAdviceLooks && userfaultfd.is_changing(); ++look) {
+      if (auto advice = kernel::read_advice_calls(state.space->pid)) state.advice = std::move(*advice);
+      // One that runs may be on its way into its sleep.
+      if (!state.advice.calls.empty() || !state.advice.running) break;
+    }
+    return userfaultfd.read_events(messages.first(1));
   }
 
   // The kernel could not make the descriptor of a forked child (EMFILE, ENOMEM): the event stays queued and the parent

@@ -12,6 +12,7 @@
 #include "daemon/pager/fault_loop.h"
 #include "daemon/pager/fetch.h"
 #include "daemon/pager/prefetcher.h"
+#include "kmod-interfaces/advice_calls.h"
 
 namespace tidepool::daemon {
 
@@ -21,6 +22,11 @@ struct SpaceState {
   std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   Prefetcher prefetcher;
+  // The madvise calls that were seen before the events at hand were read; see Loop::read_space.
+  kernel::AdviceCalls advice;
+
+  // Only where REMOVE may mean either of two things, and its cause can be looked up.
+  bool asks_for_advice() const { return !vm->shared_remove_discards && space->pid > 0 && vm->has_shared_memory(); }
 };
 
 class FaultService {
@@ -116,7 +122,9 @@ class FaultService {
   void end_restore_sweep(RestoreJob& job);
 
   // address_changes.cpp
-  void discard(PagedVm& vm, AddressSpace& space, AddressRange range, bool unmapped);
+  enum class Removal { kUnmapped, kGivenBack, kKeptInFile };
+  void discard(PagedVm& vm, AddressSpace& space, AddressRange range, Removal removal);
+  static Removal removal_of(SpaceState& state, AddressRange range);
   void discard_page(PagedVm& vm, MemoryObject& object, PageIndex page, PageState to);
   std::shared_ptr<AddressSpace> fork_of(PagedVm& vm, AddressSpace& parent, int fd);
   std::unique_ptr<MemoryObject> clone_private(PagedVm& vm, MemoryObject& parent);

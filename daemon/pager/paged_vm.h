@@ -119,6 +119,7 @@ struct PagerCounters {
   std::atomic<std::uint64_t> promoted_prefetch{0};
   std::atomic<std::uint64_t> promoted_restore{0};
   std::atomic<std::uint64_t> discarded_pages{0};  // far copies freed because the guest gave the page back
+  std::atomic<std::uint64_t> removals_unexplained{0};  // of shared memory, whose cause nobody saw: taken for harmless
   std::atomic<std::uint64_t> forks{0};
   std::atomic<std::uint64_t> clean_drops{0};  // demotions that cost no write
   std::atomic<std::uint64_t> verify_failures{

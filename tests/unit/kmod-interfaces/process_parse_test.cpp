@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "kmod-interfaces/advice_calls.h"
 #include "kmod-interfaces/process.h"
 #include "tests/unit/kmod-interfaces/kernel_tree.h"
 
@@ -228,6 +229,18 @@ TEST(ParseStackPointer, TakesTheLastButOneWord) {
   EXPECT_EQ(parse_stack_pointer("-1 12 13"), std::nullopt);
 }
 
+TEST(ParseAdviceCall, TakesMadviseAndNothingElse) {
+  const auto call = parse_advice_call("28 0x7f0000001000 0x2000 0x9 0x0 0x0 0x0 0x7ffc11f1ff00 0x7f0011\n");
+  ASSERT_TRUE(call);
+  EXPECT_EQ(call->range, (AddressRange{0x7f0000001000, 0x7f0000003000}));
+  EXPECT_EQ(call->advice, 9);
+  EXPECT_FALSE(parse_advice_call("running\n"));
+  EXPECT_FALSE(parse_advice_call("-1 0x7ffc11f1ff00 0x7f0011\n"));
+  EXPECT_FALSE(parse_advice_call("0 0x3 0x7f 0x1000 0x0 0x0 0x0 0x7ffc11f1ff00 0x7f0011\n"));
+  EXPECT_FALSE(parse_advice_call("28 0xffffffffffffffff 0x2000 0x9 0x0\n"));
+  EXPECT_FALSE(parse_advice_call("28 0x1000"));
+}
+
 void parse_everything(std::string_view text) {
   for (const MemoryMap& map : parse_maps(text)) EXPECT_LT(map.range.start, map.range.end);
   for (const MappingUsage& mapping : parse_smaps(text)) mapping.has_flag("lo");
@@ -240,6 +253,7 @@ void parse_everything(std::string_view text) {
   parse_cgroups(text);
   parse_elf_class(text);
   parse_stack_pointer(text);
+  parse_advice_call(text);
 }
 
 TEST(Parsers, SurviveEveryTruncation) {

@@ -1,0 +1,52 @@
+#include "kmod-interfaces/advice_calls.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <string>
+
+#include "kmod-interfaces/proc_text.h"
+
+namespace tidepool::kernel {
+namespace {
+
+std::optional<std::uint64_t> next_argument(std::string_view& rest) {
+  const std::string_view word = next_word(rest);
+  return word.starts_with("0x") ? parse_hex(word.substr(2)) : std::nullopt;
+}
+
+}  // namespace
+
+std::optional<AdviceCall> parse_advice_call(std::string_view line) {
+  line = trim(line);
+  if (parse_decimal(next_word(line)) != static_cast<std::uint64_t>(SYS_madvise)) return std::nullopt;
+  const auto start = next_argument(line);
+  const auto length = next_argument(line);
+  const auto advice = next_argument(line);
+  if (!start || !length || !advice || *length > ~0ull - *start) return std::nullopt;
+  return AdviceCall{{*start, *start + *length}, static_cast<int>(*advice)};
+}
+
+Result<AdviceCalls> read_advice_calls(pid_t pid) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/task";
+  const auto directory = open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, path);
+  if (!directory) return Failure{directory.error()};
+  const auto threads = list_numbers_at(directory->get(), ".", path, kMaxAdvisingThreads);
+  if (!threads) return Failure{threads.error()};
+  AdviceCalls found;
+  for (const std::uint64_t thread : *threads) {
+    const UniqueFd file{
+        ::openat(directory->get(), (std::to_string(thread) + "/syscall").c_str(), O_RDONLY | O_CLOEXEC)};
+    std::array<char, 256> text{};
+    const ssize_t got = file.valid() ? ::read(file.get(), text.data(), text.size()) : -1;
+    if (got <= 0) continue;  // it has ended
+    const std::string_view line(text.data(), static_cast<std::size_t>(got));
+    if (line.starts_with("running")) found.running = true;
+    if (const auto call = parse_advice_call(line)) found.calls.push_back(*call);
+  }
+  return found;
+}
+
+}  // namespace tidepool::kernel

@@ -1,0 +1,104 @@
+// Whatever a process does to its address space while its pages are far: fork, exec, munmap, mremap, growth, threads
+// that come and go, and its own death.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <random>
+#include <thread>
+
+#include "tests/integration/agent/whole_rig.h"
+
+namespace tidepool::tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::string changing_target() {
+  return std::string(TIDEPOOL_BINARY_DIR) + "/tests/changing_target";
+}
+
+Words changing(const std::string& kind, const Words& operations) {
+  static const unsigned seed = std::random_device{}();
+  std::printf("seed %u\n", seed);
+  Words words{changing_target(), kind, std::to_string(seed)};
+  words.insert(words.end(), operations.begin(), operations.end());
+  return words;
+}
+
+struct Life {
+  const char* name;
+  const char* memory;
+  Words operations;
+};
+
+void PrintTo(const Life& life, std::ostream* out) {
+  *out << life.name;
+}
+
+class Lives : public testing::TestWithParam<Life> {};
+
+TEST_P(Lives, AreServedWithoutALoss) {
+  REQUIRE_AGENT();
+  Whole whole(merciless({{"policy.tick", "\"100ms\""}}));
+  ASSERT_TRUE(whole.start());
+  Target target(changing(GetParam().memory, GetParam().operations));
+  ASSERT_TRUE(target.ready());
+  ASSERT_TRUE(whole.adopt(target.pid(), "life", {}, {"--mapping", GetParam().memory}));
+  whole.limit("life", Bytes{4ull << 20});
+  whole.await_moved("life", Bytes{8ull << 20}, Bytes{4ull << 20});
+  std::this_thread::sleep_for(churn_time(3s));
+  whole.release("life");
+  target.finish();
+  std::printf("%s", target.output().c_str());
+  EXPECT_EQ(whole.stop(), 0);
+  EXPECT_TRUE(whole.held().empty()) << testing::PrintToString(whole.held());
+}
+
+INSTANTIATE_TEST_SUITE_P(Processes, Lives,
+                         testing::Values(Life{"PrivateEverything", "private", {}},
+                                         Life{"PrivateForks", "private", {"fork", "discard", "spawn"}},
+                                         Life{"PrivateMoves", "private", {"move", "move-fixed", "leave", "resize"}},
+                                         Life{"PrivateUnmaps", "private", {"unmap", "grow", "free", "protect"}},
+                                         Life{"SharedEverything", "shared", {}},
+                                         Life{"SharedForks", "shared", {"fork", "discard", "spawn"}}),
+                         [](const auto& life) { return life.param.name; });
+
+// Its pages are far, and it is gone: nothing of it stays, neither with us nor with the keeper.
+class Ends : public testing::TestWithParam<std::tuple<const char*, int>> {};
+
+TEST_P(Ends, LeaveNothingBehind) {
+  REQUIRE_AGENT();
+  const auto [memory, signal] = GetParam();
+  Whole whole;
+  ASSERT_TRUE(whole.start());
+  const std::size_t descriptors = open_descriptors(whole.pid());
+  for (int round = 0; round < 2; ++round) {
+    Target target(changing(memory, {"fork", "discard"}));
+    ASSERT_TRUE(target.ready());
+    ASSERT_TRUE(whole.adopt(target.pid(), "life", {}, {"--mapping", memory}));
+    whole.limit("life", Bytes{1ull << 20});
+    ASSERT_TRUE(whole.await_far("life", Bytes{4ull << 20}));
+    // SIGUSR1: exec. The process goes on as another program, which is none of ours.
+    target.signal(signal);
+    EXPECT_TRUE(await([&] { return !whole.has("life"); }));
+    EXPECT_EQ(target.running(), signal == SIGUSR1);
+    EXPECT_TRUE(await([&] { return whole.held().size() == 2; })) << testing::PrintToString(whole.held());
+    EXPECT_TRUE(await([&] {
+      const Outcome pool = whole.tidectl({"pool", "status", "-o", "json"});
+      return pool.out.find("\"pages\":0") != std::string::npos || pool.out.find("\"pages\": 0") != std::string::npos;
+    })) << whole.tidectl({"pool", "status", "-o", "json"}).all();
+    EXPECT_TRUE(await([&] { return open_descriptors(whole.pid()) <= descriptors; }))
+        << open_descriptors(whole.pid()) << " descriptors open, " << descriptors << " before";
+  }
+  EXPECT_EQ(whole.stop(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Processes, Ends,
+                         testing::Combine(testing::Values("private", "shared"), testing::Values(SIGKILL, SIGUSR1)),
+                         [](const auto& end) {
+                           return std::string(std::get<0>(end.param)) +
+                                  (std::get<1>(end.param) == SIGKILL ? "Killed" : "Replaced");
+                         });
+
+}  // namespace
+}  // namespace tidepool::tests

@@ -1,0 +1,140 @@
+// Eight threads write and verify their memory while the agent holds the process to a tenth of it: everything moves out
+// and back all the time, and not one byte may be wrong.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "tests/integration/agent/whole_rig.h"
+
+namespace tidepool::tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+struct Kind {
+  const char* name;
+  Words load;
+  Settings settings;
+  bool stops = false;    // SIGSTOP and SIGCONT at random
+  bool direct = false;   // O_DIRECT on its memory
+  bool hammers = false;  // few pages, by all threads: little moves, and that all the time
+};
+
+void PrintTo(const Kind& kind, std::ostream* out) {
+  *out << kind.name;
+}
+
+const Settings kMapped{{"pool.embedded.store", "\"mapped\""}};
+const Settings kZstd{{"pool.embedded.codec", "\"zstd\""}};
+// Room for a part of what should leave: the rest has to stay, and be right.
+const Settings kSmallStore{{"pool.embedded.capacity", "\"6MiB\""}};
+const Settings kSmallMapped{{"pool.embedded.store", "\"mapped\""}, {"pool.embedded.capacity", "\"6MiB\""}};
+// A device may hold a page for a while after it was protected.
+const Settings kGrace{{"pager.grace", "\"200ms\""}};
+
+class NothingLost : public testing::TestWithParam<Kind> {};
+
+TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
+  REQUIRE_AGENT();
+  const Kind& kind = GetParam();
+  Whole whole(merciless(kind.settings));
+  ASSERT_TRUE(whole.start());
+  Words words = load(kind.load);
+  const std::string direct_file = whole.folder() / "direct";
+  if (kind.direct) {
+    // A file on a disk: tmpfs has no O_DIRECT.
+    words.insert(words.end(), {"--odirect", direct_file});
+  }
+  Target target(words);
+  ASSERT_TRUE(target.ready());
+  const ProcessState before = settled_state(target.pid());
+  const Bytes size{target.memory().size()};
+  ASSERT_TRUE(
+      whole.adopt(target.pid(), "load", target.memory(), kind.direct ? Words{"--force", "direct-io-slow"} : Words{}));
+  whole.limit("load", Bytes{size.value / 10});
+
+  const unsigned seed = std::random_device{}();
+  std::printf("seed %u\n", seed);
+  std::mt19937 random(seed);
+  const auto end = std::chrono::steady_clock::now() + churn_time(3s);
+  while (std::chrono::steady_clock::now() < end) {
+    if (kind.stops) {
+      target.signal(SIGSTOP);
+      std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));
+      target.signal(SIGCONT);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));
+  }
+  // However slow the machine: something must have gone both ways.
+  whole.await_moved("load", kind.hammers ? Bytes{} : Bytes{1u << 20},
+                    kind.hammers ? Bytes{64u << 10} : Bytes{1u << 20});
+  const std::uint64_t out = whole.figure("load", "demoted_bytes_total");
+  const std::uint64_t home = whole.figure("load", "promoted_bytes_total");
+  std::printf("out %.1f MiB, home %.1f MiB, faults %llu\n", static_cast<double>(out) / (1 << 20),
+              static_cast<double>(home) / (1 << 20),
+              static_cast<unsigned long long>(whole.figure("load", "faults_total")));
+  if (whole.release("load")) expect_as_found(target.pid(), before);
+  target.finish();
+  std::printf("%s", target.output().c_str());
+  EXPECT_EQ(whole.stop(), 0);
+  EXPECT_TRUE(whole.held().empty()) << testing::PrintToString(whole.held());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Memory, NothingLost,
+    testing::Values(
+        Kind{"Private", {"--memory", "private", "--huge", "off"}, {}},
+        Kind{"PrivateHuge", {"--memory", "private", "--huge", "on"}, {}},
+        Kind{"PrivateDiscarding", {"--memory", "private", "--discard"}, kZstd},
+        Kind{"PrivateHugeDiscarding", {"--memory", "private", "--huge", "on", "--discard"}, kMapped},
+        Kind{"PrivateStopped", {"--memory", "private", "--discard"}, {}, true},
+        Kind{"PrivateDirect", {"--memory", "private"}, kGrace, false, true},
+        Kind{"PrivateHammer", {"--memory", "private", "--pattern", "hammer"}, kMapped, false, false, true},
+        Kind{"PrivateStoreFull", {"--memory", "private", "--discard"}, kSmallStore},
+        Kind{"Memfd", {"--memory", "shared", "--huge", "off"}, {}},
+        Kind{"MemfdHuge", {"--memory", "shared", "--huge", "on"}, kMapped},
+        Kind{"MemfdDiscarding", {"--memory", "shared", "--discard"}, {}},
+        Kind{"MemfdHugeDiscarding", {"--memory", "shared", "--huge", "on", "--discard"}, kZstd},
+        Kind{"TmpfsStopped", {"--memory", "tmpfs", "--discard"}, {}, true},
+        Kind{"TmpfsDirect", {"--memory", "tmpfs"}, kGrace, false, true},
+        Kind{"SharedAnonymous", {"--memory", "shared-anon", "--discard"}, kMapped},
+        Kind{"SharedAnonymousHammer", {"--memory", "shared-anon", "--pattern", "hammer"}, {}, false, false, true},
+        Kind{"MemfdStoreFull", {"--memory", "shared"}, kSmallMapped}),
+    [](const auto& kind) { return kind.param.name; });
+
+// Adopted and released again and again while it works: each time it is as it was found.
+class AdoptedAgainAndAgain : public testing::TestWithParam<const char*> {};
+
+TEST_P(AdoptedAgainAndAgain, LosesNothingAndKeepsNothing) {
+  REQUIRE_AGENT();
+  Whole whole;
+  ASSERT_TRUE(whole.start());
+  Target target(load({"--memory", GetParam(), "--discard", "--threads", "4"}, Bytes{32ull << 20}));
+  ASSERT_TRUE(target.ready());
+  const ProcessState before = settled_state(target.pid());
+  const std::size_t agents_before = open_descriptors(whole.pid());
+  const Bytes size{target.memory().size()};
+  const int rounds = is_stress_run() ? 50 : 5;
+  for (int round = 0; round < rounds && !HasFailure(); ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
+    ASSERT_TRUE(whole.adopt(target.pid(), "load", target.memory()));
+    whole.limit("load", Bytes{size.value / 10});
+    whole.await_moved("load", Bytes{size.value / 8}, Bytes{size.value / 16});
+    ASSERT_TRUE(whole.release("load"));
+    expect_as_found(target.pid(), before);
+    EXPECT_TRUE(await([&] { return open_descriptors(whole.pid()) <= agents_before; }))
+        << open_descriptors(whole.pid()) << " descriptors, " << agents_before << " before";
+  }
+  target.finish();
+  EXPECT_EQ(whole.held().size(), 2u) << "the store's only: " << testing::PrintToString(whole.held());
+  EXPECT_EQ(whole.stop(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Memory, AdoptedAgainAndAgain, testing::Values("private", "shared"),
+                         [](const auto& kind) { return std::string(kind.param); });
+
+}  // namespace
+}  // namespace tidepool::tests
