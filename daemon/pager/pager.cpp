@@ -71,6 +71,11 @@ class PagerImpl final : public Pager {
     return slowest;
   }
   std::size_t demotions_queued() const override { return demoter_->queued(); }
+  Bytes buffers() const override {
+    Bytes sum = demoter_->buffers();
+    for (const auto& loop : loops_) sum += loop->buffers();
+    return sum;
+  }
   void stop() override {
     if (demoter_ != nullptr) demoter_->stop();
     for (const auto& loop : loops_) loop->stop();

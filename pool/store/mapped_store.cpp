@@ -108,7 +108,8 @@ class MappedStore final : public EmbeddedStore {
 StoreUsage MappedStore::usage() const {
   StoreUsage usage;
   usage.capacity = capacity_.load();
-  usage.metadata = table_.populated() + SlotSet::cost(limit_.load()) * 2;
+  usage.process_memory = SlotSet::cost(limit_.load()) * 2;
+  usage.metadata = table_.populated() + usage.process_memory;
   // Huge pages are the host's to give only once; until then all of them are reserved for the store.
   const Bytes content = medium_.kind() == MediumKind::kHugetlb ? medium_.size() : Bytes{populated_.load() * kPageSize};
   usage.used = content + usage.metadata;
