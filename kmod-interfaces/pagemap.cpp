@@ -25,7 +25,7 @@ Result<std::size_t> Pagemap::scan(AddressRange range, std::uint64_t any_of, std:
   request.vec = reinterpret_cast<std::uintptr_t>(out.data());
   request.vec_len = out.size();
   request.category_anyof_mask = any_of;
-  request.return_mask = any_of | uapi::kPageIsHuge;
+  request.return_mask = any_of | uapi::kPageIsHuge | uapi::kPageIsPfnZero;
   const int found = ::ioctl(fd_.get(), uapi::kPagemapScan, &request);
   if (found < 0) return errno_failure("scan", "pagemap", "PAGEMAP_SCAN needs Linux 6.7 or newer");
   scanned_to = request.walk_end;

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -23,10 +24,15 @@ class Pagemap {
   // The descriptor refers to the address space the process has now: after exec or exit, scans fail or find nothing.
   static Result<Pagemap> open(pid_t pid);
 
-  // Fills `out` with ranges of pages that have any of the categories (uapi::kPageIs...), each with which of them it has, in order of
-  // address, starting at range.start. Returns how many ranges; `scanned_to` is where a next call should go on (range.end when finished).
+  // Fills `out` with ranges of pages that have any of the categories (uapi::kPageIs...), each with which of them it has
+  // (and whether it is kPageIsHuge or kPageIsPfnZero), in order of address, starting at range.start. Returns how many ranges; `scanned_to` is where a next call should go on (range.end when finished).
   Result<std::size_t> scan(AddressRange range, std::uint64_t any_of, std::span<uapi::page_region> out,
                            std::uint64_t& scanned_to) const;
+
+  // Calls visit(uapi::page_region) for all such ranges of `range`, in order of address. Stops at the first failure: what
+  // was not visited is not known.
+  template <class Visit>
+  Result<> for_each(AddressRange range, std::uint64_t any_of, Visit&& visit) const;
 
   // The page's own word: kPagemapPresent, ... 0 when nothing is there.
   Result<std::uint64_t> word(std::uint64_t address) const;
@@ -37,5 +43,19 @@ class Pagemap {
  private:
   UniqueFd fd_;
 };
+
+template <class Visit>
+Result<> Pagemap::for_each(AddressRange range, std::uint64_t any_of, Visit&& visit) const {
+  std::array<uapi::page_region, 128> found;
+  while (!range.empty()) {
+    std::uint64_t scanned_to = range.end;
+    const auto count = scan(range, any_of, found, scanned_to);
+    if (!count) return Failure{count.error()};
+    for (const uapi::page_region& region : std::span(found).first(*count)) visit(region);
+    if (scanned_to <= range.start) break;
+    range.start = scanned_to;
+  }
+  return {};
+}
 
 }  // namespace tidepool::kernel

@@ -91,7 +91,11 @@ struct ProcessStatus {
   SeccompMode seccomp = SeccompMode::none;
   Bytes locked;             // VmLck: mlock
   Bytes pinned;             // VmPin: pages that a device or ring may write to at any time
-  Bytes resident;           // VmRSS
+  Bytes resident;           // VmRSS: the next three together
+  Bytes resident_anonymous;
+  Bytes resident_file;  // shared libraries count in every process that maps them
+  Bytes resident_shmem;
+  Bytes page_tables;        // VmPTE: what the kernel needs to map all of it
   Bytes swapped;            // VmSwap
   bool has_memory = false;  // false for kernel threads and zombies, which have no address space
 

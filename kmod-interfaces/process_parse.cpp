@@ -152,6 +152,10 @@ ProcessStatus parse_process_status(std::string_view text) {
   status.locked = kilobytes_of(text, "VmLck");
   status.pinned = kilobytes_of(text, "VmPin");
   status.resident = kilobytes_of(text, "VmRSS");
+  status.resident_anonymous = kilobytes_of(text, "RssAnon");
+  status.resident_file = kilobytes_of(text, "RssFile");
+  status.resident_shmem = kilobytes_of(text, "RssShmem");
+  status.page_tables = kilobytes_of(text, "VmPTE");
   status.swapped = kilobytes_of(text, "VmSwap");
   status.has_memory = value_of(text, "VmSize").has_value();
   return status;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
@@ -89,6 +90,10 @@ void BareHandler::demote_in_batches() {
     check(got == static_cast<ssize_t>(kHugePageSize), "pread");
     punch(process_.memory_file(), offset, kHugePageSize);
   }
+}
+
+void BareHandler::forget_copies() {
+  check(::madvise(copies_.data(), copies_.size(), MADV_DONTNEED) == 0, "madvise");
 }
 
 void BareHandler::restore_in_batches() {

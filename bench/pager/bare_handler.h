@@ -26,6 +26,7 @@ class BareHandler {
   void drop_all();            // punches everything at once
   void demote_in_batches();   // per 2 MiB: protect, copy by pread, punch
   void restore_in_batches();  // COPY of 64 KiB at a time
+  void forget_copies();       // the memory for them is the host's again; only while everything is home
 
  private:
   void serve(bool spinning);

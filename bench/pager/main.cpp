@@ -2,7 +2,6 @@
 // round, so that a busy moment of the machine hits both. Counters: medians over the rounds, `ratio` = pager over floor
 // (durations: lower is better) or floor over pager (throughputs: higher is better).
 #include <benchmark/benchmark.h>
-#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -16,52 +15,19 @@
 #include "bench/pager/bare_handler.h"
 #include "bench/pager/pager_rig.h"
 #include "bench/pager/touching_process.h"
+#include "bench/support/timing.h"
 
 namespace tidepool::bench {
 namespace {
-
-using Seconds = std::chrono::duration<double>;
 
 constexpr std::uint64_t kFaultPages = 4096;
 constexpr std::uint64_t kBulkPages = 32768;  // 128 MiB
 constexpr std::int64_t kRounds = 15;
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 double microseconds_at(std::vector<std::chrono::nanoseconds>& latencies, double quantile) {
   const auto at = latencies.begin() + static_cast<std::ptrdiff_t>(quantile * static_cast<double>(latencies.size() - 1));
   std::nth_element(latencies.begin(), at, latencies.end());
   return static_cast<double>(at->count()) / 1e3;
-}
-
-Seconds cpu_time() {
-  timespec time{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
-}
-
-struct Spent {
-  double seconds = 0;
-  double cpu_seconds = 0;  // of this process: on a busy machine the steadier figure
-};
-
-Spent spent_on(const std::function<void()>& work) {
-  const Seconds cpu_before = cpu_time();
-  const auto before = std::chrono::steady_clock::now();
-  work();
-  const double elapsed = Seconds(std::chrono::steady_clock::now() - before).count();
-  return {elapsed, (cpu_time() - cpu_before).count()};
-}
-
-double seconds_of(const std::function<void()>& work) {
-  const auto before = std::chrono::steady_clock::now();
-  work();
-  return Seconds(std::chrono::steady_clock::now() - before).count();
 }
 
 void guarded(benchmark::State& state, const std::function<void()>& body) {
@@ -121,31 +87,28 @@ BENCHMARK(fault_in)
     ->UseManualTime()
     ->Unit(benchmark::kMicrosecond);
 
-struct BulkFigures {
-  std::vector<double> floors, pagers, ratios, cpu_ratios;
-  void add(Spent floor, Spent paged) {
-    floors.push_back(floor.seconds);
-    pagers.push_back(paged.seconds);
-    ratios.push_back(floor.seconds / paged.seconds);
-    cpu_ratios.push_back(floor.cpu_seconds / paged.cpu_seconds);
-  }
-  void report(benchmark::State& state) const {
-    const double gib = static_cast<double>(kBulkPages * kPageSize) / static_cast<double>(1ull << 30);
-    state.counters["pager_GiBps"] = gib / median(pagers);
-    state.counters["floor_GiBps"] = gib / median(floors);
-    state.counters["ratio"] = median(ratios);
-    state.counters["cpu_ratio"] = median(cpu_ratios);
-  }
-};
+void report(const AgainstFloor& figures, benchmark::State& state) {
+  const double gib = static_cast<double>(kBulkPages * kPageSize) / static_cast<double>(1ull << 30);
+  state.counters["pager_GiBps"] = gib / figures.seconds();
+  state.counters["floor_GiBps"] = gib / figures.floor_seconds();
+  state.counters["ratio"] = figures.ratio();
+  state.counters["cpu_ratio"] = figures.cpu_ratio();
+}
 
+// Argument: 1 when pages go into memory that has to be got from the host first, 0 into memory that held others before.
 void bulk(benchmark::State& state, bool demotion) {
   guarded(state, [&] {
     TouchingProcess bare_process(kBulkPages, 1);
     TouchingProcess paged_process(kBulkPages, 1);
     BareHandler bare(bare_process);
     PagerRig pager(paged_process, 0.1);
-    BulkFigures demoted, restored;
-    const auto round = [&](BulkFigures* out, BulkFigures* in) {
+    const bool fresh = state.range(0) == 1;
+    AgainstFloor demoted, restored;
+    const auto round = [&](AgainstFloor* out, AgainstFloor* in) {
+      if (fresh && out != nullptr) {
+        bare.forget_copies();
+        pager.return_pool_memory();
+      }
       const Spent bare_out = spent_on([&] { bare.demote_in_batches(); });
       const Spent bare_in = spent_on([&] { bare.restore_in_batches(); });
       const Spent paged_out = spent_on([&] { pager.demote_all(); });
@@ -156,12 +119,12 @@ void bulk(benchmark::State& state, bool demotion) {
     round(nullptr, nullptr);
     for (auto _ : state) {
       round(&demoted, &restored);
-      state.SetIterationTime(demotion ? demoted.pagers.back() : restored.pagers.back());
+      state.SetIterationTime((demotion ? demoted : restored).last_seconds());
     }
     bare_process.touch_all();
     paged_process.touch_all();
     if (!bare_process.contents_right() || !paged_process.contents_right()) return state.SkipWithError("wrong contents");
-    (demotion ? demoted : restored).report(state);
+    report(demotion ? demoted : restored, state);
   });
 }
 void demotion(benchmark::State& state) {
@@ -170,33 +133,9 @@ void demotion(benchmark::State& state) {
 void bulk_restore(benchmark::State& state) {
   bulk(state, false);
 }
-BENCHMARK(demotion)->Iterations(kRounds)->UseManualTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(bulk_restore)->Iterations(kRounds)->UseManualTime()->Unit(benchmark::kMillisecond);
-
-// The pager's threads while a VM of 16 GiB does nothing. The floor is this process asleep without a pager.
-void idle_cpu(benchmark::State& state) {
-  guarded(state, [&] {
-    constexpr std::uint64_t kPages = (16ull << 30) / kPageSize;
-    constexpr auto kSpell = std::chrono::seconds(5);
-    const auto spell = [&] {
-      const Seconds before = cpu_time();
-      const double elapsed = seconds_of([&] { std::this_thread::sleep_for(kSpell); });
-      return 100 * (cpu_time() - before).count() / elapsed;
-    };
-    std::vector<double> floors, pagers;
-    for (auto _ : state) {
-      floors.push_back(spell());
-      TouchingProcess process(kPages, 1, false);
-      PagerRig pager(process, 0.1);
-      std::this_thread::sleep_for(std::chrono::milliseconds(200));
-      pagers.push_back(spell());
-      state.SetIterationTime(Seconds(kSpell).count());
-    }
-    state.counters["pager_cpu_percent"] = median(pagers);
-    state.counters["floor_cpu_percent"] = median(floors);
-  });
-}
-BENCHMARK(idle_cpu)->Iterations(3)->UseManualTime()->Unit(benchmark::kSecond);
+BENCHMARK(demotion)->ArgName("fresh")->Arg(0)->Arg(1)->Iterations(kRounds)->UseManualTime()->Unit(
+    benchmark::kMillisecond);
+BENCHMARK(bulk_restore)->ArgName("fresh")->Arg(0)->Iterations(kRounds)->UseManualTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace tidepool::bench

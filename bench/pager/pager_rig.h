@@ -19,8 +19,9 @@ class PagerRig {
   PagerRig(const PagerRig&) = delete;
   PagerRig& operator=(const PagerRig&) = delete;
 
-  void demote_all();   // waits until every page is far
-  void restore_all();  // waits until every page is home
+  void demote_all();          // waits until every page is far
+  void restore_all();         // waits until every page is home
+  void return_pool_memory();  // what the store keeps for the next page goes back to the host
   daemon::PagedVm& vm() { return *vm_; }
 
  private:

@@ -4,32 +4,15 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 
 #include "base/quantity_text.h"
-#include "kmod-interfaces/meminfo.h"
-#include "kmod-interfaces/process.h"
+#include "daemon/agent/host_account.h"
 
 namespace tidepool::daemon {
 namespace {
 
 Bytes state_bytes(const PagedVm& memory, PageState state) {
   return to_bytes(PageCount{memory.count(state)});
-}
-
-// Memory that a process has for itself: heap, stacks and program, without the pool and page maps, which are counted
-// apart.
-Bytes own_memory_of(const kernel::KernelRoots& roots, const std::string& pid) {
-  std::ifstream status(roots.proc + "/" + pid + "/status");
-  std::string line;
-  std::uint64_t kib = 0;
-  while (std::getline(status, line)) {
-    unsigned long long value = 0;
-    if (std::sscanf(line.c_str(), "RssAnon: %llu", &value) == 1 ||
-        std::sscanf(line.c_str(), "RssFile: %llu", &value) == 1)
-      kib += value;
-  }
-  return Bytes{kib << 10};
 }
 
 std::string word(VmOrigin origin) {
@@ -86,7 +69,7 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
         static_cast<double>(status.memory.far.value) / static_cast<double>(to_bytes(usage.pages).value);
     status.far_stored = Bytes{static_cast<std::uint64_t>(static_cast<double>(usage.used.value) * std::min(1.0, share))};
   }
-  for (const auto& object : memory.objects) status.metadata += object->map->footprint();
+  status.metadata = metadata_of(memory);
   const auto latency = memory.fault_latency.snapshot();
   status.fault_p50 = latency.percentile(0.5);
   status.fault_p99 = latency.percentile(0.99);
@@ -138,12 +121,8 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
     status.resident += memory.in_dram();
     status.far += memory.far + memory.fetching;
     status.touched += memory.promised() - memory.untouched - memory.released;
-    for (const auto& object : vm->memory->objects) status.overhead.metadata += object->map->footprint();
   }
-  const pool::StoreUsage usage = context.store->usage();
-  if (host.pool_is_dram) status.overhead.pool = usage.used;
-  status.overhead.agent = own_memory_of(context.roots, "self");
-  status.overhead.keeper = own_memory_of(context.roots, std::to_string(context.clerk->holder_pid()));
+  status.overhead = overhead_of(context);
   status.net_saved =
       static_cast<std::int64_t>(status.far.value) - static_cast<std::int64_t>(status.overhead.total().value);
   if (host.available < host.reserve) {

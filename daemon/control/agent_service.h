@@ -274,11 +274,12 @@ struct ChangeReport {
 // ---- host and pool
 // ------------------------------------------------------------------------------------------------------
 
+// Local DRAM that Tidepool takes for itself. The parts do not overlap.
 struct HostOverhead {
-  Bytes pool;      // DRAM that the pool's stores occupy on this host
+  Bytes pool;      // what the pool's stores occupy on this host: content, unless it is not DRAM, and tables
   Bytes metadata;  // page maps
-  Bytes frames;    // buffers kept ready
-  Bytes agent;
+  Bytes frames;    // buffers kept ready for pages on the move
+  Bytes agent;     // all else that the agent has resident, the kernel's page tables for it included
   Bytes keeper;
   Bytes total() const { return pool + metadata + frames + agent + keeper; }
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <list>
 #include <mutex>
@@ -21,7 +22,7 @@ constexpr std::size_t kMaxQueued = 65536;
 constexpr unsigned kRunBits = 16;
 constexpr auto kDropPoll = std::chrono::microseconds(200);
 constexpr auto kIdle = std::chrono::milliseconds(200);
-constexpr std::size_t kScratches = 4;  // regions being stored at once
+constexpr std::size_t kScratches = 2;  // regions being stored at once
 
 struct Request {
   std::shared_ptr<PagedVm> vm;
@@ -44,6 +45,8 @@ class Thread final : public Demoter {
     auto scratch = Mapping::anonymous(DemotionJob::kScratch * kScratches);
     if (!scratch) return Failure{scratch.error()};
     scratch_ = std::move(*scratch);
+    // Touched now: demotion must not need memory at the moment when there is none left.
+    std::memset(scratch_.data(), 0, scratch_.size());
     for (std::size_t i = 0; i < kScratches; ++i)
       free_scratch_.push_back(scratch_.data() + i * DemotionJob::kScratch.value);
     thread_ = std::thread([this] { run(); });
@@ -80,6 +83,7 @@ class Thread final : public Demoter {
     const std::lock_guard lock(mutex_);
     return wanted_.size();
   }
+  Bytes buffers() const override { return Bytes{scratch_.size()}; }
   void stop() override {
     {
       const std::lock_guard lock(mutex_);

@@ -56,6 +56,8 @@ class Demoter {
   // Forgets drops that can never complete: the process is gone.
   virtual void abandon(std::shared_ptr<PagedVm> vm) = 0;
   virtual std::size_t queued() const = 0;
+  // Memory kept ready for pages on their way out; allocated once.
+  virtual Bytes buffers() const = 0;
   virtual void stop() = 0;  // joins
 };
 

@@ -55,49 +55,30 @@ bool DemotionJob::any(const Slots& set, SlotRange range) {
   return false;
 }
 
-template <class Callback>
-void DemotionJob::for_runs(const Slots& set, SlotRange range, Callback&& callback) {
-  for (std::size_t slot = range.first; slot < range.end;) {
-    if (!set.test(slot)) {
-      ++slot;
-      continue;
-    }
-    std::size_t end = slot + 1;
-    while (end < range.end && set.test(end)) ++end;
-    callback(slot, end - slot);
-    slot = end;
-  }
-}
-
-// Which pages the process has, as the kernel says: only those are read (reading an absent page would block us in our own
-// userfaultfd). A 2 MiB page of which the region shows only a part is better left alone: dropping a part frees nothing.
-DemotionJob::Slots DemotionJob::present(const SegmentTable& table, const AddressSpace& space, SlotRange within,
-                                        HugePages huge_pages) const {
-  Slots found_slots;
-  std::array<kernel::uapi::page_region, 64> ranges;
-  for (const Segment& segment : table.all()) {
+// Which pages the process has, as the kernel says: only those are read (reading an absent page would block us in our
+// own userfaultfd). A 2 MiB page of which the region shows only a part is better left alone: dropping a part frees
+// nothing.
+DemotionJob::Presence DemotionJob::present(SlotRange within, HugePages huge_pages) const {
+  Presence presence;
+  const auto table = space_->segments();
+  for (const Segment& segment : table->all()) {
     if (segment.object != object_) continue;
     const std::uint64_t from = std::max(first_page_ + within.first, segment.first.value);
     const std::uint64_t to = std::min(first_page_ + within.end, segment.first.value + segment.pages());
     if (from >= to) continue;
-    AddressRange range{segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})};
-    while (!range.empty()) {
-      std::uint64_t scanned_to = range.end;
-      const auto found = space.pagemap.scan(range, kernel::uapi::kPageIsPresent, ranges, scanned_to);
-      if (!found) return {};
-      for (const auto& seen : std::span(ranges).first(*found)) {
-        const bool huge =
-            huge_pages == HugePages::kOnlyWhole && (seen.categories & kernel::uapi::kPageIsHuge) != 0;
-        if (huge && (seen.start % kHugePageSize != 0 || (seen.end - seen.start) % kHugePageSize != 0)) continue;
-        for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize) {
-          found_slots.set(segment.page_at(address).value - first_page_);
-        }
+    const AddressRange range{segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})};
+    const auto looked = space_->pagemap.for_each(range, kernel::uapi::kPageIsPresent, [&](const auto& seen) {
+      const bool huge = huge_pages == HugePages::kOnlyWhole && (seen.categories & kernel::uapi::kPageIsHuge) != 0;
+      if (huge && (seen.start % kHugePageSize != 0 || (seen.end - seen.start) % kHugePageSize != 0)) return;
+      for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize) {
+        const std::uint64_t slot = segment.page_at(address).value - first_page_;
+        presence.there.set(slot);
+        if ((seen.categories & kernel::uapi::kPageIsPfnZero) != 0) presence.zero_page.set(slot);
       }
-      if (scanned_to <= range.start) break;
-      range.start = scanned_to;
-    }
+    });
+    if (!looked) return {};
   }
-  return found_slots;
+  return presence;
 }
 
 bool DemotionJob::freeze(MonoTime now) {
@@ -111,7 +92,7 @@ bool DemotionJob::freeze(MonoTime now) {
         std::any_of(table->all().begin(), table->all().end(), [&](const Segment& s) { return s.object == object_; });
     if (!shows || !space->alive) continue;
     space_ = space;
-    if (!object_->shared) candidates = present(*table, *space, kWholeRegion, HugePages::kOnlyWhole);
+    if (!object_->shared) candidates = present(kWholeRegion, HugePages::kOnlyWhole).there;
     break;
   }
   if (space_ == nullptr) return false;
@@ -213,9 +194,10 @@ void DemotionJob::forget_disturbed(SlotRange range) {
   }
   if (object_->shared || !any(frozen_, range)) return;
   // Gone since the freeze: discarded, and about to be announced.
-  const Slots there = present(*space_->segments(), *space_, range, HugePages::kAsTheyAre);
+  const Presence presence = present(range, HugePages::kAsTheyAre);
+  weightless_ |= presence.zero_page;
   for (std::size_t slot = range.first; slot < range.end; ++slot) {
-    if (frozen_.test(slot) && !there.test(slot)) give_up(slot);
+    if (frozen_.test(slot) && !presence.there.test(slot)) give_up(slot);
   }
 }
 
@@ -367,144 +349,6 @@ bool DemotionJob::commit(std::size_t slot) {
   if (!object_->map->exchange(page(slot), entry, dropping_entry(slot))) return false;
   committed_.set(slot);
   return true;
-}
-
-void DemotionJob::add_runs(SlotRange range) {
-  const auto table = space_->segments();
-  for_runs(frozen_ | committed_, range, [&](std::size_t first, std::size_t count) {
-    std::size_t done = 0;
-    while (done < count) {
-      const Segment* segment = table->showing(*object_, page(first + done));
-      std::size_t length = 1;
-      Run run{first + done, 1, {}, 0};
-      if (segment != nullptr) {
-        length =
-            std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
-        const std::uint64_t address = segment->address_of(page(first + done));
-        run.addresses = {address, address + length * kPageSize};
-        run.file_offset = segment->offset_of(page(first + done));
-      }
-      run.count = length;
-      runs_.push_back(run);
-      done += length;
-    }
-  });
-}
-
-// Punches the committed stretches of a run of shared memory; the first error.
-int DemotionJob::punch_committed(const Run& run) {
-  int error = 0;
-  for (std::size_t slot = run.first; slot < run.first + run.count;) {
-    if (!committed_.test(slot)) {
-      ++slot;
-      continue;
-    }
-    std::size_t end = slot + 1;
-    while (end < run.first + run.count && committed_.test(end)) ++end;
-    const std::uint64_t length = (end - slot) * kPageSize;
-    DropCompletion completion;
-    punch_->submit({0, {0, length}, run.file_offset + (slot - run.first) * kPageSize});
-    if (punch_->reap(std::span(&completion, 1)) == 1 && error == 0) error = completion.error;
-    slot = end;
-  }
-  return error;
-}
-
-// Decides and punches while no fork can slip in between (see PagedVm::event_gate). False when the fault loop is at it.
-bool DemotionJob::drop_shared(std::size_t index) {
-  Run& run = runs_[index];
-  if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
-  const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
-  for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot);
-  const int error = punch_committed(run);
-  vm_->event_gate.clear(std::memory_order_release);
-  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-    if (!committed_.test(slot)) give_up(slot);
-    frozen_.reset(slot);
-  }
-  run.started = true;
-  drop_completed(index, error);
-  return true;
-}
-
-bool DemotionJob::start_drops() {
-  for (std::size_t i = 0; i < runs_.size(); ++i) {
-    Run& run = runs_[i];
-    if (run.started) continue;
-    if (run.addresses.empty()) {  // unmapped meanwhile: nothing to drop here
-      run.started = true;
-      for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-        if (frozen_.test(slot)) give_up(slot);
-      }
-      drop_completed(i, 0);
-      continue;
-    }
-    if (object_->shared) {
-      if (!drop_shared(i)) return false;
-      continue;
-    }
-    run.ledger_id = space_->ledger.expect(run.addresses);
-    if (!space_->ring->submit({cookie_ + i, run.addresses, 0})) {
-      space_->ledger.finished(run.ledger_id);  // never started, so never announced
-      return false;
-    }
-    run.started = true;
-  }
-  return true;
-}
-
-// Private memory: the pages of a run that the kernel still has, whatever the drop's completion says.
-DemotionJob::Slots DemotionJob::still_present(const Run& run) const {
-  Slots present;
-  if (object_->shared || run.addresses.empty()) return present;
-  std::array<kernel::uapi::page_region, 64> ranges;
-  AddressRange range = run.addresses;
-  while (!range.empty()) {
-    std::uint64_t scanned_to = range.end;
-    const auto found =
-        space_->pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
-    if (!found || scanned_to <= range.start) break;
-    for (const auto& seen : std::span(ranges).first(*found)) {
-      for (std::uint64_t address = std::max<std::uint64_t>(seen.start, run.addresses.start);
-           address < std::min<std::uint64_t>(seen.end, run.addresses.end); address += kPageSize) {
-        present.set(run.first + (address - run.addresses.start) / kPageSize);
-      }
-    }
-    range.start = scanned_to;
-  }
-  return present;
-}
-
-// A page that was not dropped may be called far all the same: it is protected, so its content is the stored one, and
-// whoever touches it finds it. Pages seen present go back to resident, so that the account stays true.
-void DemotionJob::drop_completed(std::size_t index, int /*error: presence says it better*/) {
-  Run& run = runs_[index];
-  if (run.done) return;
-  run.done = true;
-  ++runs_done_;
-  if (run.ledger_id.number != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
-  const auto present = still_present(run);
-  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-    if (!committed_.test(slot)) continue;
-    for (PageEntry entry = object_->map->load(page(slot)); entry.state() == PageState::kDropping;) {
-      const bool stays = present.test(slot) && !entry.discarded();
-      const bool frees_copy = entry.holds_location() && (entry.discarded() || stays);
-      const pool::Location location = entry.location();
-      PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
-                                        : PageEntry::stored(PageState::kFar, location);
-      if (entry.discarded()) next = PageEntry::plain(PageState::kReleased);
-      if (stays) next = PageEntry::plain(PageState::kResident).with_held();
-      if (!object_->map->exchange(page(slot), entry, next)) continue;
-      if (frees_copy) vm_->store->release(std::span(&location, 1));
-      if (stays) {
-        protect(slot, 1, false);
-        object_->map->exchange(page(slot), next, PageEntry::plain(PageState::kResident));
-      } else if (next.state() == PageState::kFar) {
-        vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
-      }
-      break;
-    }
-  }
 }
 
 void DemotionJob::cancel() {

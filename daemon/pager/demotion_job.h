@@ -86,7 +86,11 @@ class DemotionJob {
   static bool any(const Slots& set, SlotRange range);
   PageEntry dropping_entry(std::size_t slot) const;
   enum class HugePages : std::uint8_t { kAsTheyAre, kOnlyWhole };
-  Slots present(const SegmentTable& table, const AddressSpace& space, SlotRange within, HugePages huge) const;
+  struct Presence {
+    Slots there;
+    Slots zero_page;  // the kernel's page of zeros, which costs nothing
+  };
+  Presence present(SlotRange within, HugePages huge) const;
   bool protect(std::size_t first, std::size_t count, bool protect) const;
   void thaw(std::size_t slot, PageEntry to);
   void give_up(std::size_t slot, PageEntry to = PageEntry::plain(PageState::kResident));
@@ -102,12 +106,13 @@ class DemotionJob {
   void add_runs(SlotRange range);
   void discard_buffer(std::size_t slot);
   Slots still_present(const Run& run) const;
+  void split_what_is_left() const;
   bool commit(std::size_t slot);
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
 
   template <class Callback>
-  static void for_runs(const Slots& set, SlotRange range, Callback&& callback);
+  static void for_runs(const Slots& set, SlotRange range, Callback&& callback);  // callback(first slot, count)
 
   std::shared_ptr<PagedVm> vm_;
   FaultLoop* loop_;
@@ -120,17 +125,32 @@ class DemotionJob {
   Slots frozen_;                         // demoting with our ticket, as far as we know
   Slots values_;                         // same-filled: pattern below
   Slots clean_;                          // resident with a valid far copy: need no copying, only the drop
+  Slots weightless_;                     // never written: nothing is saved by keeping them far
   Slots committed_;                      // dropping
   std::vector<std::uint32_t> patterns_;
   std::vector<pool::WriteItem> items_;      // one per slot
   std::vector<pool::WriteItem> submitted_;  // those that go to the store, in slot order; never reallocated
   std::vector<std::uint16_t> submitted_slots_;
   std::array<Stretch, kStretches> stretches_;
-  std::size_t copied_ = 0;   // stretches that were given to the store
-  std::size_t settled_ = 0;  // stretches that it has answered, and that were compared and committed
+  std::size_t copied_ = 0;             // stretches that were given to the store
+  std::size_t settled_ = 0;            // stretches that it has answered, and that were compared and committed
   std::optional<PunchDropper> punch_;  // shared memory
   std::vector<Run> runs_;
   std::size_t runs_done_ = 0;
 };
+
+template <class Callback>
+void DemotionJob::for_runs(const Slots& set, SlotRange range, Callback&& callback) {
+  for (std::size_t slot = range.first; slot < range.end;) {
+    if (!set.test(slot)) {
+      ++slot;
+      continue;
+    }
+    std::size_t end = slot + 1;
+    while (end < range.end && set.test(end)) ++end;
+    callback(slot, end - slot);
+    slot = end;
+  }
+}
 
 }  // namespace tidepool::daemon

@@ -115,6 +115,7 @@ class Loop final : public FaultLoop {
     // The counter can only be full when the loop has 2^64 wake-ups unread: then it is awake anyway.
     [[maybe_unused]] const ssize_t written = ::write(mail_.get(), &one, sizeof one);
   }
+  Bytes buffers() const override { return service_.buffers(); }
   std::uint64_t passes() const override { return passes_.load(std::memory_order_relaxed); }
   void stop() override {
     if (!thread_.joinable()) return;

@@ -67,6 +67,8 @@ class FaultLoop {
   // Runs on the loop's thread.
   virtual void post(std::function<void()> task) = 0;
 
+  // Memory kept ready for far pages on their way home; allocated once.
+  virtual Bytes buffers() const = 0;
   // Grows with every pass: a watchdog that sees it stand still for long knows that the loop hangs.
   virtual std::uint64_t passes() const = 0;
   virtual void stop() = 0;  // joins

@@ -55,6 +55,7 @@ class FaultService {
   void free_private(AddressSpace& gone, PagedVm& vm);
   void free_all(PagedVm& vm);
   const FaultLoopHooks& hooks() const { return hooks_; }
+  Bytes buffers() const { return Bytes{buffers_.size() + pattern_pages_.size()}; }
 
  private:
   struct ParkedFault {

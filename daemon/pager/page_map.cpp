@@ -136,7 +136,7 @@ void PageMap::record_segments(std::span<const PageMapHeader::Segment> segments) 
 Bytes PageMap::footprint() const {
   struct stat status {};
   if (::fstat(file_.get(), &status) != 0) return Bytes{};
-  return Bytes{static_cast<std::uint64_t>(status.st_blocks) * 512 + regions() * sizeof(RegionCounters)};
+  return Bytes{static_cast<std::uint64_t>(status.st_blocks) * 512} + counters_footprint();
 }
 
 }  // namespace tidepool::daemon

@@ -103,6 +103,8 @@ class PageMap {
   int descriptor() const { return file_.get(); }
   // What the map costs the host: entries and counters.
   Bytes footprint() const;
+  // The part of it that is in this process's heap, so counted in its Rss too.
+  Bytes counters_footprint() const { return Bytes{regions() * sizeof(RegionCounters)}; }
 
  private:
   PageMap() = default;

@@ -71,6 +71,11 @@ class PagerImpl final : public Pager {
     return slowest;
   }
   std::size_t demotions_queued() const override { return demoter_->queued(); }
+  Bytes buffers() const override {
+    Bytes sum = demoter_->buffers();
+    for (const auto& loop : loops_) sum += loop->buffers();
+    return sum;
+  }
   void stop() override {
     if (demoter_ != nullptr) demoter_->stop();
     for (const auto& loop : loops_) loop->stop();
@@ -268,19 +273,12 @@ void PagerImpl::learn_residence(MemoryObject& object, const AddressSpace& space,
     }
     return;
   }
-  std::vector<kernel::uapi::page_region> ranges(1024);
-  AddressRange range = segment.addresses;
-  while (!range.empty()) {
-    std::uint64_t scanned_to = range.end;
-    const auto found =
-        space.pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
-    if (!found) return;
-    for (const auto& seen : std::span(ranges).first(*found)) {
-      mark(segment.page_at(seen.start).value, segment.page_at(seen.end - kPageSize).value + 1);
-    }
-    if (scanned_to <= range.start) return;
-    range.start = scanned_to;
-  }
+  // What cannot be looked at is not known to be there: it is served when it is touched, and never demoted.
+  (void)space.pagemap.for_each(segment.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped,
+                               [&](const kernel::uapi::page_region& seen) {
+                                 mark(segment.page_at(seen.start).value,
+                                      segment.page_at(seen.end - kPageSize).value + 1);
+                               });
 }
 
 Result<> PagerImpl::extend(const std::shared_ptr<PagedVm>& vm, std::span<const MappingSpec> mappings) {

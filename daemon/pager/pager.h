@@ -106,6 +106,8 @@ class Pager {
   // Grows while every fault loop goes round; a watchdog feeds on it.
   virtual std::uint64_t heartbeat() const = 0;
   virtual std::size_t demotions_queued() const = 0;
+  // Memory kept ready for pages on the move.
+  virtual Bytes buffers() const = 0;
   // Stops serving; nothing is brought home. Descriptors stay with whoever holds them.
   virtual void stop() = 0;
 };

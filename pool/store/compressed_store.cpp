@@ -88,7 +88,8 @@ class CompressedStore final : public EmbeddedStore {
   void recover();
 
  private:
-  Bytes overhead() const;
+  Bytes process_memory() const;
+  Bytes overhead() const { return table_.populated() + process_memory(); }
   bool may_grow(Bytes arena_bytes) const { return arena_bytes + overhead() + kTableMargin <= capacity_.load(); }
   PageStatus write(WriteItem& item);
   PageStatus store(WriteItem& item, std::span<const std::byte> compressed);
@@ -122,14 +123,15 @@ class CompressedStore final : public EmbeddedStore {
   std::atomic<std::uint64_t> bad_entries_{0};
 };
 
-Bytes CompressedStore::overhead() const {
-  return table_.populated() + arena_->bookkeeping() + SlotSet::cost(peak_handle_.load()) + codec_->memory();
+Bytes CompressedStore::process_memory() const {
+  return arena_->bookkeeping() + SlotSet::cost(peak_handle_.load()) + codec_->memory();
 }
 
 StoreUsage CompressedStore::usage() const {
   StoreUsage usage;
   usage.capacity = capacity_.load();
-  usage.metadata = overhead();
+  usage.process_memory = process_memory();
+  usage.metadata = table_.populated() + usage.process_memory;
   usage.used = arena_->populated() + usage.metadata;
   usage.pages = PageCount{pages_.load()};
   usage.incompressible = incompressible_.load();

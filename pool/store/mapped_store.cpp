@@ -108,7 +108,8 @@ class MappedStore final : public EmbeddedStore {
 StoreUsage MappedStore::usage() const {
   StoreUsage usage;
   usage.capacity = capacity_.load();
-  usage.metadata = table_.populated() + SlotSet::cost(limit_.load()) * 2;
+  usage.process_memory = SlotSet::cost(limit_.load()) * 2;
+  usage.metadata = table_.populated() + usage.process_memory;
   // Huge pages are the host's to give only once; until then all of them are reserved for the store.
   const Bytes content = medium_.kind() == MediumKind::kHugetlb ? medium_.size() : Bytes{populated_.load() * kPageSize};
   usage.used = content + usage.metadata;
@@ -332,8 +333,9 @@ void MappedStore::release(std::span<const Location> locations) {
     }
     --occupied_;
   }
-  if (dirty_.count() <= most_unreturned_) return;
-  // Many pages going home at once need the host's memory now. Whoever comes second leaves it to the first.
+  // Many pages going home at once need the host's memory soon, but a fault may be waiting for whoever releases here:
+  // the work is maintain()'s unless that cannot keep up. Whoever comes second leaves it to the first.
+  if (dirty_.count() <= 2 * most_unreturned_) return;
   const std::unique_lock lock(returning_, std::try_to_lock);
   if (lock.owns_lock())
     return_to_host(SlotSet::kMaxRun + locations.size(), (kPunchCall + 1) * (SlotSet::kMaxRun + locations.size()));
@@ -363,10 +365,11 @@ bool MappedStore::maintain() {
   if (!medium_.can_punch()) return false;
   const std::lock_guard lock(returning_);
   const std::uint64_t before = dirty_.count();
-  return_to_host(idle_.load(), kMaintainBudget);
+  const std::uint64_t wanted = std::max(idle_.load(), before - std::min(before, most_unreturned_));
+  return_to_host(wanted, kMaintainBudget);
   const std::uint64_t returned = before - std::min(before, dirty_.count());
-  if (returned != 0 && returned < idle_.load()) {
-    idle_ -= returned;
+  if (returned != 0 && returned < wanted) {
+    idle_ -= std::min(returned, idle_.load());
     return true;
   }
   idle_ = dirty_.count();

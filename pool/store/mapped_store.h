@@ -24,7 +24,8 @@ struct MappedStoreOptions {
   // How far set_capacity may go for a medium without a size of its own; address space only. Zero: as far as the host's
   // memory.
   Bytes maximum{};
-  // Freed slots beyond this much are given back by whoever frees them, without waiting for maintain().
+  // Freed slots beyond this much are given back by the next maintain(), wanted or not; beyond twice as much by whoever
+  // frees them.
   Bytes most_unreturned{64ull << 20};
   kernel::KernelRoots roots{};
 };

@@ -66,6 +66,7 @@ struct StoreUsage {
   Bytes capacity;                    // how much local memory or remote space the store may take
   Bytes used;                        // what it takes now, metadata included, as the host would count it
   Bytes metadata;                    // the part of `used` that is not page content
+  Bytes process_memory;              // the part of `metadata` that is in this process's heap, so counted in its Rss too
   PageCount pages;                   // pages held
   std::uint64_t incompressible = 0;  // writes answered so, since start
 };

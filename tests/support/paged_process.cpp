@@ -93,6 +93,7 @@ class Target {
     for (std::uint64_t page = 0; page < options.pages; ++page) {
       shared.versions[page] = page % 16 == 15 ? 0 : 1;  // some pages are never touched
       if (shared.versions[page] != 0) write_page(at(page), page, 1);
+      if (shared.versions[page] == 0 && options.read_untouched) page_is(at(page), page, 0);
     }
     shared.userfaultfd = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
     shared.address = aligned;

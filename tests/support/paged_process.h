@@ -26,6 +26,7 @@ struct PagedProcessOptions {
   bool discard = false;        // private: threads give pages back now and then, and expect zeros
   bool fork_children = false;  // one thread forks children that verify all its pages
   bool write = true;
+  bool read_untouched = false;  // private: the pages that were never written are read once, so that they show zeros
   std::uint64_t seed = 1;
 };
 

@@ -181,6 +181,24 @@ TEST(Pager, BringsEverythingHomeOnRelease) {
   EXPECT_EQ(process.mismatches(), 0u);
 }
 
+// A page that was only ever read is the kernel's page of zeros: it costs the host nothing, so nothing is saved by its
+// going.
+TEST(Pager, CallsNothingFarThatCostNothing) {
+  PagedProcessOptions options;
+  options.shared = false;
+  options.read_untouched = true;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  EXPECT_EQ(rig.vm->count(PageState::kResident), options.pages);
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - options.pages / 16);
+  EXPECT_EQ(rig.vm->count(PageState::kReleased), options.pages / 16);
+  process.start();
+  EXPECT_TRUE(process.await_operations(20000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
 TEST(Pager, NeverShowsACorruptPage) {
   PagedProcessOptions options;
   options.threads = 1;

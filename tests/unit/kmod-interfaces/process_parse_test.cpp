@@ -112,7 +112,8 @@ TEST(ParseStat, RefusesTruncatedText) {
 TEST(ParseStatus, ReadsIdentityLimitsAndConfinement) {
   const auto status = parse_process_status(
       "Name:\tx\\nUid:\nTgid:\t7\nTracerPid:\t12\nUid:\t1000\t0\t1000\t1000\nGid:\t5\t6\t5\t5\nVmSize:\t 9 kB\n"
-      "Groups:\t4 27 \nVmLck:\t       4 kB\nVmPin:\t       8 kB\nVmRSS:\t 100 kB\nVmSwap:\t 3 kB\nThreads:\t4\n"
+      "Groups:\t4 27 \nVmLck:\t       4 kB\nVmPin:\t       8 kB\nVmRSS:\t 100 kB\nRssAnon:\t 60 kB\n"
+      "RssFile:\t 30 kB\nRssShmem:\t 10 kB\nVmPTE:\t 16 kB\nVmSwap:\t 3 kB\nThreads:\t4\n"
       "CapEff:\t0000000000080000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n");
   EXPECT_EQ(status.uid, 1000u);
   EXPECT_EQ(status.effective_uid, 0u);
@@ -123,6 +124,11 @@ TEST(ParseStatus, ReadsIdentityLimitsAndConfinement) {
   EXPECT_EQ(status.locked, Bytes{4096});
   EXPECT_EQ(status.pinned, Bytes{8192});
   EXPECT_EQ(status.swapped, Bytes{3072});
+  EXPECT_EQ(status.resident, Bytes{100 << 10});
+  EXPECT_EQ(status.resident_anonymous, Bytes{60 << 10});
+  EXPECT_EQ(status.resident_file, Bytes{30 << 10});
+  EXPECT_EQ(status.resident_shmem, Bytes{10 << 10});
+  EXPECT_EQ(status.page_tables, Bytes{16 << 10});
   EXPECT_TRUE(status.has_capability(19) && !status.has_capability(0) && !status.has_capability(64));
   EXPECT_TRUE(status.no_new_privileges);
   EXPECT_EQ(status.seccomp, SeccompMode::filter);

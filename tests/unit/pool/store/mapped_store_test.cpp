@@ -99,13 +99,16 @@ TEST(MappedStore, ReusesFreedMemoryAndReturnsItWhenIdle) {
   EXPECT_TRUE(holds(*store, again, make_page(5)));
 }
 
-TEST(MappedStore, ReturnsMemoryByItselfWhenMuchIsFreed) {
+TEST(MappedStore, ReturnsMemoryWhenMuchIsFreed) {
   auto store = create_mapped_store({.capacity = 16_MiB, .maximum = 16_MiB, .most_unreturned = 1_MiB});
   ASSERT_TRUE(store.has_value());
   std::vector<Location> locations;
   for (std::uint64_t i = 0; i < 2000; ++i) locations.push_back(put_ok(**store, make_page(i)));
   for (const Location location : locations) drop(**store, location);
-  EXPECT_LT((*store)->usage().used, 2_MiB);
+  EXPECT_LT((*store)->usage().used, 3_MiB) << "twice most_unreturned, without anybody's help";
+  while ((*store)->maintain()) {
+  }
+  EXPECT_LT((*store)->usage().used, 2_MiB) << "most_unreturned, although all of it was freed just now";
 }
 
 TEST(MappedStore, RefusesItemsThatWereNeverStaged) {

@@ -1,0 +1,168 @@
+// The end of a demotion: what is stored leaves its owner's memory.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "daemon/pager/demotion_job.h"
+#include "kmod-interfaces/process_memory.h"
+
+namespace tidepool::daemon {
+
+void DemotionJob::add_runs(SlotRange range) {
+  const auto table = space_->segments();
+  for_runs(frozen_ | committed_, range, [&](std::size_t first, std::size_t count) {
+    std::size_t done = 0;
+    while (done < count) {
+      const Segment* segment = table->showing(*object_, page(first + done));
+      std::size_t length = 1;
+      Run run{first + done, 1, {}, 0};
+      if (segment != nullptr) {
+        length =
+            std::min<std::uint64_t>(count - done, segment->first.value + segment->pages() - page(first + done).value);
+        const std::uint64_t address = segment->address_of(page(first + done));
+        run.addresses = {address, address + length * kPageSize};
+        run.file_offset = segment->offset_of(page(first + done));
+      }
+      run.count = length;
+      runs_.push_back(run);
+      done += length;
+    }
+  });
+}
+
+// Punches the committed stretches of a run of shared memory; the first error.
+int DemotionJob::punch_committed(const Run& run) {
+  int error = 0;
+  for (std::size_t slot = run.first; slot < run.first + run.count;) {
+    if (!committed_.test(slot)) {
+      ++slot;
+      continue;
+    }
+    std::size_t end = slot + 1;
+    while (end < run.first + run.count && committed_.test(end)) ++end;
+    const std::uint64_t length = (end - slot) * kPageSize;
+    DropCompletion completion;
+    punch_->submit({0, {0, length}, run.file_offset + (slot - run.first) * kPageSize});
+    if (punch_->reap(std::span(&completion, 1)) == 1 && error == 0) error = completion.error;
+    slot = end;
+  }
+  return error;
+}
+
+// Decides and punches while no fork can slip in between (see PagedVm::event_gate). False when the fault loop is at it.
+bool DemotionJob::drop_shared(std::size_t index) {
+  Run& run = runs_[index];
+  if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
+  const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
+  for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot);
+  const int error = punch_committed(run);
+  vm_->event_gate.clear(std::memory_order_release);
+  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+    if (!committed_.test(slot)) give_up(slot);
+    frozen_.reset(slot);
+  }
+  run.started = true;
+  drop_completed(index, error);
+  return true;
+}
+
+bool DemotionJob::start_drops() {
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    Run& run = runs_[i];
+    if (run.started) continue;
+    if (run.addresses.empty()) {  // unmapped meanwhile: nothing to drop here
+      run.started = true;
+      for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+        if (frozen_.test(slot)) give_up(slot);
+      }
+      drop_completed(i, 0);
+      continue;
+    }
+    if (object_->shared) {
+      if (!drop_shared(i)) return false;
+      continue;
+    }
+    run.ledger_id = space_->ledger.expect(run.addresses);
+    if (!space_->ring->submit({cookie_ + i, run.addresses, 0})) {
+      space_->ledger.finished(run.ledger_id);  // never started, so never announced
+      return false;
+    }
+    run.started = true;
+  }
+  return true;
+}
+
+// Private memory: the pages of a run that the kernel still has, whatever the drop's completion says.
+DemotionJob::Slots DemotionJob::still_present(const Run& run) const {
+  Slots present;
+  if (object_->shared || run.addresses.empty()) return present;
+  // Where we cannot look, the pages count as gone: see below.
+  (void)space_->pagemap.for_each(
+      run.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, [&](const auto& seen) {
+        for (std::uint64_t address = std::max<std::uint64_t>(seen.start, run.addresses.start);
+             address < std::min<std::uint64_t>(seen.end, run.addresses.end); address += kPageSize) {
+          present.set(run.first + (address - run.addresses.start) / kPageSize);
+        }
+      });
+  return present;
+}
+
+// A huge page of which a part was dropped keeps all of its memory until it is split, which the kernel puts off until
+// memory is short. To call one of the pages that are left cold splits it at once (Linux 5.4, mm/madvise.c,
+// madvise_cold_or_pageout_pte_range) and frees what was dropped: 0.25 ms for 2 MiB. A page beside one that was dropped
+// is looked for, so that nothing need be known of where huge pages are.
+void DemotionJob::split_what_is_left() const {
+  if (!space_->pidfd.valid()) return;
+  const auto table = space_->segments();
+  std::vector<AddressRange> beside;
+  const auto add = [&](std::size_t slot) {
+    if (slot >= kPagesPerRegion || committed_.test(slot)) return;
+    const PageState state = object_->map->load(page(slot)).state();
+    const bool there = state == PageState::kResident || state == PageState::kResidentClean;
+    const Segment* segment = there ? table->showing(*object_, page(slot)) : nullptr;
+    if (segment == nullptr) return;
+    const std::uint64_t address = segment->address_of(page(slot));
+    beside.push_back({address, address + kPageSize});
+  };
+  for (const Run& run : runs_) {
+    add(run.first - 1);  // wraps around to none before the first
+    add(run.first + run.count);
+  }
+  kernel::advise_process_memory(space_->pidfd.get(), beside, MADV_COLD);
+}
+
+// A page that was not dropped may be called far all the same: it is protected, so its content is the stored one, and
+// whoever touches it finds it. Pages seen present go back to resident, so that the account stays true.
+void DemotionJob::drop_completed(std::size_t index, int /*error: presence says it better*/) {
+  Run& run = runs_[index];
+  if (run.done) return;
+  run.done = true;
+  ++runs_done_;
+  if (run.ledger_id.number != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
+  const auto present = still_present(run);
+  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+    if (!committed_.test(slot)) continue;
+    for (PageEntry entry = object_->map->load(page(slot)); entry.state() == PageState::kDropping;) {
+      const bool stays = present.test(slot) && !entry.discarded();
+      const bool frees_copy = entry.holds_location() && (entry.discarded() || stays);
+      const pool::Location location = entry.location();
+      PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
+                                        : PageEntry::stored(PageState::kFar, location);
+      if (entry.discarded() || weightless_.test(slot)) next = PageEntry::plain(PageState::kReleased);
+      if (stays) next = PageEntry::plain(PageState::kResident).with_held();
+      if (!object_->map->exchange(page(slot), entry, next)) continue;
+      if (frees_copy) vm_->store->release(std::span(&location, 1));
+      if (stays) {
+        protect(slot, 1, false);
+        object_->map->exchange(page(slot), next, PageEntry::plain(PageState::kResident));
+      } else if (next.state() == PageState::kFar) {
+        vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
+      }
+      break;
+    }
+  }
+  if (!object_->shared && all_drops_done()) split_what_is_left();
+}
+
+}  // namespace tidepool::daemon
