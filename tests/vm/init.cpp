@@ -76,8 +76,9 @@ void bring_loopback_up() {
   if (socket >= 0) ::close(socket);
 }
 
-// QEMU's software processor keeps translations when the kernel clears accessed bits without flushing, so memory in a tight
-// loop looks idle. A switch of address spaces flushes them: one process per processor that wakes every two milliseconds.
+// QEMU's software processor keeps translations when the kernel clears accessed bits without flushing, so memory in a
+// tight loop looks idle. A switch of address spaces flushes them: one process per processor that wakes every two
+// milliseconds.
 void tick_on_every_processor() {
   constexpr useconds_t kPeriod = 2000;
   const long processors = ::sysconf(_SC_NPROCESSORS_ONLN);
