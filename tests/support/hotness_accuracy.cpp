@@ -10,14 +10,22 @@ namespace tidepool::test {
 
 void RateEstimate::add(const policy::AccessSample& sample) {
   ++samples_;
-  const std::uint64_t region = sample.pages.first.value / kPagesPerHugePage;
-  if (!policy::well_formed(sample) || region >= regions_.size()) {
+  if (!policy::well_formed(sample) || (sample.pages.end() - 1) / kPagesPerHugePage >= regions_.size()) {
     ++malformed_;
     return;
   }
+  for (std::uint64_t page = sample.pages.first.value; page < sample.pages.end();) {
+    const std::uint64_t region = page / kPagesPerHugePage;
+    const std::uint64_t end = std::min(sample.pages.end(), (region + 1) * kPagesPerHugePage);
+    add_to(regions_[region], sample, static_cast<double>(end - page));
+    page = end;
+  }
+}
+
+void RateEstimate::add_to(Region& region, const policy::AccessSample& sample, double pages) {
   if (sample.evidence == policy::Evidence::kEvents) {
-    regions_[region].weighted_rate += sample.used;
-    regions_[region].weight = 1;
+    region.weighted_rate += sample.used * pages / static_cast<double>(sample.pages.count);
+    region.weight = 1;
     return;
   }
   const double window = std::chrono::duration<double>(sample.window).count();
@@ -27,9 +35,9 @@ void RateEstimate::add(const policy::AccessSample& sample) {
   const double looks = sample.watched;
   const double share = std::min(sample.used / looks, 1 - 0.5 / (looks + 1));
   const double rate = -std::log1p(-share) / window;
-  const double weight = looks * window * window * (1 - share + 0.01) / (share + 0.01);
-  regions_[region].weighted_rate += weight * rate;
-  regions_[region].weight += weight;
+  const double weight = looks * pages * window * window * (1 - share + 0.01) / (share + 0.01);
+  region.weighted_rate += weight * rate;
+  region.weight += weight;
 }
 
 std::vector<double> RateEstimate::rates() const {

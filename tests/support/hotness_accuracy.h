@@ -26,6 +26,8 @@ class RateEstimate final : public telemetry::SampleSink {
     double weighted_rate = 0;
     double weight = 0;
   };
+  static void add_to(Region& region, const policy::AccessSample& sample, double pages);
+
   std::vector<Region> regions_;
   std::uint64_t samples_ = 0;
   std::uint64_t malformed_ = 0;
