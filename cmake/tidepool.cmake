@@ -37,12 +37,12 @@ endfunction()
 
 # tidepool_test(NAME LABEL unit|integration|vm|chaos sources... DEPENDS libs...): one GoogleTest binary, one ctest entry.
 function(tidepool_test name)
-  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "DEPENDS;RUNNER" ${ARGN})
   add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE ${arg_DEPENDS} GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   target_compile_definitions(${name} PRIVATE TIDEPOOL_BINARY_DIR="${CMAKE_BINARY_DIR}" TIDEPOOL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  add_test(NAME ${name} COMMAND ${name})
+  add_test(NAME ${name} COMMAND ${arg_RUNNER} $<TARGET_FILE:${name}>)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
@@ -51,5 +51,15 @@ function(tidepool_test name)
   # Integration tests share the machine's memory and cores with nobody else: a timing-free test still needs progress.
   if(arg_LABEL STREQUAL "integration" OR arg_LABEL STREQUAL "chaos" OR arg_LABEL STREQUAL "vm")
     set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+  endif()
+endfunction()
+
+# tidepool_vm_test(NAME sources... DEPENDS libs...): a GoogleTest binary that runs inside the VM rig (tests/vm/run), in the
+# release build only: the rig's software processor is slow enough without a sanitizer.
+function(tidepool_vm_test name)
+  if(NOT TIDEPOOL_SANITIZE)
+    tidepool_test(${name} ${ARGN} LABEL vm RUNNER ${PROJECT_SOURCE_DIR}/tests/vm/run --)
+    set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
+    add_dependencies(${name} vm-init)
   endif()
 endfunction()

@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "kmod-interfaces/proc_text.h"
+
 namespace tidepool::kernel {
 
 Result<Pagemap> Pagemap::open(pid_t pid) {
@@ -14,6 +16,26 @@ Result<Pagemap> Pagemap::open(pid_t pid) {
   pagemap.fd_ = UniqueFd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (!pagemap.fd_.valid()) return errno_failure("open", path, "CAP_SYS_PTRACE is needed for other users' processes");
   return pagemap;
+}
+
+Result<Pagemap> Pagemap::open(const KernelRoots& roots, const ProcessId& process) {
+  const auto held = Process::open(roots, process.pid);
+  if (!held) return Failure{held.error()};
+  const std::string subject = "pagemap of process " + std::to_string(process.pid);
+  if (held->id() != process) return failure_from(ESRCH, "open", subject, "its pid is another process's now");
+  auto file = open_at(held->directory(), "pagemap", O_RDONLY | O_CLOEXEC, subject);
+  if (!file) return Failure{file.error()};
+  Pagemap pagemap;
+  pagemap.fd_ = std::move(*file);
+  return pagemap;
+}
+
+Result<std::size_t> Pagemap::entries(std::uint64_t address, std::span<PagemapEntry> out) const {
+  static_assert(sizeof(PagemapEntry) == 8);
+  const auto offset = static_cast<off_t>(address / kPageSize * sizeof(PagemapEntry));
+  const ssize_t got = ::pread(fd_.get(), out.data(), out.size_bytes(), offset);
+  if (got < 0) return errno_failure("read", "pagemap");
+  return static_cast<std::size_t>(got) / sizeof(PagemapEntry);
 }
 
 Result<std::size_t> Pagemap::scan(AddressRange range, std::uint64_t any_of, std::span<uapi::page_region> out,
@@ -32,12 +54,11 @@ Result<std::size_t> Pagemap::scan(AddressRange range, std::uint64_t any_of, std:
   return static_cast<std::size_t>(found);
 }
 
-Result<std::uint64_t> Pagemap::word(std::uint64_t address) const {
-  std::uint64_t word = 0;
-  const auto at = static_cast<off_t>((address >> kPageShift) * sizeof word);
-  const ssize_t got = ::pread(fd_.get(), &word, sizeof word, at);
-  if (got < 0) return errno_failure("read", "pagemap");
-  return got == sizeof word ? word : 0;  // nothing at the end of the address space
+Result<PagemapEntry> Pagemap::entry(std::uint64_t address) const {
+  PagemapEntry entry;
+  const auto got = entries(address, std::span(&entry, 1));
+  if (!got) return Failure{got.error()};
+  return entry;
 }
 
 }  // namespace tidepool::kernel

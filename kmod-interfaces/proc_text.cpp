@@ -131,6 +131,17 @@ Result<std::vector<std::uint64_t>> list_numbers_at(int dirfd, const std::string&
   return numbers;
 }
 
+Result<> write_value(const std::string& path, std::string_view text) {
+  const auto file = open_at(AT_FDCWD, path, O_WRONLY | O_TRUNC, path);
+  if (!file) return Failure{file.error()};
+  ssize_t written = 0;
+  do written = ::write(file->get(), text.data(), text.size());
+  while (written < 0 && errno == EINTR);
+  if (written < 0) return errno_failure("write '" + std::string(text) + "' to", path);
+  if (static_cast<std::size_t>(written) != text.size()) return failure_from(EIO, "write", path);
+  return {};
+}
+
 bool exists(const std::string& path) {
   return ::faccessat(AT_FDCWD, path.c_str(), F_OK, AT_EACCESS) == 0;
 }

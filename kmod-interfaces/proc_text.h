@@ -1,6 +1,6 @@
-// Reading the kernel's text files: bounded in size, total over hostile text. A name that a process chose (comm, path,
-// argument) may hold any byte that is not NUL, and a file that changes while it is read may end anywhere; nothing here
-// fails on either.
+// Reading (and setting) the kernel's text files: bounded in size, total over hostile text. A name that a process chose
+// (comm, path, argument) may hold any byte that is not NUL, and a file that changes while it is read may end anywhere;
+// nothing here fails on either.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,8 @@ Result<std::vector<std::string>> list_directory(const std::string& path, std::si
 Result<std::vector<std::uint64_t>> list_numbers_at(int dirfd, const std::string& name, const std::string& subject,
                                                    std::size_t limit);
 bool exists(const std::string& path);
+// Writes an attribute of sysfs: one write, which the kernel takes whole or refuses. The file must be there.
+Result<> write_value(const std::string& path, std::string_view text);
 
 // Calls `line` for every line (without its newline) of an open file until it returns false; at most `limit` lines
 // (EFBIG beyond). Reads in pieces, so the memory needed does not grow with the file.

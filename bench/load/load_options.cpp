@@ -113,6 +113,8 @@ void add_run_options(CLI::App& app, Raw& raw, LoadOptions& options) {
   app.add_flag("--discard", options.discard, "one more thread gives parts of the memory back and expects zeros there");
   app.add_option("--odirect", options.run.direct_file,
                  "one more thread moves pages to and from this file with O_DIRECT");
+  app.add_option("--access-counts", options.run.access_counts,
+                 "count in this file how often each page was read and written (two 32-bit words a page), live");
   app.add_option("-o,--output", raw.output, "table | json (one object per line)")
       ->capture_default_str()
       ->transform(CLI::IsMember(kOutputNames));

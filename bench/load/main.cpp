@@ -56,6 +56,11 @@ Result<int> run_load(const LoadOptions& options) {
     print(fmt::format("handed off vm={}\n", handed.vm));
   }
   Run run(std::move(*memory), std::move(*truth), options.run);
+  if (!options.run.access_counts.empty()) {
+    auto counts = AccessCounts::create(options.run.access_counts, run.memory.pages());
+    if (!counts) return Failure(counts.error());
+    run.counts = std::move(*counts);
+  }
   fill_all(run);
   const AddressRange range = run.memory.range();
   print(fmt::format("ready pid={} address={:#x}-{:#x} size={}\n", ::getpid(), range.start, range.end, range.size()));

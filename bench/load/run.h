@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/latency_histogram.h"
+#include "bench/load/access_counts.h"
 #include "bench/load/access_pattern.h"
 #include "bench/load/page_content.h"
 #include "bench/load/truth_table.h"
@@ -53,6 +54,7 @@ struct RunSettings {
   double operations_per_second = 0;      // of all threads together; 0: as many as possible
   std::uint64_t hammer_pages = 16;       // the first pages of the memory, hammer only
   std::string direct_file;               // O_DIRECT transfers to and from this file; empty: none
+  std::string access_counts;             // count every page's accesses in this file; empty: do not
 };
 
 class Run {
@@ -73,6 +75,7 @@ class Run {
   const RunSettings settings;
   const PageContent content;
   MismatchLog mismatches;
+  AccessCounts counts;  // of the pattern's accesses, on request
   std::atomic<bool> stopping{false};
 };
 

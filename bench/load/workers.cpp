@@ -53,6 +53,7 @@ void run_worker(Run& run, unsigned thread, SteadyClock::time_point start, Thread
       run.check_page(access.page, run.settings.verify);
     }
     counters.record(access.write, SteadyClock::now() - begin);
+    run.counts.count(access.page, access.write);
     compute(run.settings.work_per_operation);
     pacer.wait(run.stopping);
   }

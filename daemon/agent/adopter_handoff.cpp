@@ -72,18 +72,18 @@ Result<> prove_ownership(const AddressSpace& space, const HandoffRegion& first,
   const std::uint64_t page = first.addresses.start;
   const AddressRange range{page, page + kPageSize};
   if (space.userfaultfd.write_protect(range, true) == 0) {
-    const auto word = space.pagemap.word(page);
+    const auto entry = space.pagemap.entry(page);
     (void)space.userfaultfd.write_protect(range, false);
-    if (word && (*word & kernel::kPagemapWriteProtected) != 0) return {};
+    if (entry && entry->write_protected()) return {};
   }
   if (image) {
     const HandoffRegion one{range, first.offset};
     if (auto loaded = image->load(space.userfaultfd, std::span(&one, 1)); !loaded) return Failure{loaded.error()};
   }
-  auto word = space.pagemap.word(page);
-  if (word && *word == 0 && space.userfaultfd.copy(page, kZeros.data(), kPageSize, false).error == 0)
-    word = space.pagemap.word(page);
-  if (word && *word != 0) return {};
+  auto entry = space.pagemap.entry(page);
+  if (entry && entry->nothing() && space.userfaultfd.copy(page, kZeros.data(), kPageSize, false).error == 0)
+    entry = space.pagemap.entry(page);
+  if (entry && !entry->nothing()) return {};
   return refused(space.pid, "the userfaultfd is not of its address space",
                  "the process that connects is the one whose memory is handed off", std::errc::invalid_argument);
 }
@@ -227,8 +227,8 @@ void Adopter::try_kernel_faults(const ManagedVm& vm, Given& given) const {
     if (shared != table->all().end()) {
       const AddressRange first{shared->addresses.start, shared->addresses.start + kPageSize};
       const bool unmapped = kernel::advise_process_memory(space.pidfd.get(), std::span(&first, 1), MADV_PAGEOUT) > 0;
-      const auto word = space.pagemap.word(first.start);
-      if (unmapped && word && *word == 0) page = first.start;
+      const auto entry = space.pagemap.entry(first.start);
+      if (unmapped && entry && entry->nothing()) page = first.start;
     }
   }
   KernelFaults& faults = given.facts.handed_off->kernel_faults;
