@@ -23,8 +23,9 @@ class Pagemap {
   // The descriptor refers to the address space the process has now: after exec or exit, scans fail or find nothing.
   static Result<Pagemap> open(pid_t pid);
 
-  // Fills `out` with ranges of pages that have any of the categories (uapi::kPageIs...), each with which of them it has, in order of
-  // address, starting at range.start. Returns how many ranges; `scanned_to` is where a next call should go on (range.end when finished).
+  // Fills `out` with ranges of pages that have any of the categories (uapi::kPageIs...), each with which of them it
+  // has, in order of address, starting at range.start. Returns how many ranges; `scanned_to` is where a next call
+  // should go on (range.end when finished).
   Result<std::size_t> scan(AddressRange range, std::uint64_t any_of, std::span<uapi::page_region> out,
                            std::uint64_t& scanned_to) const;
 

@@ -25,7 +25,8 @@ constexpr std::uint32_t kRingEntries = 256;
 constexpr Nanoseconds kRingPatience = std::chrono::seconds(5);
 constexpr std::uint64_t kChangeEvents = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
 
-Failure refused(pid_t pid, const std::string& why, std::string remedy, std::errc code = std::errc::operation_not_permitted) {
+Failure refused(pid_t pid, const std::string& why, std::string remedy,
+                std::errc code = std::errc::operation_not_permitted) {
   return failure(code, "take over process " + std::to_string(pid) + ": " + why, "", std::move(remedy));
 }
 
@@ -65,7 +66,8 @@ std::string memory_file_of(const std::string& pattern, const std::string& vm) {
 }
 
 // A descriptor says nothing of whose memory it serves. What is done through it must show in the peer's own page table.
-Result<> prove_ownership(const AddressSpace& space, const HandoffRegion& first, const std::optional<MemoryImage>& image) {
+Result<> prove_ownership(const AddressSpace& space, const HandoffRegion& first,
+                         const std::optional<MemoryImage>& image) {
   static constexpr std::array<std::byte, kPageSize> kZeros{};
   const std::uint64_t page = first.addresses.start;
   const AddressRange range{page, page + kPageSize};
@@ -92,8 +94,8 @@ std::optional<std::uint64_t> missing_page(const AddressSpace& space) {
   std::array<kernel::uapi::page_region, 1> present;
   for (const Segment& segment : table->all()) {
     std::uint64_t scanned_to = 0;
-    const auto found = space.pagemap.scan(segment.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped,
-                                          present, scanned_to);
+    const auto found = space.pagemap.scan(
+        segment.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, present, scanned_to);
     if (!found) return std::nullopt;
     if (*found == 0 || present[0].start > segment.addresses.start) return segment.addresses.start;
     if (present[0].end < segment.addresses.end) return present[0].end;
@@ -123,8 +125,8 @@ Result<Adopter::Given> Adopter::inspect_handoff(Handoff& handoff) const {
   if (!kernel::pidfd_alive(handoff.peer.pidfd.get()))
     return refused(pid, "it has ended", "", std::errc::no_such_process);
   if (const auto already = context_.vms.find(process->id())) {
-    return refused(pid, "it is served already, as " + already->name, "release it first, or hand all regions off at once",
-                   std::errc::file_exists);
+    return refused(pid, "it is served already, as " + already->name,
+                   "release it first, or hand all regions off at once", std::errc::file_exists);
   }
   given.userfaultfd = kernel::Userfaultfd{std::move(handoff.userfaultfd)};
   const auto features = given.userfaultfd.agreed_features();
