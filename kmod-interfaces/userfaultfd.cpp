@@ -52,7 +52,8 @@ Result<std::uint64_t> Userfaultfd::handshake(std::uint64_t features) {
   api.api = UFFD_API;
   api.features = features;
   if (::ioctl(fd_.get(), UFFDIO_API, &api) != 0) {
-    return errno_failure("agree on features with", "userfaultfd", "the kernel may be too old: Linux 5.19 or newer is needed");
+    return errno_failure("agree on features with", "userfaultfd",
+                         "the kernel may be too old: Linux 5.19 or newer is needed");
   }
   return api.features;
 }
@@ -120,7 +121,8 @@ int Userfaultfd::write_protect(AddressRange range, bool protect) const {
   uffdio_writeprotect request{};
   request.range = {range.start, range.size()};
   request.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0;
-  // A signal or a concurrent change of the address space interrupts a long range; it is idempotent, so start again, but not forever.
+  // A signal or a concurrent change of the address space interrupts a long range; it is idempotent, so start again, but
+  // not forever.
   for (int attempt = 0; attempt < 64; ++attempt) {
     if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request) == 0) return 0;
     if (errno != EINTR) break;

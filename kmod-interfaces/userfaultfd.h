@@ -1,7 +1,8 @@
 // userfaultfd(2): being told of faults in somebody else's memory, and answering them.
 //
-// Works on the address space of whichever process the descriptor was made in; none of the calls needs that process to be stopped. Source of
-// behaviour: Documentation/admin-guide/mm/userfaultfd.rst and tests/integration/pager (which hold the surprising parts).
+// Works on the address space of whichever process the descriptor was made in; none of the calls needs that process to
+// be stopped. Source of behaviour: Documentation/admin-guide/mm/userfaultfd.rst and tests/integration/pager (which hold
+// the surprising parts).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,8 @@ class Userfaultfd {
   Userfaultfd() = default;
   explicit Userfaultfd(UniqueFd fd) : fd_(std::move(fd)) {}
 
-  // A new context for the calling process; by syscall, or by /dev/userfaultfd where the syscall is forbidden. Non-blocking, close-on-exec.
+  // A new context for the calling process; by syscall, or by /dev/userfaultfd where the syscall is forbidden.
+  // Non-blocking, close-on-exec.
   static Result<Userfaultfd> create_for_self();
 
   // Must come first, once per descriptor. `features` as UFFD_FEATURE_*; returns what the kernel offers.
@@ -34,7 +36,8 @@ class Userfaultfd {
   // What the handshake agreed on; nullopt while nobody has done it. For descriptors that somebody else made: a second
   // handshake fails, and no ioctl tells. /proc/self/fdinfo/N, "API:" (fs/userfaultfd.c).
   Result<std::optional<std::uint64_t>> agreed_features() const;
-  // `modes` as UFFDIO_REGISTER_MODE_*. What was registered through the same descriptor before is replaced. EBUSY: another userfaultfd has a part of the range.
+  // `modes` as UFFDIO_REGISTER_MODE_*. What was registered through the same descriptor before is replaced. EBUSY:
+  // another userfaultfd has a part of the range.
   Result<> register_range(AddressRange range, std::uint64_t modes);
   // Also wakes everyone who waits in the range.
   Result<> unregister_range(AddressRange range);
@@ -44,7 +47,8 @@ class Userfaultfd {
 
   // All of these wake whoever waits on the pages installed. Addresses and lengths are multiples of 4 KiB.
   InstallOutcome copy(std::uint64_t address, const void* source, std::uint64_t length, bool write_protect) const;
-  // Maps pages that the file already holds (shared memory, MINOR faults). Without write_protect an earlier protection is gone.
+  // Maps pages that the file already holds (shared memory, MINOR faults). Without write_protect an earlier protection
+  // is gone.
   InstallOutcome map_cached(std::uint64_t address, std::uint64_t length, bool write_protect) const;
   // 0 or errno. Protecting skips pages that are not present; unprotecting wakes waiters.
   int write_protect(AddressRange range, bool protect) const;

@@ -77,7 +77,8 @@ Result<Adopter::Candidate> Adopter::inspect(const AdoptRequest& request) {
     if (!members) return Failure{members.error()};
     for (const kernel::MemoryHolder& holder : candidate.facts.holders) {
       const bool member = std::ranges::binary_search(*members, holder.id.pid);
-      const bool known = std::ranges::find(candidate.family, holder.id, &kernel::MemoryHolder::id) != candidate.family.end();
+      const bool known =
+          std::ranges::find(candidate.family, holder.id, &kernel::MemoryHolder::id) != candidate.family.end();
       if (member && !known && !holder.mapped.empty()) candidate.family.push_back(holder);
     }
   }
@@ -199,8 +200,7 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, V
   auto inspected = inspect(request);
   if (!inspected) return Failure{inspected.error()};
   const Candidate& candidate = *inspected;
-  if (handle != nullptr)
-    handle->update([&](Operation& operation) { operation.findings = candidate.verdict.findings; });
+  if (handle != nullptr) handle->update([&](Operation& operation) { operation.findings = candidate.verdict.findings; });
   if (const Finding* refusal = candidate.verdict.first_refusal()) {
     count(candidate.verdict, false);
     return failure(std::errc::operation_not_permitted,

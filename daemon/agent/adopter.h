@@ -1,8 +1,8 @@
 // Adoption and release, whole: from a process, taken hold of or handed off by itself, to served memory, and back to a
 // process as it was found.
 //
-// Every step that fails undoes the ones before it. Blocking (milliseconds to minutes): not for fault or request threads.
-// Thread-safe.
+// Every step that fails undoes the ones before it. Blocking (milliseconds to minutes): not for fault or request
+// threads. Thread-safe.
 #pragma once
 
 #include <functional>
@@ -59,8 +59,8 @@ class Adopter {
   Result<SpaceSpec> space_of(const ProcessIdentity& id, std::vector<MappingSpec> mappings, bool needs_ring,
                              Taken& taken);
   std::shared_ptr<ManagedVm> new_vm(const ProcessFacts& facts, VmOrigin origin, const std::string& name) const;
-  // Serves it, in observe mode, and tells the mode that its settings ask for. On failure nothing of the VM is left in the
-  // agent or with the holder; what was placed in its processes is the caller's to undo.
+  // Serves it, in observe mode, and tells the mode that its settings ask for. On failure nothing of the VM is left in
+  // the agent or with the holder; what was placed in its processes is the caller's to undo.
   Result<Mode> enrol(Enrolment& enrolment, std::span<const PlacedFoothold> placed, const Operations::Handle* handle);
   void become(ManagedVm& vm, Mode wanted);
   Result<> hold(const std::shared_ptr<ManagedVm>& vm);

@@ -451,12 +451,11 @@ Result<Operation> AgentImpl::vm_adopt(const AdoptRequest& request) {
 Result<Operation> AgentImpl::vm_release(std::string_view name) {
   auto vm = need(name);
   if (!vm) return Failure{vm.error()};
-  return operations_->start(
-      OperationKind::kRelease, (*vm)->name, "bringing pages home",
-      [this, vm = *vm](const Operations::Handle& handle) -> Result<> {
-        auto_.leave_alone(vm->id);
-        return adopter_.release(vm, &handle);
-      });
+  return operations_->start(OperationKind::kRelease, (*vm)->name, "bringing pages home",
+                            [this, vm = *vm](const Operations::Handle& handle) -> Result<> {
+                              auto_.leave_alone(vm->id);
+                              return adopter_.release(vm, &handle);
+                            });
 }
 
 Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& settings, bool plan) {

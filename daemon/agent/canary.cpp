@@ -17,9 +17,9 @@ Result<> Canary::allows_locked(const std::string& name) const {
     active += vm->policy.mode == Mode::kActive && vm->name != name ? 1 : 0;
   }
   if (active < safety.max_active_vms) return {};
-  return failure(std::errc::operation_not_permitted, "make active", name,
-                 "safety.max_active_vms allows " + std::to_string(safety.max_active_vms) +
-                     " until the canary time has passed");
+  return failure(
+      std::errc::operation_not_permitted, "make active", name,
+      "safety.max_active_vms allows " + std::to_string(safety.max_active_vms) + " until the canary time has passed");
 }
 
 Result<> Canary::activate(ManagedVm& vm) {

@@ -40,7 +40,9 @@ void refuse(int connection, const Error& error) {
 class Server final : public HandoffServer {
  public:
   Server(const HandoffServerOptions& options, TakeOver take_over, UnixListener listener)
-      : options_(options), take_over_(std::move(take_over)), listener_(std::move(listener)),
+      : options_(options),
+        take_over_(std::move(take_over)),
+        listener_(std::move(listener)),
         workers_(std::make_unique<WorkerPool>(kWorkers, options.max_pending)) {}
   ~Server() override {
     stopping_ = true;
@@ -83,7 +85,8 @@ class Server final : public HandoffServer {
         next = std::min(next, pending.deadline);
       }
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(next - clock_.now());
-      if (::poll(watched.data(), watched.size(), static_cast<int>(std::max<std::int64_t>(left.count(), 0))) < 0) continue;
+      if (::poll(watched.data(), watched.size(), static_cast<int>(std::max<std::int64_t>(left.count(), 0))) < 0)
+        continue;
       std::size_t at = 2;
       for (auto pending = pending_.begin(); pending != pending_.end(); ++at) {
         const bool readable = watched[at].revents != 0;
@@ -181,9 +184,11 @@ class Server final : public HandoffServer {
       return;
     }
     const uid_t uid = receiver->peer().uid;
-    const auto same_user = std::ranges::count_if(pending_, [&](const Pending& p) { return p.receiver.peer().uid == uid; });
-    const bool full = pending_.size() >= options_.max_pending ||
-                      (uid != 0 && static_cast<std::size_t>(same_user) >= std::max<std::size_t>(1, options_.max_pending / 4));
+    const auto same_user =
+        std::ranges::count_if(pending_, [&](const Pending& p) { return p.receiver.peer().uid == uid; });
+    const bool full =
+        pending_.size() >= options_.max_pending ||
+        (uid != 0 && static_cast<std::size_t>(same_user) >= std::max<std::size_t>(1, options_.max_pending / 4));
     if (full) {
       refuse(fd, failure(std::errc::resource_unavailable_try_again, "begin", "a hand-off",
                          "too many are under way: connect again")

@@ -25,7 +25,8 @@ Result<std::string> cgroup_path(const kernel::KernelRoots& roots, std::string pa
   }
   while (path.ends_with('/')) path.pop_back();
   if (path.empty()) {
-    return failure(std::errc::invalid_argument, "search control group", "/", "name a group: all processes are in this one");
+    return failure(std::errc::invalid_argument, "search control group", "/",
+                   "name a group: all processes are in this one");
   }
   if (!path.starts_with('/')) path.insert(0, "/");
   if (path.find("/../") != std::string::npos || path.ends_with("/.."))
@@ -51,8 +52,7 @@ Result<pid_t> find_domain(const kernel::KernelRoots& roots, const std::string& d
   if (matches.size() == 1) return matches.front();
   if (matches.empty())
     return failure(std::errc::no_such_process, "find domain", domain, "name a running VM, or use --pid");
-  return failure(std::errc::invalid_argument, "find domain", domain,
-                 "several processes carry that name: use --pid");
+  return failure(std::errc::invalid_argument, "find domain", domain, "several processes carry that name: use --pid");
 }
 
 }  // namespace
@@ -79,7 +79,9 @@ Result<std::vector<pid_t>> processes_of_cgroup(const kernel::KernelRoots& roots,
     if (!process) continue;
     const auto memberships = process->cgroups();
     if (!memberships) continue;
-    const auto is_member = [&](const kernel::CgroupMembership& membership) { return is_below(membership.path, *group); };
+    const auto is_member = [&](const kernel::CgroupMembership& membership) {
+      return is_below(membership.path, *group);
+    };
     if (std::ranges::any_of(*memberships, is_member)) members.push_back(pid);
   }
   return members;

@@ -68,7 +68,8 @@ struct Rule {
   std::optional<Amount> limit;
   std::optional<double> stall_budget;
   std::optional<std::chrono::milliseconds> min_cold_age;
-  // Of a VM that hands itself off while it restores a snapshot: the snapshot's memory file, with "%n" for the VM's name.
+  // Of a VM that hands itself off while it restores a snapshot: the snapshot's memory file, with "%n" for the VM's
+  // name.
   // "": its memory is fresh and reads zero. Absent: nobody said.
   std::optional<std::string> memory_file;
 
@@ -104,9 +105,9 @@ struct Config {
     bool automatic = false;  // key "auto": adopt what a [[rule]] matches without being told
     std::chrono::milliseconds scan_interval{std::chrono::seconds(10)};  // between two searches for such processes
     std::vector<std::string> allow_exe = {"/usr/bin/qemu-system-*"};
-    bool allow_ptrace = true;    // false: co-operative hand-off only
-    std::string helper;          // program; empty: tidepool-adopt beside the agent's own
-    std::string handoff_socket;  // empty: no co-operative hand-off is offered
+    bool allow_ptrace = true;           // false: co-operative hand-off only
+    std::string helper;                 // program; empty: tidepool-adopt beside the agent's own
+    std::string handoff_socket;         // empty: no co-operative hand-off is offered
     std::string handoff_group = "kvm";  // owns that socket where the group exists, else root's
     bool operator==(const Adopt&) const = default;
   } adopt;

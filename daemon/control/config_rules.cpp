@@ -73,7 +73,8 @@ void adoption(Found& found, const Config& config) {
   for (std::size_t i = 0; i < config.rules.size(); ++i) {
     if (config.rules[i].memory_file && config.adopt.handoff_socket.empty()) {
       const std::string key = "rule[" + std::to_string(i) + "].memory_file";
-      found.push_back({key, key + " without adopt.handoff_socket: only a VM that hands itself off is given its memory"});
+      found.push_back(
+          {key, key + " without adopt.handoff_socket: only a VM that hands itself off is given its memory"});
     }
   }
   if (config.safety.canary_time.count() != 0 && config.safety.max_active_vms == 0)

@@ -82,7 +82,7 @@ struct AddressSpace {
   std::uint64_t number = 0;  // within the VM, never used again
   kernel::Userfaultfd userfaultfd;
   std::uint64_t features = 0;  // UFFD_FEATURE_* in force: which events the kernel announces
-  pid_t pid = -1;  // -1: a forked child that nobody has identified
+  pid_t pid = -1;              // -1: a forked child that nobody has identified
   UniqueFd pidfd;
   kernel::Pagemap pagemap;
   std::unique_ptr<Dropper> ring;  // private memory; used by the demotion thread

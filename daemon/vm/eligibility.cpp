@@ -90,8 +90,7 @@ void check_nature(const ProcessFacts& facts, const AdoptionRules& rules, Finding
 
 void check_permission(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {
   if (!facts.denied.empty()) findings.add("not-permitted", join_texts(facts.denied));
-  if (!rules.allow_ptrace && must_be_entered(facts))
-    findings.add("ptrace-forbidden", "allow_ptrace is false");
+  if (!rules.allow_ptrace && must_be_entered(facts)) findings.add("ptrace-forbidden", "allow_ptrace is false");
   // 3 forbids it to everybody, until the next boot. Documentation/admin-guide/LSM/Yama.rst.
   else if (must_be_entered(facts) && facts.ptrace_scope.value_or(0) >= 3)
     findings.add("ptrace-forbidden", "kernel.yama.ptrace_scope is 3");
@@ -153,7 +152,8 @@ void check_memory(const ProcessFacts& facts, Findings& findings) {
 
 void check_handoff(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {
   if (!facts.handed_off) return;
-  if (!facts.handed_off->ring_error.empty()) findings.add("no-ring", kernel::printable(facts.handed_off->ring_error, 512));
+  if (!facts.handed_off->ring_error.empty())
+    findings.add("no-ring", kernel::printable(facts.handed_off->ring_error, 512));
   if (!facts.handed_off->announces_discards) findings.add("discards-unseen", "");
   if (!facts.handed_off->announces_changes) findings.add("changes-unseen", "");
   using KernelFaults = HandoffFacts::KernelFaults;

@@ -30,8 +30,8 @@ struct DirectDescriptor {
 // Of a process that handed its memory off.
 struct HandoffFacts {
   enum class KernelFaults : std::uint8_t { served, refused, untried };  // UFFD_USER_MODE_ONLY refuses them
-  bool announces_discards = true;  // UFFD_FEATURE_EVENT_REMOVE
-  bool announces_changes = true;   // of the address space: UFFD_FEATURE_EVENT_FORK, _REMAP, _UNMAP
+  bool announces_discards = true;                                       // UFFD_FEATURE_EVENT_REMOVE
+  bool announces_changes = true;  // of the address space: UFFD_FEATURE_EVENT_FORK, _REMAP, _UNMAP
   bool restores_snapshot = false;
   KernelFaults kernel_faults = KernelFaults::served;
   std::string ring_error{};  // why no drop ring could be placed for private memory; empty: not tried, or it is there
@@ -72,7 +72,7 @@ struct ProcessFacts {
   // kernel.io_uring_disabled as it applies to this process; true where the setting is absent.
   bool may_use_io_uring = true;
   std::optional<std::uint64_t> ptrace_scope;  // kernel.yama.ptrace_scope
-  std::optional<HandoffFacts> handed_off;  // absent: the process is to be taken hold of
+  std::optional<HandoffFacts> handed_off;     // absent: the process is to be taken hold of
   // What we were not allowed to read; the rest of the facts is incomplete then.
   std::vector<std::string> denied;
 };

@@ -33,14 +33,14 @@ class HandoffMessage {
   HandoffMessage& operator=(HandoffMessage&&) noexcept;
   ~HandoffMessage();
 
-  // Takes the next bytes as they arrived. EBADMSG: not the beginning of such an array, or something behind it; EMSGSIZE:
-  // longer than kMaxHandoffMessage.
+  // Takes the next bytes as they arrived. EBADMSG: not the beginning of such an array, or something behind it;
+  // EMSGSIZE: longer than kMaxHandoffMessage.
   Result<> add(std::string_view bytes);
   // The array has ended. Nothing but blanks may follow.
   bool complete() const;
   std::size_t size() const;
-  // By address, none overlapping another. EBADMSG with the number of the region and what is wrong with it; ENOTSUP: pages
-  // that are not of 4 KiB. Complete messages only.
+  // By address, none overlapping another. EBADMSG with the number of the region and what is wrong with it; ENOTSUP:
+  // pages that are not of 4 KiB. Complete messages only.
   Result<std::vector<HandoffRegion>> regions();
 
  private:

@@ -1,5 +1,5 @@
-// One hand-off as it arrives over a unix stream socket: the message in as many pieces as it likes, and beside it (SCM_RIGHTS,
-// with any of the pieces, in any order) the userfaultfd and perhaps the files behind shared memory.
+// One hand-off as it arrives over a unix stream socket: the message in as many pieces as it likes, and beside it
+// (SCM_RIGHTS, with any of the pieces, in any order) the userfaultfd and perhaps the files behind shared memory.
 #pragma once
 
 #include <string>

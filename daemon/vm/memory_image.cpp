@@ -151,7 +151,8 @@ Result<MemoryImage> MemoryImage::open(const std::string& path, const kernel::Soc
 
 Result<> MemoryImage::check(std::span<const HandoffRegion> regions) const {
   std::vector<AddressRange> places;
-  for (const HandoffRegion& region : regions) places.push_back({region.offset, region.offset + region.addresses.size()});
+  for (const HandoffRegion& region : regions)
+    places.push_back({region.offset, region.offset + region.addresses.size()});
   std::ranges::sort(places);
   for (std::size_t i = 0; i < places.size(); ++i) {
     if (places[i].end > size_.value) {

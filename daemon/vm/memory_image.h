@@ -19,12 +19,12 @@ class MemoryImage {
   // to its group, which may read it. EACCES: neither; EINVAL: not a regular file.
   static Result<MemoryImage> open(const std::string& path, const kernel::SocketPeer& reader);
 
-  // Puts the content of every region into the process's memory: the region's offset is its place in the file. Pages that
-  // are all zero are left out, and those that are there already are left alone. Returns how much was put there.
+  // Puts the content of every region into the process's memory: the region's offset is its place in the file. Pages
+  // that are all zero are left out, and those that are there already are left alone. Returns how much was put there.
   //
-  // `userfaultfd`: every region is registered with it, and nobody else reads its events. Threads that wait for a page are
-  // woken when it is there; all others at the end. ENODATA: the file is shorter than the regions; EINVAL: two regions
-  // have the same place in it; ECANCELED: the process changed its address space meanwhile.
+  // `userfaultfd`: every region is registered with it, and nobody else reads its events. Threads that wait for a page
+  // are woken when it is there; all others at the end. ENODATA: the file is shorter than the regions; EINVAL: two
+  // regions have the same place in it; ECANCELED: the process changed its address space meanwhile.
   Result<Bytes> load(const kernel::Userfaultfd& userfaultfd, std::span<const HandoffRegion> regions) const;
 
  private:

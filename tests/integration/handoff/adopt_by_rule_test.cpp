@@ -24,7 +24,8 @@ class OwnGroup {
   OwnGroup() {
     const std::string name = "tidepool-test-" + std::to_string(::getpid());
     for (const char* root : {"/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/pids"}) {
-      if (!fs::exists(std::string(root) + "/cgroup.procs") || ::mkdir((root + ("/" + name)).c_str(), 0755) != 0) continue;
+      if (!fs::exists(std::string(root) + "/cgroup.procs") || ::mkdir((root + ("/" + name)).c_str(), 0755) != 0)
+        continue;
       folder_ = root + ("/" + name);
       path_ = "/" + name;
       return;
@@ -171,7 +172,8 @@ TEST_F(ByRule, RemembersARefusalAndTriesAgain) {
     ASSERT_TRUE(agent_.start());
     const std::string name = name_of("db", db.pid());
     EXPECT_TRUE(await([&] {
-      return agent_.expect({"vm", "events", name}, 0).find("holds a descriptor of the same memory") != std::string::npos;
+      return agent_.expect({"vm", "events", name}, 0).find("holds a descriptor of the same memory") !=
+             std::string::npos;
     }));
     let_it_search_twice();
     const std::string log = agent_.log();
@@ -236,7 +238,8 @@ TEST_F(ByName, AdoptsAControlGroupByItsPathInEveryForm) {
   const OwnGroup group;
   if (!group.valid()) GTEST_SKIP() << "no control group can be made here";
   write_config("", {{"adopt.auto", "false"}});
-  load::LoadProcess large({"--memory", "private", "--size", "16MiB", "--duration", "0", "--rate", "1000"}, program("db"));
+  load::LoadProcess large({"--memory", "private", "--size", "16MiB", "--duration", "0", "--rate", "1000"},
+                          program("db"));
   load::LoadProcess small(words(), program("db"));
   large.wait_until_ready();
   small.wait_until_ready();
@@ -260,8 +263,8 @@ TEST_F(ByName, AdoptsAVmByItsName) {
   if (::access(qemu.c_str(), X_OK) != 0) GTEST_SKIP() << qemu << " is not installed";
   write_config("", {{"adopt.auto", "false"}, {"adopt.allow_exe", "[\"/usr/bin/qemu-system-*\"]"}});
   const std::string name = "tidepool-test-" + std::to_string(::getpid());
-  load::LoadProcess guest({"-name", "guest=" + name + ",debug-threads=on", "-machine", "pc", "-accel", "tcg", "-m", "64",
-                           "-display", "none", "-nodefaults", "-S", "-monitor", "none", "-serial", "none"},
+  load::LoadProcess guest({"-name", "guest=" + name + ",debug-threads=on", "-machine", "pc", "-accel", "tcg", "-m",
+                           "64", "-display", "none", "-nodefaults", "-S", "-monitor", "none", "-serial", "none"},
                           qemu);
   ASSERT_TRUE(agent_.start());
   ASSERT_TRUE(await([&] { return agent_.tidectl({"vm", "adopt", "--domain", name, "--check"}).code == 0; }));

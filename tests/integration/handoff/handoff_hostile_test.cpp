@@ -86,8 +86,9 @@ TEST_F(Hostile, WrongMessagesAreNamed) {
   expect_refusal("[{]", uffd, "not JSON");
   expect_refusal("[]", uffd, "no region");
   expect_refusal(R"([{"base_host_virt_addr":18446744073709547520,"size":4096,"offset":0}])", uffd, "no process has");
-  expect_refusal(R"([{"base_host_virt_addr":4096,"size":4096,"offset":0},{"base_host_virt_addr":4096,"size":8192,"offset":0}])",
-                 uffd, "overlap");
+  expect_refusal(
+      R"([{"base_host_virt_addr":4096,"size":4096,"offset":0},{"base_host_virt_addr":4096,"size":8192,"offset":0}])",
+      uffd, "overlap");
   expect_refusal(R"([{"base_host_virt_addr":2097152,"size":2097152,"offset":0,"page_size":2097152}])", uffd, "4 KiB");
   expect_refusal("[" + std::string(300u << 10, ' '), uffd, "longer than");
 }

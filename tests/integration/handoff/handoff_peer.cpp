@@ -112,8 +112,7 @@ class Child {
     kernel::Userfaultfd userfaultfd{std::move(fd)};
     if (options_.features && !userfaultfd.handshake(*options_.features)) give_up("UFFDIO_API");
     for (const AddressRange& region : regions_) {
-      if (options_.features && options_.registers &&
-          !userfaultfd.register_range(region, UFFDIO_REGISTER_MODE_MISSING))
+      if (options_.features && options_.registers && !userfaultfd.register_range(region, UFFDIO_REGISTER_MODE_MISSING))
         give_up("UFFDIO_REGISTER");
     }
     return UniqueFd{::fcntl(userfaultfd.fd(), F_DUPFD_CLOEXEC, 0)};
@@ -273,8 +272,9 @@ std::string handoff_message(const std::vector<AddressRange>& regions) {
   std::uint64_t offset = 0;
   for (const AddressRange& region : regions) {
     if (text.size() > 1) text += ",";
-    text += R"({"base_host_virt_addr":)" + std::to_string(region.start) + R"(,"size":)" + std::to_string(region.size()) +
-            R"(,"offset":)" + std::to_string(offset) + R"(,"page_size":4096,"page_size_kib":4096})";
+    text += R"({"base_host_virt_addr":)" + std::to_string(region.start) + R"(,"size":)" +
+            std::to_string(region.size()) + R"(,"offset":)" + std::to_string(offset) +
+            R"(,"page_size":4096,"page_size_kib":4096})";
     offset += region.size();
   }
   return text + "]";
@@ -335,14 +335,30 @@ std::string HandoffPeer::ask(const std::string& line) {
   return read_answer(channel_.get());
 }
 
-bool HandoffPeer::fill(std::uint64_t version) { return ask("fill " + std::to_string(version)) == "yes"; }
-bool HandoffPeer::holds(std::uint64_t version) { return ask("holds " + std::to_string(version)) == "yes"; }
-bool HandoffPeer::holds_file(const std::string& path) { return ask("holds-file " + path) == "yes"; }
-bool HandoffPeer::kernel_reads() { return ask("kernel-reads") == "yes"; }
-bool HandoffPeer::start_working() { return ask("work") == "yes"; }
-bool HandoffPeer::stop_working() { return ask("stop-work") == "yes"; }
-bool HandoffPeer::discard_first_half() { return ask("discard") == "yes"; }
-bool HandoffPeer::connection_closed() { return ask("closed") == "yes"; }
+bool HandoffPeer::fill(std::uint64_t version) {
+  return ask("fill " + std::to_string(version)) == "yes";
+}
+bool HandoffPeer::holds(std::uint64_t version) {
+  return ask("holds " + std::to_string(version)) == "yes";
+}
+bool HandoffPeer::holds_file(const std::string& path) {
+  return ask("holds-file " + path) == "yes";
+}
+bool HandoffPeer::kernel_reads() {
+  return ask("kernel-reads") == "yes";
+}
+bool HandoffPeer::start_working() {
+  return ask("work") == "yes";
+}
+bool HandoffPeer::stop_working() {
+  return ask("stop-work") == "yes";
+}
+bool HandoffPeer::discard_first_half() {
+  return ask("discard") == "yes";
+}
+bool HandoffPeer::connection_closed() {
+  return ask("closed") == "yes";
+}
 bool HandoffPeer::vanish() {
   ask("vanish");
   const bool gone = ::waitpid(pid_, nullptr, 0) == pid_;

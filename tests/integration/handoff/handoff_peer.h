@@ -19,10 +19,10 @@ namespace tidepool::tests {
 struct PeerOptions {
   std::string socket;
   bool shared = false;
-  bool send_file = false;      // of shared memory, beside the userfaultfd
+  bool send_file = false;  // of shared memory, beside the userfaultfd
   bool descriptors_swapped = false;
   std::uint64_t pages = 2048;
-  unsigned regions = 1;        // that the memory is announced in, each with its own mapping
+  unsigned regions = 1;  // that the memory is announced in, each with its own mapping
   // Of the handshake; none: it is left to the agent.
   std::optional<std::uint64_t> features = UFFD_FEATURE_EVENT_REMOVE;
   int userfaultfd_flags = 0;   // besides O_CLOEXEC and O_NONBLOCK
@@ -66,9 +66,9 @@ class HandoffPeer {
   bool start_working();
   // False when anything was wrong.
   bool stop_working();
-  bool discard_first_half();   // MADV_DONTNEED; zeros are expected there from then on
-  bool connection_closed();    // by the agent
-  bool vanish();               // exits at once
+  bool discard_first_half();  // MADV_DONTNEED; zeros are expected there from then on
+  bool connection_closed();   // by the agent
+  bool vanish();              // exits at once
 
  private:
   std::string ask(const std::string& line);

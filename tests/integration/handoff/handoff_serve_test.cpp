@@ -133,8 +133,8 @@ TEST_F(Handoff, GivesBackZerosForWhatWasDiscarded) {
 TEST_F(Handoff, ServesTheWorkloadProgramUnderFullLoad) {
   start_agent();
   for (const char* memory : {"private", "memfd"}) {
-    load::LoadProcess load({"--memory", memory, "--size", "32MiB", "--threads", "4", "--duration", "0", "--handoff",
-                            socket()});
+    load::LoadProcess load(
+        {"--memory", memory, "--size", "32MiB", "--threads", "4", "--duration", "0", "--handoff", socket()});
     const auto said = load.read_line();
     ASSERT_TRUE(said && said->starts_with("handed off vm=")) << said.value_or("nothing");
     const std::string vm = said->substr(said->find('=') + 1);

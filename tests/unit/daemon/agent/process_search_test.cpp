@@ -57,8 +57,8 @@ TEST_F(ProcessSearch, TakesPathsBelowTheMountPoint) {
 }
 
 TEST_F(ProcessSearch, RefusesTheRootGroupAndPathsThatLeadUp) {
-  for (const std::string& path : {std::string("/"), std::string(), tree_.roots().cgroup, tree_.roots().cgroup + "/memory",
-                                  std::string("/a/../b")}) {
+  for (const std::string& path : {std::string("/"), std::string(), tree_.roots().cgroup,
+                                  tree_.roots().cgroup + "/memory", std::string("/a/../b")}) {
     const auto found = processes_of_cgroup(tree_.roots(), path);
     ASSERT_FALSE(found) << path;
     EXPECT_EQ(found.error().code, std::errc::invalid_argument);

@@ -108,7 +108,9 @@ TEST_F(Receiver, WaitsForADescriptorThatComesLate) {
 
 TEST_F(Receiver, TakesAMessageByteByByteWithADescriptorOnAnyOfThem) {
   for (std::size_t i = 0; i < kMessage.size(); ++i) {
-    send(kMessage.substr(i, 1), i == 3 ? std::vector<int>{memfd_.get()} : i == 40 ? std::vector<int>{uffd()} : std::vector<int>{});
+    send(kMessage.substr(i, 1), i == 3    ? std::vector<int>{memfd_.get()}
+                                : i == 40 ? std::vector<int>{uffd()}
+                                          : std::vector<int>{});
     if (i + 1 < kMessage.size()) expect_more();
   }
   expect_complete(1);
