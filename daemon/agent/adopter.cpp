@@ -77,7 +77,8 @@ Result<Adopter::Candidate> Adopter::inspect(const AdoptRequest& request) {
     if (!members) return Failure{members.error()};
     for (const kernel::MemoryHolder& holder : candidate.facts.holders) {
       const bool member = std::ranges::binary_search(*members, holder.id.pid);
-      const bool known = std::ranges::find(candidate.family, holder.id, &kernel::MemoryHolder::id) != candidate.family.end();
+      const bool known =
+          std::ranges::find(candidate.family, holder.id, &kernel::MemoryHolder::id) != candidate.family.end();
       if (member && !known && !holder.mapped.empty()) candidate.family.push_back(holder);
     }
   }
@@ -196,8 +197,7 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, V
   auto inspected = inspect(request);
   if (!inspected) return Failure{inspected.error()};
   const Candidate& candidate = *inspected;
-  if (handle != nullptr)
-    handle->update([&](Operation& operation) { operation.findings = candidate.verdict.findings; });
+  if (handle != nullptr) handle->update([&](Operation& operation) { operation.findings = candidate.verdict.findings; });
   if (const Finding* refusal = candidate.verdict.first_refusal()) {
     count(candidate.verdict, false);
     return failure(std::errc::operation_not_permitted,
@@ -252,6 +252,7 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
   spec.name = vm->name;
   spec.store = context_.store.store.get();
   spec.shared_remove_discards = vm->hypervisor;
+  spec.fixed_memory = vm->hypervisor;
   spec.kill_on_integrity_failure = config.safety.on_integrity_failure == IntegrityAction::kKill;
   auto memory = context_.pager->prepare(std::move(spec));
   if (!memory) return fail(memory.error());
@@ -320,6 +321,8 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
       return failure(std::errc::timed_out, "release", vm->name, "the process may be stopped; it stays served");
     }
   }
+  // What is under way for a process that is gone never ends by itself.
+  if (vm->memory->dead) context_.pager->abandon(vm->memory);
   if (handle != nullptr) handle->step("leaving the process as it was found");
   for (const PlacedFoothold& foothold : vm->footholds) {
     if (foothold.number < 0) continue;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <thread>
 
+#include "kmod-interfaces/drop_ring.h"
 #include "kmod-interfaces/process_memory.h"
 
 namespace tidepool::daemon {
@@ -69,8 +70,9 @@ void DemotionJob::for_runs(const Slots& set, SlotRange range, Callback&& callbac
   }
 }
 
-// Which pages the process has, as the kernel says: only those are read (reading an absent page would block us in our own
-// userfaultfd). A 2 MiB page of which the region shows only a part is better left alone: dropping a part frees nothing.
+// Which pages the process has, as the kernel says: only those are read (reading an absent page would block us in our
+// own userfaultfd). A 2 MiB page of which the region shows only a part is better left alone: dropping a part frees
+// nothing.
 DemotionJob::Slots DemotionJob::present(const SegmentTable& table, const AddressSpace& space, SlotRange within,
                                         HugePages huge_pages) const {
   Slots found_slots;
@@ -86,8 +88,7 @@ DemotionJob::Slots DemotionJob::present(const SegmentTable& table, const Address
       const auto found = space.pagemap.scan(range, kernel::uapi::kPageIsPresent, ranges, scanned_to);
       if (!found) return {};
       for (const auto& seen : std::span(ranges).first(*found)) {
-        const bool huge =
-            huge_pages == HugePages::kOnlyWhole && (seen.categories & kernel::uapi::kPageIsHuge) != 0;
+        const bool huge = huge_pages == HugePages::kOnlyWhole && (seen.categories & kernel::uapi::kPageIsHuge) != 0;
         if (huge && (seen.start % kHugePageSize != 0 || (seen.end - seen.start) % kHugePageSize != 0)) continue;
         for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize) {
           found_slots.set(segment.page_at(address).value - first_page_);
@@ -152,10 +153,9 @@ bool DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
         error = space->userfaultfd.write_protect(
             {segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
       }
-      // A process that is gone, or a range that it unmapped, can write to nothing. Where the kernel does not announce
-      // unmapping, whatever is mapped there by now is nobody's to drop.
-      const bool may_be_unmapped = (space->features & UFFD_FEATURE_EVENT_UNMAP) != 0;
-      everywhere = everywhere && (error == 0 || error == ESRCH || (error == ENOENT && may_be_unmapped));
+      // A process that is gone can write to nothing. But where a part of the range is not registered (ENOENT),
+      // something else may be mapped there by now, which nobody protects and which is nobody's to drop.
+      everywhere = everywhere && (error == 0 || error == ESRCH);
     }
   }
   return everywhere;
@@ -247,6 +247,7 @@ void DemotionJob::stage_and_read(SlotRange range, std::byte* scratch) {
 void DemotionJob::copy_and_submit(std::size_t index, std::byte* scratch) {
   const SlotRange range = range_of(index);
   forget_disturbed(range);
+  if (table_ == nullptr) table_ = space_->segments();
   stage_and_read(range, scratch);
   Stretch& stretch = stretches_[index];
   stretch.first_submitted = submitted_.size();
@@ -283,7 +284,6 @@ bool DemotionJob::store(std::byte* scratch) {
   if (settled_ < kStretches) return false;
   if (object_->shared) return true;
   // Private memory goes in pieces as large as possible: each costs a round trip through the process.
-  commit_clean();
   add_runs(kWholeRegion);
   return true;
 }
@@ -337,23 +337,18 @@ void DemotionJob::settle(std::size_t index, std::byte* again) {
     // Commits in the moment of its drop, which is now if nobody is in the way.
     add_runs(range);
     start_drops();
-    return;
-  }
-  for (std::size_t slot = range.first; slot < range.end; ++slot) {
-    if (frozen_.test(slot) && !commit(slot)) give_up(slot);
-    frozen_.reset(slot);
   }
 }
 
-void DemotionJob::commit_clean() {
-  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
-    if (!clean_.test(slot)) continue;
-    PageEntry entry = object_->map->load(page(slot));
-    if (entry.state() != PageState::kResidentClean) continue;  // written since
-    if (!object_->map->exchange(page(slot), entry, PageEntry::stored(PageState::kDropping, entry.location()))) continue;
-    committed_.set(slot);
-    vm_->counters.clean_drops.fetch_add(1, std::memory_order_relaxed);
-  }
+// False when it has been written since it came home.
+bool DemotionJob::commit_clean(std::size_t slot) {
+  PageEntry entry = object_->map->load(page(slot));
+  if (entry.state() != PageState::kResidentClean ||
+      !object_->map->exchange(page(slot), entry, PageEntry::stored(PageState::kDropping, entry.location())))
+    return false;
+  committed_.set(slot);
+  vm_->counters.clean_drops.fetch_add(1, std::memory_order_relaxed);
+  return true;
 }
 
 PageEntry DemotionJob::dropping_entry(std::size_t slot) const {
@@ -371,7 +366,7 @@ bool DemotionJob::commit(std::size_t slot) {
 
 void DemotionJob::add_runs(SlotRange range) {
   const auto table = space_->segments();
-  for_runs(frozen_ | committed_, range, [&](std::size_t first, std::size_t count) {
+  for_runs(frozen_ | clean_, range, [&](std::size_t first, std::size_t count) {
     std::size_t done = 0;
     while (done < count) {
       const Segment* segment = table->showing(*object_, page(first + done));
@@ -413,11 +408,11 @@ int DemotionJob::punch_committed(const Run& run) {
 // Decides and punches while no fork can slip in between (see PagedVm::event_gate). False when the fault loop is at it.
 bool DemotionJob::drop_shared(std::size_t index) {
   Run& run = runs_[index];
-  if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
+  if (!vm_->event_gate.try_close()) return false;
   const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
   for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot);
   const int error = punch_committed(run);
-  vm_->event_gate.clear(std::memory_order_release);
+  vm_->event_gate.open();
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
     if (!committed_.test(slot)) give_up(slot);
     frozen_.reset(slot);
@@ -443,13 +438,84 @@ bool DemotionJob::start_drops() {
       if (!drop_shared(i)) return false;
       continue;
     }
-    run.ledger_id = space_->ledger.expect(run.addresses);
-    if (!space_->ring->submit({cookie_ + i, run.addresses, 0})) {
-      space_->ledger.finished(run.ledger_id);  // never started, so never announced
-      return false;
-    }
-    run.started = true;
+    if (!drop_private(i)) return false;
   }
+  return true;
+}
+
+// Nothing of it was dropped, and nothing will be.
+void DemotionJob::refuse_run(std::size_t index) {
+  const Run run = runs_[index];
+  runs_[index].started = true;
+  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+    if (frozen_.test(slot)) give_up(slot);
+  }
+  drop_completed(index, 0);
+}
+
+void DemotionJob::refuse_rest() {
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    if (!runs_[i].started) refuse_run(i);
+  }
+}
+
+// Commits pages of the run as far as they follow each other, undisturbed, in the process's memory; how many.
+std::size_t DemotionJob::commit_run(Run& run, const SegmentTable& table) {
+  const Segment* segment = table.showing(*object_, page(run.first));
+  std::size_t count = 0;
+  while (segment != nullptr && count < run.count &&
+         page(run.first + count).value < segment->first.value + segment->pages()) {
+    const std::size_t slot = run.first + count;
+    if (!(clean_.test(slot) ? commit_clean(slot) : commit(slot))) break;
+    ++count;
+  }
+  if (count == 0) return 0;
+  const std::uint64_t address = segment->address_of(page(run.first));
+  run.addresses = {address, address + count * kPageSize};
+  return count;
+}
+
+// Decides and starts while nobody can unmap anything unseen. False: not now, call again.
+bool DemotionJob::drop_private(std::size_t index) {
+  AddressSpace& space = *space_;
+  if (space.ring->in_flight() >= (space.fixed ? space.ring->capacity() : kernel::kDropWorkers)) return false;
+  if (!vm_->event_gate.try_close()) return false;
+  // What was copied was found by a table that must still hold.
+  const auto table = space.segments();
+  if (table_ != nullptr && table != table_) {
+    vm_->event_gate.open();
+    refuse_run(index);
+    return true;
+  }
+  Run rest = runs_[index];
+  const std::size_t count = commit_run(runs_[index], *table);
+  Run& run = runs_[index];
+  if (count != 0) {
+    run.count = count;
+    run.started = true;
+    run.ledger_id = space.ledger.expect(run.addresses);
+    if (space.ring->submit({cookie_ + index, run.addresses, 0})) {
+      run.in_flight = true;
+      ++in_flight_;
+      ++drop_steps_;
+    }
+  }
+  vm_->event_gate.open();
+  if (count != 0 && !run.in_flight) {
+    // The ring is broken: the process is ending, and nothing is dropped any more.
+    space.ledger.finished(run.ledger_id);
+    drop_completed(index, ECANCELED);
+  }
+  for (std::size_t slot = run.first; slot < run.first + count; ++slot) frozen_.reset(slot);
+  if (count == 0) {
+    if (frozen_.test(run.first)) give_up(run.first);
+    run.count = 1;
+    run.started = true;
+    drop_completed(index, 0);
+  }
+  rest.first += std::max<std::size_t>(count, 1);
+  rest.count -= std::max<std::size_t>(count, 1);
+  if (rest.count != 0) runs_.push_back(rest);
   return true;
 }
 
@@ -458,19 +524,27 @@ DemotionJob::Slots DemotionJob::still_present(const Run& run) const {
   Slots present;
   if (object_->shared || run.addresses.empty()) return present;
   std::array<kernel::uapi::page_region, 64> ranges;
-  AddressRange range = run.addresses;
-  while (!range.empty()) {
-    std::uint64_t scanned_to = range.end;
-    const auto found =
-        space_->pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
-    if (!found || scanned_to <= range.start) break;
-    for (const auto& seen : std::span(ranges).first(*found)) {
-      for (std::uint64_t address = std::max<std::uint64_t>(seen.start, run.addresses.start);
-           address < std::min<std::uint64_t>(seen.end, run.addresses.end); address += kPageSize) {
-        present.set(run.first + (address - run.addresses.start) / kPageSize);
+  // Where the pages are now: their owner may have moved them since.
+  const auto table = space_->segments();
+  for (const Segment& segment : table->all()) {
+    if (segment.object != object_) continue;
+    const std::uint64_t from = std::max(page(run.first).value, segment.first.value);
+    const std::uint64_t to = std::min(page(run.first + run.count).value, segment.first.value + segment.pages());
+    if (from >= to) continue;
+    AddressRange range{segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})};
+    while (!range.empty()) {
+      std::uint64_t scanned_to = range.end;
+      const auto found =
+          space_->pagemap.scan(range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, ranges, scanned_to);
+      if (!found || scanned_to <= range.start) break;
+      for (const auto& seen : std::span(ranges).first(*found)) {
+        for (std::uint64_t address = std::max<std::uint64_t>(seen.start, range.start);
+             address < std::min<std::uint64_t>(seen.end, range.end); address += kPageSize) {
+          present.set(segment.page_at(address).value - first_page_);
+        }
       }
+      range.start = scanned_to;
     }
-    range.start = scanned_to;
   }
   return present;
 }
@@ -482,6 +556,10 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
   if (run.done) return;
   run.done = true;
   ++runs_done_;
+  if (run.in_flight) {
+    --in_flight_;
+    ++drop_steps_;
+  }
   if (run.ledger_id.number != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
   const auto present = still_present(run);
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
