@@ -1,9 +1,11 @@
 #include "kmod-interfaces/advice_calls.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -29,6 +31,24 @@ std::optional<AdviceCall> parse_advice_call(std::string_view line) {
   return AdviceCall{{*start, *start + *length}, static_cast<int>(*advice)};
 }
 
+std::vector<AddressRange> parse_vacated(std::string_view line) {
+  line = trim(line);
+  const auto number = parse_decimal(next_word(line));
+  std::array<std::uint64_t, 6> arguments{};
+  for (std::uint64_t& argument : arguments) argument = next_argument(line).value_or(0);
+  const auto range = [](std::uint64_t start, std::uint64_t length) {
+    return AddressRange{start, start + std::min<std::uint64_t>(length, ~0ull - start)};
+  };
+  if (number == static_cast<std::uint64_t>(SYS_munmap)) return {range(arguments[0], arguments[1])};
+  if (number == static_cast<std::uint64_t>(SYS_brk)) return {{0, ~0ull}};
+  if (number == static_cast<std::uint64_t>(SYS_mmap) && (arguments[3] & MAP_FIXED) != 0)
+    return {range(arguments[0], arguments[1])};
+  if (number != static_cast<std::uint64_t>(SYS_mremap)) return {};
+  std::vector<AddressRange> gone{range(arguments[0], arguments[1])};
+  if ((arguments[3] & MREMAP_FIXED) != 0) gone.push_back(range(arguments[4], arguments[2]));
+  return gone;
+}
+
 Result<AdviceCalls> read_advice_calls(pid_t pid) {
   const std::string path = "/proc/" + std::to_string(pid) + "/task";
   const auto directory = open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, path);
@@ -45,6 +65,7 @@ Result<AdviceCalls> read_advice_calls(pid_t pid) {
     const std::string_view line(text.data(), static_cast<std::size_t>(got));
     if (line.starts_with("running")) found.running = true;
     if (const auto call = parse_advice_call(line)) found.calls.push_back(*call);
+    for (const AddressRange& range : parse_vacated(line)) found.vacates.push_back(range);
   }
   return found;
 }

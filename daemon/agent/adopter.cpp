@@ -255,6 +255,7 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
   spec.name = vm->name;
   spec.store = context_.store.store.get();
   spec.shared_remove_discards = vm->hypervisor;
+  spec.fixed_memory = vm->hypervisor;
   spec.kill_on_integrity_failure = config.safety.on_integrity_failure == IntegrityAction::kKill;
   auto memory = context_.pager->prepare(std::move(spec));
   if (!memory) return fail(memory.error());
@@ -323,6 +324,8 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
       return failure(std::errc::timed_out, "release", vm->name, "the process may be stopped; it stays served");
     }
   }
+  // What is under way for a process that is gone never ends by itself.
+  if (vm->memory->dead) context_.pager->abandon(vm->memory);
   if (handle != nullptr) handle->step("leaving the process as it was found");
   for (const PlacedFoothold& foothold : vm->footholds) {
     if (foothold.number < 0) continue;

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
+#include <thread>
 
 #include "base/quantity_text.h"
 #include "daemon/agent/adopter.h"
@@ -30,6 +32,8 @@ namespace tidepool::daemon {
 namespace {
 
 using std::chrono::milliseconds;
+
+constexpr std::size_t kReleasesAtOnce = 32;
 
 Failure no_such_vm(std::string_view name) {
   return failure(std::errc::no_such_file_or_directory, "find VM", std::string(name),
@@ -96,6 +100,8 @@ class AgentImpl final : public Agent {
   Result<std::shared_ptr<ManagedVm>> need(std::string_view name) const;
   Result<> listen_for_handoffs(const Config& config);
   void welcome_new(bool on);
+  Result<> release_all();
+  Result<> evacuate(const Operations::Handle& handle);
 
   const std::string path_;
   Context context_;
@@ -127,8 +133,9 @@ AgentImpl::~AgentImpl() {
 
 Result<> AgentImpl::open() {
   const Config config = context_.config();
-  if (auto opened = open_store(config); !opened) return opened;
+  // First whether an earlier agent's VMs wait: the store's medium, which is theirs, must not be touched then.
   if (auto opened = open_holder(config); !opened) return opened;
+  if (auto opened = open_store(config); !opened) return opened;
   for (const auto& [name, fd] : context_.store->held_descriptors()) {
     if (auto held = context_.clerk->store(name, fd); !held) return held;
   }
@@ -292,16 +299,13 @@ Result<> AgentImpl::come_home() {
   const EvacuationReport report = evacuation_report(context_, *driver_);
   if (!report.possible) {
     return failure(std::errc::not_enough_memory, "bring home " + short_text(report.far), "",
-                   short_text(report.shortfall) + " of memory is missing: free it, then stop again");
+                   short_text(report.shortfall) + " of memory is missing, and with it this would take about " +
+                       exact_text(report.estimate) + ": free memory, or end VMs, then stop again");
   }
   welcome_new(false);
-  Result<> first;
-  for (const auto& vm : context_.vms.all()) {
-    if (auto released = adopter_.release(vm, nullptr); !released && first) first = released;
-  }
-  if (!first) {
+  if (auto released = release_all(); !released) {
     welcome_new(true);
-    return first;
+    return released;
   }
   for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
   return {};
@@ -378,41 +382,75 @@ Result<> AgentImpl::host_thaw(const Caller& caller) {
   return {};
 }
 
+// Many at once: one that is stopped, and takes for ever, must not keep the others away.
+Result<> AgentImpl::release_all() {
+  const auto vms = context_.vms.all();
+  std::atomic<std::size_t> next{0};
+  std::mutex mutex;
+  Result<> first;
+  std::vector<std::jthread> threads;
+  for (std::size_t i = 0; i < std::min(kReleasesAtOnce, vms.size()); ++i) {
+    threads.emplace_back([&] {
+      for (std::size_t mine = next++; mine < vms.size(); mine = next++) {
+        const Result<> released = adopter_.release(vms[mine], nullptr);
+        const std::lock_guard lock(mutex);
+        if (!released && first) first = released;
+      }
+    });
+  }
+  threads.clear();  // joins
+  return first;
+}
+
 Result<Operation> AgentImpl::host_evacuate() {
-  return operations_->start(
-      OperationKind::kEvacuate, "", "bringing everything home", [this](const Operations::Handle& handle) -> Result<> {
-        const auto vms = context_.vms.all();
-        for (const auto& vm : vms) {
-          const std::lock_guard lock(vm->mutex);
-          vm->policy.mode = Mode::kObserve;
-        }
-        const auto far = [&] {
-          std::uint64_t pages = 0;
-          for (const auto& vm : vms) {
-            if (!vm->memory->dead)
-              pages += vm->memory->count(PageState::kFar) + vm->memory->count(PageState::kFetching) +
-                       vm->memory->count(PageState::kDropping);
-          }
-          return to_bytes(PageCount{pages});
-        };
-        const Bytes total = far();
-        for (const auto& vm : vms) {
-          for (const auto& object : vm->memory->objects) {
-            context_.pager->restore(vm->memory, object.get(), {PageIndex{0}, object->map->pages().value},
-                                    [](std::uint64_t) {});
-          }
-        }
-        const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(10);
-        for (Bytes left = far(); left != Bytes{}; left = far()) {
-          handle.step("bringing everything home", saturating_sub(total, left), total);
-          if (std::chrono::steady_clock::now() > deadline || context_.stopping) {
-            return failure(std::errc::timed_out, "bring home", short_text(left),
-                           "tidectl host evacuate --plan names the obstacles");
-          }
-          std::this_thread::sleep_for(milliseconds(100));
-        }
-        return {};
-      });
+  return operations_->start(OperationKind::kEvacuate, "", "bringing everything home",
+                            [this](const Operations::Handle& handle) { return evacuate(handle); });
+}
+
+Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
+  const auto vms = context_.vms.all();
+  for (const auto& vm : vms) {
+    const std::lock_guard lock(vm->mutex);
+    vm->policy.mode = Mode::kObserve;
+    // What is on its way out must not arrive there behind our back.
+    vm->memory->demotion_allowed = false;
+  }
+  const auto far = [&] {
+    std::uint64_t pages = 0;
+    for (const auto& vm : vms) {
+      if (!vm->memory->dead)
+        pages += vm->memory->count(PageState::kFar) + vm->memory->count(PageState::kFetching) +
+                 vm->memory->count(PageState::kDropping);
+    }
+    return to_bytes(PageCount{pages});
+  };
+  const Bytes total = far();
+  Result<> result;
+  auto under_way = std::make_shared<std::atomic<std::size_t>>(0);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(10);
+  for (Bytes left = far(); left != Bytes{}; left = far()) {
+    handle.step("bringing everything home", saturating_sub(total, left), total);
+    if (std::chrono::steady_clock::now() > deadline || context_.stopping) {
+      result = failure(std::errc::timed_out, "bring home", short_text(left),
+                       "tidectl host evacuate --plan names the obstacles");
+      break;
+    }
+    // Once more when all have ended: a drop that was under way may have made a page far since.
+    for (const auto& vm : vms) {
+      if (*under_way != 0 && vm == vms.front()) break;
+      for (const auto& object : vm->memory->objects) {
+        ++*under_way;
+        context_.pager->restore(vm->memory, object.get(), {PageIndex{0}, object->map->pages().value},
+                                [under_way](std::uint64_t) { --*under_way; });
+      }
+    }
+    std::this_thread::sleep_for(milliseconds(100));
+  }
+  for (const auto& vm : vms) {
+    const std::lock_guard lock(vm->mutex);
+    vm->memory->demotion_allowed = !vm->held;
+  }
+  return result;
 }
 
 Result<std::vector<VmStatus>> AgentImpl::vm_list() {

@@ -21,14 +21,13 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
         break;
       }
       case UFFD_EVENT_UNMAP: {
-        const AddressRange gone{message.arg.remove.start, message.arg.remove.end};
-        discard(vm, space, gone, Removal::kUnmapped);
-        space.set_segments(space.own_segments().without(gone));
-        record_layout(vm);
+        unmap(vm, space, {message.arg.remove.start, message.arg.remove.end});
         break;
       }
       case UFFD_EVENT_REMAP: {
         const AddressRange from{message.arg.remap.from, message.arg.remap.from + message.arg.remap.len};
+        // What we took to be there (memory that was found as growth a moment ago) is not.
+        unmap(vm, space, {message.arg.remap.to, message.arg.remap.to + message.arg.remap.len});
         space.set_segments(space.own_segments().moved(from, message.arg.remap.to));
         record_layout(vm);
         break;
@@ -42,6 +41,12 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
     }
   }
   return children;
+}
+
+void FaultService::unmap(PagedVm& vm, AddressSpace& space, AddressRange gone) {
+  discard(vm, space, gone, Removal::kUnmapped);
+  space.set_segments(space.own_segments().without(gone));
+  record_layout(vm);
 }
 
 // On private memory every advice gives back. On shared memory MADV_REMOVE does, MADV_DONTNEED does not, and the kernel
@@ -192,8 +197,13 @@ std::unique_ptr<MemoryObject> FaultService::clone_private(PagedVm& vm, MemoryObj
   return clone;
 }
 
-void FaultService::extend(PagedVm& vm, AddressSpace& space, std::vector<Segment> segments) {
-  space.set_segments(space.own_segments().with(std::move(segments)));
+void FaultService::extend(PagedVm& vm, AddressSpace& space, std::vector<Segment>& segments) {
+  // Something that is known may have moved there since somebody looked: a page must not have two names.
+  std::erase_if(segments, [&](const Segment& added) {
+    return std::ranges::any_of(space.own_segments().all(),
+                               [&](const Segment& known) { return known.addresses.overlaps(added.addresses); });
+  });
+  space.set_segments(space.own_segments().with(segments));
   record_layout(vm);
 }
 

@@ -20,7 +20,10 @@ namespace {
 
 constexpr std::size_t kMaxQueued = 65536;
 constexpr unsigned kRunBits = 16;
-constexpr auto kDropPoll = std::chrono::microseconds(200);
+constexpr Nanoseconds kDropPoll = std::chrono::microseconds(200);
+// Regions of one VM whose memory is not fixed: its drops are few at a time.
+constexpr std::size_t kWaitingForTurn = 8;
+constexpr std::size_t kHavingTheirTurn = 4;
 constexpr auto kIdle = std::chrono::milliseconds(200);
 constexpr std::size_t kScratches = 2;  // regions being stored at once
 
@@ -153,8 +156,11 @@ class Thread final : public Demoter {
           static_cast<std::size_t>(std::count_if(fresh.begin(), fresh.end(), same_vm)) +
           static_cast<std::size_t>(std::count_if(running_.begin(), running_.end(),
                                                  [&](const Running& r) { return r.job->vm().get() == vm; }));
-      // One stuck VM never delays another: its requests wait, the next VM's go ahead.
-      if (!dropped && (in_flight >= config_.max_jobs_per_vm || vm->drops_overdue != 0)) {
+      // One stuck VM never delays another: its requests wait, the next VM's go ahead. Where drops go one by one,
+      // nothing is frozen long before its turn: it would only be disturbed.
+      const bool crowded = object_goes_alone(*request->vm, *request->region.object) &&
+                           waiting_for_turn(*vm) + count_if_careful(fresh, *vm) >= kWaitingForTurn;
+      if (!dropped && (in_flight >= config_.max_jobs_per_vm || vm->drops_overdue != 0 || crowded)) {
         ++request;
         continue;
       }
@@ -166,6 +172,33 @@ class Thread final : public Demoter {
       request = queue_.erase(request);
     }
     return fresh;
+  }
+
+  // Private memory whose owner may unmap it (AddressSpace::fixed).
+  static bool object_goes_alone(const PagedVm& vm, const MemoryObject& object) {
+    return !object.shared && !vm.fixed_memory;
+  }
+  static std::size_t count_if_careful(const std::vector<Request>& requests, const PagedVm& vm) {
+    return static_cast<std::size_t>(std::ranges::count_if(requests, [&](const Request& request) {
+      return request.vm.get() == &vm && object_goes_alone(vm, *request.region.object);
+    }));
+  }
+  // Its regions that could go on now, were it not for those before them.
+  std::size_t waiting_for_turn(const PagedVm& vm) const {
+    const MonoTime now = clock_.now();
+    return static_cast<std::size_t>(std::ranges::count_if(running_, [&](const Running& running) {
+      const DemotionJob& job = *running.job;
+      return job.vm().get() == &vm && object_goes_alone(vm, job.object()) && job.stage != DemotionJob::Stage::kDone &&
+             (job.stage != DemotionJob::Stage::kFrozen || now - job.frozen_at >= config_.grace);
+    }));
+  }
+  // Stored, and on their way out.
+  std::size_t having_their_turn(const PagedVm& vm) const {
+    return static_cast<std::size_t>(std::ranges::count_if(running_, [&](const Running& running) {
+      const DemotionJob& job = *running.job;
+      return job.vm().get() == &vm && object_goes_alone(vm, job.object()) &&
+             (job.stage == DemotionJob::Stage::kStoring || job.stage == DemotionJob::Stage::kDropping);
+    }));
   }
 
   void forget(const Request& request) {
@@ -181,17 +214,22 @@ class Thread final : public Demoter {
     running_.push_back({next_id_++, std::move(job), nullptr});
   }
 
+  static bool may_not_go_on(const PagedVm& vm, bool host_frozen) {
+    return host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed;
+  }
+
   void advance(bool host_frozen) {
     for (Running& running : running_) {
       DemotionJob& job = *running.job;
       PagedVm& vm = *job.vm();
       if (job.stage == DemotionJob::Stage::kFrozen) {
-        if (host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed) {
+        if (may_not_go_on(vm, host_frozen)) {
           job.cancel();
           job.stage = DemotionJob::Stage::kDone;
           continue;
         }
         if (clock_.now() - job.frozen_at < config_.grace || free_scratch_.empty()) continue;
+        if (object_goes_alone(vm, job.object()) && having_their_turn(vm) >= kHavingTheirTurn) continue;
         running.scratch = free_scratch_.back();
         free_scratch_.pop_back();
         job.stage = DemotionJob::Stage::kStoring;
@@ -201,6 +239,7 @@ class Thread final : public Demoter {
         job.stage = DemotionJob::Stage::kDropping;
         job.dropping_since = clock_.now();
       }
+      if (job.stage == DemotionJob::Stage::kDropping && may_not_go_on(vm, host_frozen)) job.refuse_rest();
       if (job.stage == DemotionJob::Stage::kDropping && job.start_drops() && job.all_drops_done())
         job.stage = DemotionJob::Stage::kDone;
     }
@@ -239,7 +278,11 @@ class Thread final : public Demoter {
     for (auto running = running_.begin(); running != running_.end();) {
       DemotionJob& job = *running->job;
       const std::shared_ptr<PagedVm> vm = job.vm();
-      if (job.stage == DemotionJob::Stage::kDropping && !job.overdue &&
+      if (job.drop_steps() != job.drop_steps_seen) {
+        job.drop_steps_seen = job.drop_steps();
+        job.dropping_since = now;
+      }
+      if (job.stage == DemotionJob::Stage::kDropping && !job.overdue && job.drops_in_flight() != 0 &&
           now - job.dropping_since > config_.drop_deadline) {
         job.overdue = true;
         vm->drops_overdue.fetch_add(1, std::memory_order_relaxed);

@@ -5,13 +5,14 @@
 #include <cerrno>
 
 #include "daemon/pager/demotion_job.h"
+#include "kmod-interfaces/drop_ring.h"
 #include "kmod-interfaces/process_memory.h"
 
 namespace tidepool::daemon {
 
 void DemotionJob::add_runs(SlotRange range) {
   const auto table = space_->segments();
-  for_runs(frozen_ | committed_, range, [&](std::size_t first, std::size_t count) {
+  for_runs(frozen_ | clean_, range, [&](std::size_t first, std::size_t count) {
     std::size_t done = 0;
     while (done < count) {
       const Segment* segment = table->showing(*object_, page(first + done));
@@ -53,11 +54,11 @@ int DemotionJob::punch_committed(const Run& run) {
 // Decides and punches while no fork can slip in between (see PagedVm::event_gate). False when the fault loop is at it.
 bool DemotionJob::drop_shared(std::size_t index) {
   Run& run = runs_[index];
-  if (vm_->event_gate.test_and_set(std::memory_order_acquire)) return false;
+  if (!vm_->event_gate.try_close()) return false;
   const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
   for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot);
   const int error = punch_committed(run);
-  vm_->event_gate.clear(std::memory_order_release);
+  vm_->event_gate.open();
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
     if (!committed_.test(slot)) give_up(slot);
     frozen_.reset(slot);
@@ -83,13 +84,84 @@ bool DemotionJob::start_drops() {
       if (!drop_shared(i)) return false;
       continue;
     }
-    run.ledger_id = space_->ledger.expect(run.addresses);
-    if (!space_->ring->submit({cookie_ + i, run.addresses, 0})) {
-      space_->ledger.finished(run.ledger_id);  // never started, so never announced
-      return false;
-    }
-    run.started = true;
+    if (!drop_private(i)) return false;
   }
+  return true;
+}
+
+// Nothing of it was dropped, and nothing will be.
+void DemotionJob::refuse_run(std::size_t index) {
+  const Run run = runs_[index];
+  runs_[index].started = true;
+  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
+    if (frozen_.test(slot)) give_up(slot);
+  }
+  drop_completed(index, 0);
+}
+
+void DemotionJob::refuse_rest() {
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    if (!runs_[i].started) refuse_run(i);
+  }
+}
+
+// Commits pages of the run as far as they follow each other, undisturbed, in the process's memory; how many.
+std::size_t DemotionJob::commit_run(Run& run, const SegmentTable& table) {
+  const Segment* segment = table.showing(*object_, page(run.first));
+  std::size_t count = 0;
+  while (segment != nullptr && count < run.count &&
+         page(run.first + count).value < segment->first.value + segment->pages()) {
+    const std::size_t slot = run.first + count;
+    if (!(clean_.test(slot) ? commit_clean(slot) : commit(slot))) break;
+    ++count;
+  }
+  if (count == 0) return 0;
+  const std::uint64_t address = segment->address_of(page(run.first));
+  run.addresses = {address, address + count * kPageSize};
+  return count;
+}
+
+// Decides and starts while nobody can unmap anything unseen. False: not now, call again.
+bool DemotionJob::drop_private(std::size_t index) {
+  AddressSpace& space = *space_;
+  if (space.ring->in_flight() >= (space.fixed ? space.ring->capacity() : kernel::kDropWorkers)) return false;
+  if (!vm_->event_gate.try_close()) return false;
+  // What was copied was found by a table that must still hold.
+  const auto table = space.segments();
+  if (table_ != nullptr && table != table_) {
+    vm_->event_gate.open();
+    refuse_run(index);
+    return true;
+  }
+  Run rest = runs_[index];
+  const std::size_t count = commit_run(runs_[index], *table);
+  Run& run = runs_[index];
+  if (count != 0) {
+    run.count = count;
+    run.started = true;
+    run.ledger_id = space.ledger.expect(run.addresses);
+    if (space.ring->submit({cookie_ + index, run.addresses, 0})) {
+      run.in_flight = true;
+      ++in_flight_;
+      ++drop_steps_;
+    }
+  }
+  vm_->event_gate.open();
+  if (count != 0 && !run.in_flight) {
+    // The ring is broken: the process is ending, and nothing is dropped any more.
+    space.ledger.finished(run.ledger_id);
+    drop_completed(index, ECANCELED);
+  }
+  for (std::size_t slot = run.first; slot < run.first + count; ++slot) frozen_.reset(slot);
+  if (count == 0) {
+    if (frozen_.test(run.first)) give_up(run.first);
+    run.count = 1;
+    run.started = true;
+    drop_completed(index, 0);
+  }
+  rest.first += std::max<std::size_t>(count, 1);
+  rest.count -= std::max<std::size_t>(count, 1);
+  if (rest.count != 0) runs_.push_back(rest);
   return true;
 }
 
@@ -97,14 +169,23 @@ bool DemotionJob::start_drops() {
 DemotionJob::Slots DemotionJob::still_present(const Run& run) const {
   Slots present;
   if (object_->shared || run.addresses.empty()) return present;
-  // Where we cannot look, the pages count as gone: see below.
-  (void)space_->pagemap.for_each(
-      run.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, [&](const auto& seen) {
-        for (std::uint64_t address = std::max<std::uint64_t>(seen.start, run.addresses.start);
-             address < std::min<std::uint64_t>(seen.end, run.addresses.end); address += kPageSize) {
-          present.set(run.first + (address - run.addresses.start) / kPageSize);
-        }
-      });
+  // Where the pages are now: their owner may have moved them since.
+  const auto table = space_->segments();
+  for (const Segment& segment : table->all()) {
+    if (segment.object != object_) continue;
+    const std::uint64_t from = std::max(page(run.first).value, segment.first.value);
+    const std::uint64_t to = std::min(page(run.first + run.count).value, segment.first.value + segment.pages());
+    if (from >= to) continue;
+    const AddressRange range{segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})};
+    // Where we cannot look, the pages count as gone: see below.
+    (void)space_->pagemap.for_each(
+        range, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped, [&](const auto& seen) {
+          for (std::uint64_t address = std::max<std::uint64_t>(seen.start, range.start);
+               address < std::min<std::uint64_t>(seen.end, range.end); address += kPageSize) {
+            present.set(segment.page_at(address).value - first_page_);
+          }
+        });
+  }
   return present;
 }
 
@@ -139,6 +220,10 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
   if (run.done) return;
   run.done = true;
   ++runs_done_;
+  if (run.in_flight) {
+    --in_flight_;
+    ++drop_steps_;
+  }
   if (run.ledger_id.number != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
   const auto present = still_present(run);
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {

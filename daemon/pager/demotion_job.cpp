@@ -133,10 +133,9 @@ bool DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
         error = space->userfaultfd.write_protect(
             {segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
       }
-      // A process that is gone, or a range that it unmapped, can write to nothing. Where the kernel does not announce
-      // unmapping, whatever is mapped there by now is nobody's to drop.
-      const bool may_be_unmapped = (space->features & UFFD_FEATURE_EVENT_UNMAP) != 0;
-      everywhere = everywhere && (error == 0 || error == ESRCH || (error == ENOENT && may_be_unmapped));
+      // A process that is gone can write to nothing. But where a part of the range is not registered (ENOENT),
+      // something else may be mapped there by now, which nobody protects and which is nobody's to drop.
+      everywhere = everywhere && (error == 0 || error == ESRCH);
     }
   }
   return everywhere;
@@ -229,6 +228,7 @@ void DemotionJob::stage_and_read(SlotRange range, std::byte* scratch) {
 void DemotionJob::copy_and_submit(std::size_t index, std::byte* scratch) {
   const SlotRange range = range_of(index);
   forget_disturbed(range);
+  if (table_ == nullptr) table_ = space_->segments();
   stage_and_read(range, scratch);
   Stretch& stretch = stretches_[index];
   stretch.first_submitted = submitted_.size();
@@ -265,7 +265,6 @@ bool DemotionJob::store(std::byte* scratch) {
   if (settled_ < kStretches) return false;
   if (object_->shared) return true;
   // Private memory goes in pieces as large as possible: each costs a round trip through the process.
-  commit_clean();
   add_runs(kWholeRegion);
   return true;
 }
@@ -319,23 +318,18 @@ void DemotionJob::settle(std::size_t index, std::byte* again) {
     // Commits in the moment of its drop, which is now if nobody is in the way.
     add_runs(range);
     start_drops();
-    return;
-  }
-  for (std::size_t slot = range.first; slot < range.end; ++slot) {
-    if (frozen_.test(slot) && !commit(slot)) give_up(slot);
-    frozen_.reset(slot);
   }
 }
 
-void DemotionJob::commit_clean() {
-  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
-    if (!clean_.test(slot)) continue;
-    PageEntry entry = object_->map->load(page(slot));
-    if (entry.state() != PageState::kResidentClean) continue;  // written since
-    if (!object_->map->exchange(page(slot), entry, PageEntry::stored(PageState::kDropping, entry.location()))) continue;
-    committed_.set(slot);
-    vm_->counters.clean_drops.fetch_add(1, std::memory_order_relaxed);
-  }
+// False when it has been written since it came home.
+bool DemotionJob::commit_clean(std::size_t slot) {
+  PageEntry entry = object_->map->load(page(slot));
+  if (entry.state() != PageState::kResidentClean ||
+      !object_->map->exchange(page(slot), entry, PageEntry::stored(PageState::kDropping, entry.location())))
+    return false;
+  committed_.set(slot);
+  vm_->counters.clean_drops.fetch_add(1, std::memory_order_relaxed);
+  return true;
 }
 
 PageEntry DemotionJob::dropping_entry(std::size_t slot) const {

@@ -44,8 +44,10 @@ class DemotionJob {
   bool start_drops();
   void drop_completed(std::size_t run_index, int error);
   bool all_drops_done() const { return runs_done_ == runs_.size(); }
-  // Gives back everything that is frozen.
+  // Gives back everything that is frozen; what is being dropped goes on.
   void cancel();
+  // Gives back what has not been asked to be dropped.
+  void refuse_rest();
   // The process is gone: nothing of it can come back.
   void abandon();
 
@@ -54,6 +56,10 @@ class DemotionJob {
   std::uint64_t region() const { return first_page_ / kPagesPerRegion; }
   Stage stage = Stage::kFrozen;
   MonoTime frozen_at;
+  // Drops that the process's ring has been asked for and has not answered, and when it last took or answered one.
+  std::size_t drops_in_flight() const { return in_flight_; }
+  std::size_t drop_steps() const { return drop_steps_; }
+  std::size_t drop_steps_seen = 0;
   MonoTime dropping_since;
   bool overdue = false;
 
@@ -78,6 +84,7 @@ class DemotionJob {
     std::uint64_t file_offset;
     DropLedger::Id ledger_id{};
     bool started = false;
+    bool in_flight = false;  // asked of the process's ring
     bool done = false;
   };
   PageIndex page(std::size_t slot) const { return PageIndex{first_page_ + slot}; }
@@ -102,7 +109,7 @@ class DemotionJob {
   void protect_in_new_spaces();
   void compare(SlotRange range, std::byte* again);
   void settle(std::size_t stretch, std::byte* again);
-  void commit_clean();
+  bool commit_clean(std::size_t slot);
   void add_runs(SlotRange range);
   void discard_buffer(std::size_t slot);
   Slots still_present(const Run& run) const;
@@ -110,6 +117,9 @@ class DemotionJob {
   bool commit(std::size_t slot);
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
+  bool drop_private(std::size_t run_index);
+  std::size_t commit_run(Run& run, const SegmentTable& table);
+  void refuse_run(std::size_t run_index);
 
   template <class Callback>
   static void for_runs(const Slots& set, SlotRange range, Callback&& callback);  // callback(first slot, count)
@@ -120,13 +130,14 @@ class DemotionJob {
   std::uint64_t first_page_;
   std::uint16_t ticket_;
   std::uint64_t cookie_;
-  std::uint32_t epoch_ = 0;              // of the VM's address spaces when frozen
-  std::shared_ptr<AddressSpace> space_;  // through which private memory is read and dropped
-  Slots frozen_;                         // demoting with our ticket, as far as we know
-  Slots values_;                         // same-filled: pattern below
-  Slots clean_;                          // resident with a valid far copy: need no copying, only the drop
-  Slots weightless_;                     // never written: nothing is saved by keeping them far
-  Slots committed_;                      // dropping
+  std::uint32_t epoch_ = 0;                    // of the VM's address spaces when frozen
+  std::shared_ptr<AddressSpace> space_;        // through which private memory is read and dropped
+  std::shared_ptr<const SegmentTable> table_;  // its memory as it was when the first page was copied
+  Slots frozen_;                               // demoting with our ticket, as far as we know
+  Slots values_;                               // same-filled: pattern below
+  Slots clean_;                                // resident with a valid far copy: need no copying, only the drop
+  Slots weightless_;                           // never written: nothing is saved by keeping them far
+  Slots committed_;                            // dropping
   std::vector<std::uint32_t> patterns_;
   std::vector<pool::WriteItem> items_;      // one per slot
   std::vector<pool::WriteItem> submitted_;  // those that go to the store, in slot order; never reallocated
@@ -137,6 +148,8 @@ class DemotionJob {
   std::optional<PunchDropper> punch_;  // shared memory
   std::vector<Run> runs_;
   std::size_t runs_done_ = 0;
+  std::size_t in_flight_ = 0;
+  std::size_t drop_steps_ = 0;
 };
 
 template <class Callback>

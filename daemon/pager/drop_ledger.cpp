@@ -36,6 +36,18 @@ bool DropLedger::take(Entries::iterator entry, std::uint64_t page_address) {
   return false;
 }
 
+DropLedger::UnderWay DropLedger::under_way(AddressRange range) {
+  const std::lock_guard lock(mutex_);
+  UnderWay found = UnderWay::kNone;
+  for (auto entry = first_behind(range.start); entry != entries_.end() && entry->second.range.start < range.end;
+       ++entry) {
+    if (!entry->second.range.overlaps(range)) continue;
+    if (entry->second.announced.count() * kPageSize == entry->second.range.size()) return UnderWay::kAnnounced;
+    found = UnderWay::kUnannounced;
+  }
+  return found;
+}
+
 bool DropLedger::empty() const {
   const std::lock_guard lock(mutex_);
   return entries_.empty();

@@ -41,6 +41,9 @@ class DropLedger {
   // for.
   template <class Callback>
   void match(AddressRange announced, Callback&& guests);
+  enum class UnderWay : std::uint8_t { kNone, kUnannounced, kAnnounced };
+  // Of the own drops that overlap the range: kAnnounced when the loop has read all that one of them needs to go on.
+  UnderWay under_way(AddressRange range);
   bool empty() const;
 
  private:

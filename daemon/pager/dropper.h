@@ -29,6 +29,7 @@ class Dropper {
   virtual bool submit(const Drop& drop) = 0;
   virtual std::size_t reap(std::span<DropCompletion> out) = 0;
   virtual std::size_t in_flight() const = 0;
+  virtual std::size_t capacity() const = 0;  // how many may be in flight
   // True when the target's own userfaultfd announces these drops as EVENT_REMOVE, which must then be told from the
   // guest's.
   virtual bool announced_as_remove() const = 0;

@@ -21,6 +21,11 @@ constexpr std::size_t kReadyPerPass = 64;
 constexpr int kAdviceLooks = 3;
 constexpr auto kLivenessInterval = std::chrono::seconds(1);
 constexpr auto kRetryInterval = std::chrono::milliseconds(1);
+// How long a drop that is under way may keep the events of its VM unread. When the machine is so busy that it does not
+// get on for so long, a fault must not wait any longer.
+constexpr Nanoseconds kHoldWithoutPause = std::chrono::milliseconds(1);
+constexpr Nanoseconds kUnannouncedPatience = std::chrono::milliseconds(100);
+constexpr Nanoseconds kAnnouncedPatience = std::chrono::seconds(2);
 constexpr auto kReadPause = std::chrono::milliseconds(10);
 constexpr auto kIdleInterval = std::chrono::milliseconds(500);
 constexpr Nanoseconds kMaxSpinCredit = std::chrono::milliseconds(100);
@@ -78,11 +83,16 @@ class Loop final : public FaultLoop {
   void add_space(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space) override {
     post([this, vm, space] { watch(vm, space); });
   }
-  void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space,
-                    std::vector<Segment> segments) override {
-    post([this, vm, space, segments = std::move(segments)]() mutable {
-      service_.extend(*vm, *space, std::move(segments));
+  void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, std::vector<Segment> segments,
+                    std::function<Result<>(std::span<const Segment>)> registered) override {
+    post([this, vm, space, segments = std::move(segments), registered = std::move(registered)]() mutable {
+      service_.extend(*vm, *space, segments);
+      if (registered(segments)) return;
+      for (const Segment& segment : segments) service_.unmap(*vm, *space, segment.addresses);
     });
+  }
+  void forget_memory(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, AddressRange gone) override {
+    post([this, vm, space, gone] { service_.unmap(*vm, *space, gone); });
   }
   void remove(std::shared_ptr<PagedVm> vm, std::function<void()> done) override {
     post([this, vm, done = std::move(done)] {
@@ -128,7 +138,8 @@ class Loop final : public FaultLoop {
     std::shared_ptr<PagedVm> vm;
     std::shared_ptr<AddressSpace> space;
     std::unique_ptr<SpaceState> state;
-    int read_error = 0;  // why its events could not be read the last time
+    MonoTime held_since{};  // events are left unread because of a drop; MonoTime{}: they are not
+    int read_error = 0;     // why its events could not be read the last time
   };
 
   void run() {
@@ -163,8 +174,7 @@ class Loop final : public FaultLoop {
 
   int timeout_ms(bool spinning) const {
     if (spinning || service_.has_background_work()) return 0;
-    if (!paused_.empty()) return static_cast<int>(kReadPause.count());
-    if (service_.has_deferred()) return static_cast<int>(kRetryInterval.count());
+    if (!paused_.empty() || service_.has_deferred()) return static_cast<int>(kRetryInterval.count());
     return static_cast<int>(kIdleInterval.count());
   }
 
@@ -186,13 +196,20 @@ class Loop final : public FaultLoop {
     const std::shared_ptr<PagedVm> vm = found->second.vm;
     const std::shared_ptr<AddressSpace> space = found->second.space;
     SpaceState& state = *found->second.state;
-    const bool gated = vm->has_shared_memory();
-    if (gated && vm->event_gate.test_and_set(std::memory_order_acquire)) return false;
+    const bool gated = vm->has_shared_memory() || space->ring != nullptr;
+    if (gated && !vm->event_gate.try_close()) return false;
+    look_at_calls(state);
+    if (must_hold(found->second, now)) {
+      vm->event_gate.open();
+      return false;
+    }
     std::array<uffd_msg, kEventsPerRead> messages;
-    const int count = read_events(state, messages);
+    // Where causes matter, one message at a time: the thread that caused the next event still sleeps in its call.
+    const bool one_by_one = state.asks_for_advice() || state.guards_drops();
+    const int count = space->userfaultfd.read_events(std::span(messages).first(one_by_one ? 1 : messages.size()));
     std::vector<std::shared_ptr<AddressSpace>> children;
     if (count > 0) children = service_.serve_changes(state, std::span(messages).first(static_cast<std::size_t>(count)));
-    if (gated) vm->event_gate.clear(std::memory_order_release);
+    if (gated) vm->event_gate.open();
     for (auto& child : children) hold_then_watch(vm, std::move(child));
     if (count < 0) return cannot_read(vm, space, -count);
     if (vm->blocked_by == found->second.read_error) vm->blocked_by = 0;
@@ -207,18 +224,35 @@ class Loop final : public FaultLoop {
     return served;
   }
 
-  // Where the cause of an event matters, one message at a time: the thread that caused the next event still sleeps in
-  // its call, and is looked at before the message releases it.
-  int read_events(SpaceState& state, std::span<uffd_msg> messages) {
-    const kernel::Userfaultfd& userfaultfd = state.space->userfaultfd;
-    state.advice.calls.clear();
-    if (!state.asks_for_advice()) return userfaultfd.read_events(messages);
-    for (int look = 0; look < kAdviceLooks && userfaultfd.is_changing(); ++look) {
+  // Whoever unmaps or moves memory that a drop is on its way to waits until we read its event, and puts nothing else
+  // there before. So we do not, until the drop is done. Announced, it goes on by itself. Not announced, it finds
+  // nothing at the address any more; unless it had looked before, and waits for us to read a message in front of that
+  // event.
+  bool must_hold(Watched& watched, MonoTime now) {
+    auto under_way = DropLedger::UnderWay::kNone;
+    for (const AddressRange& gone : watched.state->advice.vacates)
+      under_way = std::max(under_way, watched.space->ledger.under_way(gone));
+    if (under_way == DropLedger::UnderWay::kNone) {
+      watched.held_since = MonoTime{};
+      return false;
+    }
+    if (watched.held_since == MonoTime{}) watched.held_since = now;
+    const Nanoseconds limit = under_way == DropLedger::UnderWay::kAnnounced ? kAnnouncedPatience : kUnannouncedPatience;
+    if (now - watched.held_since > limit) return false;
+    if (now - watched.held_since > kHoldWithoutPause) pause(watched.space, kHoldWithoutPause);
+    return true;
+  }
+
+  // What the process's threads are at, when an event is waiting and it matters.
+  static void look_at_calls(SpaceState& state) {
+    state.advice = {};
+    if (!state.asks_for_advice() && !state.guards_drops()) return;
+    const int looks = state.asks_for_advice() ? kAdviceLooks : 1;
+    for (int look = 0; look < looks && state.space->userfaultfd.is_changing(); ++look) {
       if (auto advice = kernel::read_advice_calls(state.space->pid)) state.advice = std::move(*advice);
       // One that runs may be on its way into its sleep.
-      if (!state.advice.calls.empty() || !state.advice.running) break;
+      if (!state.advice.calls.empty() || !state.advice.vacates.empty() || !state.advice.running) break;
     }
-    return userfaultfd.read_events(messages.first(1));
   }
 
   // The kernel could not make the descriptor of a forked child (EMFILE, ENOMEM): the event stays queued and the parent
@@ -230,10 +264,15 @@ class Loop final : public FaultLoop {
     }
     vm->blocked_by = error;
     watched_[space.get()].read_error = error;
-    listen_to(*space, false);
-    paused_.push_back(space);
-    resume_at_ = clock_.now() + kReadPause;
+    pause(space, kReadPause);
     return false;
+  }
+
+  void pause(const std::shared_ptr<AddressSpace>& space, Nanoseconds time) {
+    listen_to(*space, false);
+    const MonoTime until = clock_.now() + time;
+    resume_at_ = paused_.empty() ? until : std::min(resume_at_, until);
+    paused_.push_back(space);
   }
 
   void resume_paused() {

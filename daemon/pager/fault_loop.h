@@ -11,6 +11,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -52,9 +53,13 @@ class FaultLoop {
   virtual void add(std::shared_ptr<PagedVm> vm) = 0;
   // A further process that shows the VM's memory, complete with its segments.
   virtual void add_space(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space) = 0;
-  // New memory of a space that is served already.
+  // New memory of a space that is served already, as far as it is not known there. `registered` makes it raise faults,
+  // on the loop's thread, so that no event comes in between; when it fails the segments go again.
   virtual void add_segments(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space,
-                            std::vector<Segment> segments) = 0;
+                            std::vector<Segment> segments,
+                            std::function<Result<>(std::span<const Segment>)> registered) = 0;
+  // Memory that turned out not to be there.
+  virtual void forget_memory(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, AddressRange gone) = 0;
   // Stops serving, and frees whatever copies are left in the store. `done` runs on the loop's thread when no event of
   // the VM will be read any more.
   virtual void remove(std::shared_ptr<PagedVm> vm, std::function<void()> done) = 0;

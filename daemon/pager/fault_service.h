@@ -27,6 +27,8 @@ struct SpaceState {
 
   // Only where REMOVE may mean either of two things, and its cause can be looked up.
   bool asks_for_advice() const { return !vm->shared_remove_discards && space->pid > 0 && vm->has_shared_memory(); }
+  // Only while a drop is under way whose address may become somebody else's.
+  bool guards_drops() const { return space->ring != nullptr && !space->fixed && !space->ledger.empty(); }
 };
 
 class FaultService {
@@ -38,7 +40,9 @@ class FaultService {
   void adopt_vm(const std::shared_ptr<PagedVm>& vm);
   void forget_vm(PagedVm& vm);
   void forget_space(SpaceState& state);
-  void extend(PagedVm& vm, AddressSpace& space, std::vector<Segment> segments);
+  // Leaves those out (of `segments` too) whose addresses are known already.
+  void extend(PagedVm& vm, AddressSpace& space, std::vector<Segment>& segments);
+  void unmap(PagedVm& vm, AddressSpace& space, AddressRange gone);
 
   // Everything but page faults, in order: discards, unmaps, moves, forks. Returns the children that forks made.
   std::vector<std::shared_ptr<AddressSpace>> serve_changes(SpaceState& state, std::span<const uffd_msg> messages);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -55,6 +56,9 @@ struct PageMapHeader {
 };
 inline constexpr Bytes kPageMapHeaderSize{256 * 1024};
 static_assert(sizeof(PageMapHeader) <= kPageMapHeaderSize.value);
+// As docs/layout.md has it.
+static_assert(offsetof(PageMapHeader, current) == 28 && offsetof(PageMapHeader, lists) == 64 &&
+              sizeof(PageMapHeader::List) == 120016);
 
 // What policy and hotness need to know of 2 MiB, kept up to date by whoever changes a page.
 struct RegionCounters {

@@ -22,6 +22,7 @@
 #include "base/units.h"
 #include "daemon/pager/drop_ledger.h"
 #include "daemon/pager/dropper.h"
+#include "daemon/pager/event_gate.h"
 #include "daemon/pager/page_map.h"
 #include "kmod-interfaces/pagemap.h"
 #include "kmod-interfaces/userfaultfd.h"
@@ -86,6 +87,10 @@ struct AddressSpace {
   UniqueFd pidfd;
   kernel::Pagemap pagemap;
   std::unique_ptr<Dropper> ring;  // private memory; used by the demotion thread
+  // Guest RAM: it stays where it is as long as the process runs. Any other memory may be unmapped, and its address be
+  // given to something else, while a drop is on its way to it: there the fault loop holds such a change back until the
+  // drop is done (see Loop::must_hold).
+  bool fixed = false;
   DropLedger ledger;
   std::vector<std::unique_ptr<MemoryObject>> forked_objects;
   std::atomic<bool> alive{true};
@@ -118,7 +123,7 @@ struct PagerCounters {
   std::atomic<std::uint64_t> promoted_demand{0};
   std::atomic<std::uint64_t> promoted_prefetch{0};
   std::atomic<std::uint64_t> promoted_restore{0};
-  std::atomic<std::uint64_t> discarded_pages{0};  // far copies freed because the guest gave the page back
+  std::atomic<std::uint64_t> discarded_pages{0};       // far copies freed because the guest gave the page back
   std::atomic<std::uint64_t> removals_unexplained{0};  // of shared memory, whose cause nobody saw: taken for harmless
   std::atomic<std::uint64_t> forks{0};
   std::atomic<std::uint64_t> clean_drops{0};  // demotions that cost no write
@@ -138,6 +143,7 @@ struct PagedVm {
   // REMOVE on shared memory frees far copies only for programs known to mean "punch" by it (QEMU); MADV_DONTNEED keeps
   // contents.
   bool shared_remove_discards = false;
+  bool fixed_memory = false;  // see AddressSpace::fixed
   bool kill_on_integrity_failure = false;
   std::atomic<bool> movable{true};  // false: served and sampled, never demoted
 
@@ -154,10 +160,7 @@ struct PagedVm {
   std::atomic<std::uint32_t> demotions_in_flight{0};
   std::atomic<std::uint32_t> drops_overdue{0};
   std::atomic<bool> dead{false};
-  // Held by the fault loop from reading events until a fork in them is known, and by the demotion thread while it
-  // decides on and punches shared pages: a child that starts to run in between would not be frozen. Neither waits for
-  // the other: the loop comes back a pass later.
-  std::atomic_flag event_gate = ATOMIC_FLAG_INIT;
+  EventGate event_gate;
   std::atomic<std::uint32_t> spaces_epoch{0};  // grows with every address space that joins
   std::atomic<int> blocked_by{0};  // errno-like reason why faults of this VM cannot be answered now; 0: none
 

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
+#include <future>
 
 #include "daemon/pager/fault_source.h"
 #include "kmod-interfaces/process_memory.h"
@@ -125,6 +125,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   vm->store = spec.store;
   vm->keep_clean_copies = spec.keep_clean_copies;
   vm->shared_remove_discards = spec.shared_remove_discards;
+  vm->fixed_memory = spec.fixed_memory;
   vm->kill_on_integrity_failure = spec.kill_on_integrity_failure;
   vm->movable = spec.movable;
   // Pages of an object, by its first mention: several processes may show the same stretch of a file.
@@ -166,6 +167,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
     space->pid = spec_space.pid;
     space->pidfd = std::move(spec_space.pidfd);
     space->ring = std::move(spec_space.ring);
+    space->fixed = spec.fixed_memory;
     auto source = spec_space.handed_off ? FaultSource::handed_off(std::move(spec_space.userfaultfd))
                                         : FaultSource::made_for_us(std::move(spec_space.userfaultfd));
     if (!source) return Failure{source.error()};
@@ -231,16 +233,32 @@ Result<> PagerImpl::register_segment(AddressSpace& space, const Segment& segment
 Result<> PagerImpl::activate(const std::shared_ptr<PagedVm>& vm) {
   // Serve before registering: from the first registered page on, the process may wait for us.
   loop_of(*vm).add(vm);
+  std::size_t registered = 0;
+  Error vanished;
   for (const auto& space : vm->spaces()) {
     const auto table = space->segments();
     for (const Segment& segment : table->all()) {
-      if (auto registered = register_segment(*space, segment); !registered) {
-        const Error error = registered.error();
-        unregister_all(*vm);
-        loop_of(*vm).remove(vm, [] {});
-        return Failure{error};
+      auto outcome = register_segment(*space, segment);
+      if (outcome) {
+        ++registered;
+        continue;
       }
+      const Error error = outcome.error();
+      // Unmapped or moved since the process was looked at: whatever is there now is found as growth.
+      if (error.code == std::errc::invalid_argument) {
+        loop_of(*vm).forget_memory(vm, space, segment.addresses);
+        vanished = error;
+        continue;
+      }
+      unregister_all(*vm);
+      loop_of(*vm).remove(vm, [] {});
+      return Failure{error};
     }
+  }
+  if (registered == 0) {
+    loop_of(*vm).remove(vm, [] {});
+    vanished.remedy = "its memory has changed since it was looked at: try again";
+    return Failure{vanished};
   }
   for (const auto& space : vm->spaces()) {
     const auto table = space->segments();
@@ -294,11 +312,22 @@ Result<> PagerImpl::extend(const std::shared_ptr<PagedVm>& vm, std::span<const M
     if (!first) return Failure{first.error()};
     segments.push_back({mapping.addresses, &object, *first, mapping.file_offset});
   }
-  loop_of(*vm).add_segments(vm, space, segments);
-  for (const Segment& segment : segments) {
-    if (auto registered = register_segment(*space, segment); !registered) return registered;
-    learn_residence(*segment.object, *space, segment);
-  }
+  std::promise<Result<>> outcome;
+  std::vector<Segment> added;
+  loop_of(*vm).add_segments(vm, space, segments, [&](std::span<const Segment> fresh) -> Result<> {
+    Result<> registered;
+    for (const Segment& segment : fresh) {
+      if (registered) registered = register_segment(*space, segment);
+    }
+    for (const Segment& segment : fresh) {
+      if (!registered) (void)space->userfaultfd.unregister_range(segment.addresses);
+    }
+    added.assign(fresh.begin(), fresh.end());
+    outcome.set_value(registered);
+    return registered;
+  });
+  if (auto registered = outcome.get_future().get(); !registered) return registered;
+  for (const Segment& segment : added) learn_residence(*segment.object, *space, segment);
   return {};
 }
 

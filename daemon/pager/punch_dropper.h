@@ -16,6 +16,7 @@ class PunchDropper final : public Dropper {
   bool submit(const Drop& drop) override;
   std::size_t reap(std::span<DropCompletion> out) override;
   std::size_t in_flight() const override { return completed_.size(); }
+  std::size_t capacity() const override { return kMaxCompleted; }
   bool announced_as_remove() const override { return false; }
   bool needs_confirmation() const override { return false; }
 

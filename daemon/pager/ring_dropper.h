@@ -14,6 +14,7 @@ class RingDropper final : public Dropper {
   bool submit(const Drop& drop) override { return ring_.submit(drop.addresses, drop.cookie) == 0; }
   std::size_t reap(std::span<DropCompletion> out) override;
   std::size_t in_flight() const override { return ring_.in_flight(); }
+  std::size_t capacity() const override { return ring_.capacity(); }
   bool announced_as_remove() const override { return true; }
   bool needs_confirmation() const override { return true; }
 

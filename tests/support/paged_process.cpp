@@ -197,6 +197,7 @@ class MailboxDropper final : public daemon::Dropper {
     }
     return count;
   }
+  std::size_t capacity() const override { return kDropSlots; }
   std::size_t in_flight() const override { return shared_.drops_submitted - reaped_; }
   bool announced_as_remove() const override { return true; }
   bool needs_confirmation() const override { return true; }

@@ -247,6 +247,20 @@ TEST(ParseAdviceCall, TakesMadviseAndNothingElse) {
   EXPECT_FALSE(parse_advice_call("28 0x1000"));
 }
 
+TEST(ParseVacated, TakesCallsThatTakeMemoryAway) {
+  using Ranges = std::vector<AddressRange>;
+  EXPECT_EQ(parse_vacated("11 0x10000 0x2000 0x0 0x0 0x0 0x0 0x7ffc 0x7f\n"), (Ranges{{0x10000, 0x12000}}));
+  EXPECT_EQ(parse_vacated("25 0x10000 0x2000 0x3000 0x3 0x50000 0x0 0x7ffc 0x7f\n"),
+            (Ranges{{0x10000, 0x12000}, {0x50000, 0x53000}}));
+  EXPECT_EQ(parse_vacated("25 0x10000 0x2000 0x3000 0x1 0x50000 0x0 0x7ffc 0x7f\n"), (Ranges{{0x10000, 0x12000}}));
+  EXPECT_EQ(parse_vacated("9 0x10000 0x1000 0x3 0x32 0x0 0x0 0x7ffc 0x7f\n"), (Ranges{{0x10000, 0x11000}}));
+  EXPECT_EQ(parse_vacated("9 0x10000 0x1000 0x3 0x22 0x0 0x0 0x7ffc 0x7f\n"), Ranges{});
+  EXPECT_EQ(parse_vacated("12 0x10000 0x0").size(), 1u);
+  EXPECT_EQ(parse_vacated("28 0x10000 0x2000 0x4 0x0 0x0 0x0 0x7ffc 0x7f\n"), Ranges{});
+  EXPECT_EQ(parse_vacated("running\n"), Ranges{});
+  EXPECT_EQ(parse_vacated("11 0xffffffffffff0000 0xffffffffffffffff"), (Ranges{{0xffffffffffff0000, ~0ull}}));
+}
+
 void parse_everything(std::string_view text) {
   for (const MemoryMap& map : parse_maps(text)) EXPECT_LT(map.range.start, map.range.end);
   for (const MappingUsage& mapping : parse_smaps(text)) mapping.has_flag("lo");
@@ -260,6 +274,7 @@ void parse_everything(std::string_view text) {
   parse_elf_class(text);
   parse_stack_pointer(text);
   parse_advice_call(text);
+  parse_vacated(text);
 }
 
 TEST(Parsers, SurviveEveryTruncation) {
