@@ -30,6 +30,23 @@ Result<Pagemap> Pagemap::open(const KernelRoots& roots, const ProcessId& process
   return pagemap;
 }
 
+Result<std::size_t> Pagemap::take_written(AddressRange range, std::span<uapi::page_region> out,
+                                          std::uint64_t& scanned_to) const {
+  uapi::pm_scan_arg request{};
+  request.size = sizeof request;
+  request.flags = uapi::kScanWpMatching | uapi::kScanCheckWpAsync;
+  request.start = range.start;
+  request.end = range.end;
+  request.vec = reinterpret_cast<std::uintptr_t>(out.data());
+  request.vec_len = out.size();
+  request.category_mask = uapi::kPageIsWritten;
+  request.return_mask = uapi::kPageIsWritten | uapi::kPageIsHuge;
+  const int found = ::ioctl(fd_.get(), uapi::kPagemapScan, &request);
+  if (found < 0) return errno_failure("take written pages from", "pagemap", "PAGEMAP_SCAN needs Linux 6.7 or newer");
+  scanned_to = request.walk_end;
+  return static_cast<std::size_t>(found);
+}
+
 Result<std::size_t> Pagemap::entries(std::uint64_t address, std::span<PagemapEntry> out) const {
   static_assert(sizeof(PagemapEntry) == 8);
   const auto offset = static_cast<off_t>(address / kPageSize * sizeof(PagemapEntry));

@@ -46,6 +46,12 @@ class Pagemap {
   template <class Visit>
   Result<> for_each(AddressRange range, std::uint64_t any_of, Visit&& visit) const;
 
+  // The same for pages that were written since they were last taken, which are protected anew in the same step. Only of
+  // memory registered with a userfaultfd that tracks writes (UFFD_FEATURE_WP_ASYNC, Linux 6.7); EPERM of other memory.
+  // Pages of which nothing is known yet count as written.
+  Result<std::size_t> take_written(AddressRange range, std::span<uapi::page_region> out,
+                                   std::uint64_t& scanned_to) const;
+
   // The entries of consecutive pages from `address` (a multiple of the page size). Returns how many there were: fewer
   // than asked for at the end of the address space, none when the process is gone.
   Result<std::size_t> entries(std::uint64_t address, std::span<PagemapEntry> out) const;

@@ -9,8 +9,7 @@
 #include "daemon/control/notify.h"
 #include "daemon/vm/eligibility.h"
 #include "kmod-interfaces/meminfo.h"
-#include "telemetry/hotness/fault_sampler.h"
-#include "telemetry/hotness/refault_tracker.h"
+#include "telemetry/hotness/trackers.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -20,14 +19,6 @@ constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
 constexpr double kShortAverage = 10.0;  // seconds
 constexpr double kLongAverage = 60.0;
-
-// Cheapest and truest first.
-std::vector<std::unique_ptr<telemetry::Tracker>> by_preference(const Clock& clock) {
-  std::vector<std::unique_ptr<telemetry::Tracker>> trackers;
-  trackers.push_back(std::make_unique<telemetry::RefaultTracker>(clock));
-  trackers.push_back(std::make_unique<telemetry::FaultSampler>(telemetry::FaultSamplerConfig{}, clock));
-  return trackers;
-}
 
 std::uint16_t narrowed(std::uint32_t count) {
   return static_cast<std::uint16_t>(std::min<std::uint32_t>(count, 0xffff));
@@ -42,7 +33,8 @@ double averaged(double old, double now, double passed, double window) {
 PolicyDriver::PolicyDriver(Context& context, std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone)
     : context_(context),
       vm_gone_(std::move(vm_gone)),
-      trackers_(by_preference(context.clock), context.config().limits.tracker_cpu),
+      trackers_(telemetry::trackers_by_preference(context.roots, context.clock, cpu_clock_),
+                context.config().limits.tracker_cpu),
       tracker_status_(trackers_.status()) {}
 
 PolicyDriver::~PolicyDriver() {

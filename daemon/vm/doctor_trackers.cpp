@@ -19,40 +19,59 @@ constexpr unsigned kCapSysAdmin = 21;
 constexpr unsigned kCapIpcLock = 14;
 
 DoctorRow fault_sampling(const KernelFeatures& features) {
-  if (!features.userfaultfd.usable()) return {Verdict::kFail, "tracker:faults", "needs userfaultfd", ""};
-  return {Verdict::kOk, "tracker:faults",
-          "reads and writes, exact, of pages that are away or were taken away to sample; blind to resident pages "
-          "between samples",
+  const char* name = "tracker:fault-sampling";
+  if (!features.userfaultfd.usable()) return {Verdict::kFail, name, "needs userfaultfd", ""};
+  const bool protects = features.userfaultfd.has(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+  if (!protects)
+    return {Verdict::kWarn, name, "shared memory only: private memory needs write protection", "Linux 5.7"};
+  return {Verdict::kOk, name,
+          "what the pager manages: shared memory, reads and writes; private memory, writes; far memory, everything; "
+          "blind to reads of resident private memory, and to regions between samples",
           ""};
 }
 
-DoctorRow wp_sampling(const KernelFeatures& features) {
-  if (!features.userfaultfd.usable() || !features.userfaultfd.has(UFFD_FEATURE_PAGEFAULT_FLAG_WP))
-    return {Verdict::kFail, "tracker:wp", "needs userfaultfd with write protection", "Linux 5.7"};
-  return {Verdict::kOk, "tracker:wp", "writes to sampled pages; blind to reads; each sample costs the writer a fault",
-          ""};
+// What divides mappings for trackers.
+std::string missing_for_division(const KernelFeatures& features) {
+  if (!features.userfaultfd.usable()) return "userfaultfd";
+  if (!features.userfaultfd.has(UFFD_FEATURE_WP_ASYNC)) return "asynchronous write protection (Linux 6.7)";
+  return "";
 }
 
-DoctorRow wp_async(const KernelFeatures& features) {
-  if (!features.userfaultfd.usable()) return {Verdict::kFail, "tracker:wp-async", "needs userfaultfd", ""};
-  if (!features.userfaultfd.has(UFFD_FEATURE_WP_ASYNC) || !features.syscalls.pagemap_scan.works())
-    return {Verdict::kWarn, "tracker:wp-async", "not in this kernel; write sampling takes its place", "Linux 6.7"};
-  return {Verdict::kOk, "tracker:wp-async",
+DoctorRow referenced(const KernelFeatures& features) {
+  std::string missing = missing_for_division(features);
+  if (missing.empty() && !features.syscalls.process_madvise.works()) missing = "process_madvise (CAP_SYS_NICE)";
+  if (!missing.empty()) return {Verdict::kWarn, "tracker:referenced", "not here, for lack of " + missing, ""};
+  return {
+      Verdict::kOk, "tracker:referenced",
+      "reads and writes, without faults, of memory that the pager does not manage; blind to KVM guests and to locked "
+      "memory",
+      ""};
+}
+
+DoctorRow write_tracking(const KernelFeatures& features) {
+  std::string missing = missing_for_division(features);
+  if (missing.empty() && !features.syscalls.pagemap_scan.works()) missing = "PAGEMAP_SCAN (Linux 6.7)";
+  if (!missing.empty()) return {Verdict::kWarn, "tracker:write-tracking", "not here, for lack of " + missing, ""};
+  return {Verdict::kOk, "tracker:write-tracking",
           "all writes, cheaply, of memory that the pager does not manage; blind to reads", ""};
 }
 
 DoctorRow soft_dirty(const KernelFeatures& features) {
-  if (features.syscalls.soft_dirty)
-    return {Verdict::kOk, "tracker:soft-dirty", "all writes; blind to reads; disturbs others who use it, such as CRIU",
-            ""};
-  return {Verdict::kWarn, "tracker:soft-dirty", "not in this kernel; write sampling takes its place",
-          "CONFIG_MEM_SOFT_DIRTY"};
+  if (!features.syscalls.soft_dirty)
+    return {Verdict::kOk, "tracker:soft-dirty", "not in this kernel, and not used by this version; blind to reads", ""};
+  return {
+      Verdict::kOk, "tracker:soft-dirty",
+      "all writes; offered, and not used by this version, since it would disturb others such as CRIU; blind to reads",
+      ""};
 }
 
 DoctorRow idle_page(const KernelFeatures& features) {
   if (!features.idle_page_bitmap)
     return {Verdict::kWarn, "tracker:idle-page", "not in this kernel; fault sampling takes its place",
             "CONFIG_IDLE_PAGE_TRACKING"};
+  if (!features.own.has(kCapSysAdmin))
+    return {Verdict::kWarn, "tracker:idle-page", "page frame numbers are hidden; fault sampling takes its place",
+            "grant CAP_SYS_ADMIN"};
   return {Verdict::kOk, "tracker:idle-page", "reads and writes, page by page; blind to who touched a shared page", ""};
 }
 
@@ -67,6 +86,8 @@ DoctorRow damon(const KernelFeatures& features) {
         std::string("owned by another user") + (found.running ? ", who has it running" : "") + "; using fault sampling",
         "end the other use of DAMON; it is never taken over"};
   }
+  if (!features.at_least(6, 6))
+    return {Verdict::kWarn, "tracker:damon", "lists regions without their owners; using fault sampling", "Linux 6.6"};
   if (!found.kdamonds)
     return {Verdict::kWarn, "tracker:damon", "its settings cannot be read; using fault sampling", "run as root"};
   return {Verdict::kOk, "tracker:damon",
@@ -84,11 +105,18 @@ DoctorRow perf(const KernelFeatures& features) {
             privileged ? "a kernel with CONFIG_PERF_EVENTS" : "grant CAP_PERFMON"};
   }
   if (features.sampling.intel_pebs)
-    return {Verdict::kOk, "tracker:perf", "page faults, and memory accesses by PEBS; blind to what is not sampled", ""};
+    return {Verdict::kOk, "tracker:perf",
+            "page faults, and memory accesses by PEBS, are offered, and not used by this version; blind to what is not "
+            "sampled",
+            ""};
   if (features.sampling.amd_ibs)
-    return {Verdict::kOk, "tracker:perf", "page faults, and memory accesses by IBS; blind to what is not sampled", ""};
+    return {Verdict::kOk, "tracker:perf",
+            "page faults, and memory accesses by IBS, are offered, and not used by this version; blind to what is not "
+            "sampled",
+            ""};
   return {Verdict::kWarn, "tracker:perf",
-          "page faults only; no access sampling by hardware (PEBS, IBS), as usual in a VM", ""};
+          "page faults only; no access sampling by hardware (PEBS, IBS), as usual in a VM; not used by this version",
+          ""};
 }
 
 DoctorRow kernel_version(const KernelFeatures& features) {
@@ -158,8 +186,8 @@ std::vector<DoctorRow> unknown_features(const KernelFeatures& features) {
 }  // namespace
 
 std::vector<DoctorRow> diagnose_trackers(const KernelFeatures& features) {
-  std::vector<DoctorRow> rows{fault_sampling(features), wp_sampling(features), wp_async(features), soft_dirty(features),
-                              idle_page(features),      damon(features),       perf(features)};
+  std::vector<DoctorRow> rows{fault_sampling(features), idle_page(features),  damon(features), referenced(features),
+                              write_tracking(features), soft_dirty(features), perf(features)};
   for (DoctorRow& row : unknown_features(features)) rows.push_back(std::move(row));
   return rows;
 }

@@ -15,6 +15,8 @@ Result<SelfCheck> SelfCheck::create(Bytes each) {
   if (!memory) return Failure{memory.error()};
   // One accessed bit for 512 pages could not tell the two apart; a kernel without huge pages refuses, rightly.
   ::madvise(memory->data(), memory->size(), MADV_NOHUGEPAGE);
+  // Where all of this process is locked in memory: several methods leave locked memory out.
+  ::munlock(memory->data(), memory->size());
   SelfCheck check{std::move(*memory), each};
   for (const AddressRange& range : {check.used(), check.idle()}) {
     for (std::uint64_t at = range.start; at < range.end; at += kPageSize) {

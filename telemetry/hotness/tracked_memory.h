@@ -62,10 +62,14 @@ struct TrackedSegment {
   PageRun pages() const { return {first, addresses.size() >> kPageShift}; }
 };
 
+class DividedMappings;
+
 struct TrackedSpace {
   kernel::ProcessId process;
   std::shared_ptr<const UniqueFd> pidfd;  // may be empty; names the process where the pid could be recycled
   std::vector<TrackedSegment> segments;   // by address, without overlaps
+  // Where two userfaultfds were placed in the process for trackers alone; else empty.
+  std::shared_ptr<const DividedMappings> divided;
 
   // The segment around an address; nothing where none is.
   const TrackedSegment* at(std::uint64_t address) const;

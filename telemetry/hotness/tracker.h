@@ -73,6 +73,11 @@ class Tracker {
   // What it is and how it fares. A tracker may become unusable as it goes (it failed its self-check, the kernel took
   // its means away); it never becomes usable again.
   virtual TrackerInfo info() const = 0;
+  // Of what it covers in general, what it would see of this memory.
+  virtual Coverage covers(const MemoryList& memory) const {
+    static_cast<void>(memory);
+    return info().covers;
+  }
   // How much it may spend, as a share of one core. Zero: only what costs nothing.
   virtual void set_cpu_share(double of_one_core) = 0;
   // Which memory to look at from now on. An unchanged VM is passed as the same pointer.

@@ -51,11 +51,12 @@ void TrackerSet::choose() {
   std::string names;
   for (Candidate& candidate : candidates_) {
     const TrackerInfo info = candidate.tracker->info();
-    const bool adds = common(lacking(covered, info.covers), needed) != Coverage::kNone;
+    const Coverage covers = info.usable ? candidate.tracker->covers(memory_) : Coverage::kNone;
+    const bool adds = common(lacking(covered, covers), needed) != Coverage::kNone;
     candidate.used = info.usable && adds && !memory_.empty();
     candidate.why_not_used.clear();
     if (candidate.used) {
-      covered = covered | info.covers;
+      covered = covered | covers;
       names += (names.empty() ? "" : ", ") + info.name;
     } else if (!info.usable) {
       candidate.why_not_used = info.why_not;
@@ -72,8 +73,8 @@ void TrackerSet::choose() {
 
 void TrackerSet::share_budget() {
   // The refault stream and the like cost nothing and take no share: only who watches resident memory does.
-  const auto costs = [](const Candidate& candidate) {
-    return candidate.used && common(candidate.tracker->info().covers, Coverage::kResident) != Coverage::kNone;
+  const auto costs = [this](const Candidate& candidate) {
+    return candidate.used && common(candidate.tracker->covers(memory_), Coverage::kResident) != Coverage::kNone;
   };
   const auto number = std::ranges::count_if(candidates_, costs);
   const double all = tracker_share(cpu_per_100_gib_, size_of(memory_));

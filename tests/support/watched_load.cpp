@@ -61,6 +61,13 @@ WatchedLoad::~WatchedLoad() {
   std::filesystem::remove(counts_path_, ignored);
 }
 
+void WatchedLoad::set_divided(std::shared_ptr<const telemetry::DividedMappings> divided) {
+  auto memory = std::make_shared<TrackedMemory>(*memory_.front());
+  ++memory->epoch;
+  memory->spaces.front().divided = std::move(divided);
+  memory_ = {memory};
+}
+
 WatchResult WatchedLoad::watch(telemetry::Tracker& tracker, const std::string& title, const WatchRequest& request) {
   const SystemClock clock;
   RateEstimate estimate(whole_pages(Bytes{range_.size()}));

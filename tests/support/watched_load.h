@@ -39,6 +39,9 @@ class WatchedLoad {
   // As one object of memory that the pager does not manage.
   const telemetry::MemoryList& memory() const { return memory_; }
 
+  // For trackers that need it: mappings divided by userfaultfds that were placed in the workload.
+  void set_divided(std::shared_ptr<const telemetry::DividedMappings> divided);
+
   // Lets the tracker watch for a while, takes the memory away from it, and prints a line for the table in
   // docs/hotness.md.
   WatchResult watch(telemetry::Tracker& tracker, const std::string& title, const WatchRequest& request);

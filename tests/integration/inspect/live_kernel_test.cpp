@@ -60,7 +60,7 @@ TEST(LiveKernel, ProbesLeaveNothingBehindAndChangeNothing) {
 TEST(LiveKernel, DoctorHasAnAnswerForEveryMechanismAndTracker) {
   const DoctorReport report = diagnose(kernel::probe_kernel_features(kRoots));
   for (const char* check : {"permissions", "userfaultfd", "pager:shared", "pager:private", "kernel-tier", "migrator",
-                            "tracker:faults", "tracker:damon", "kernel", "limits"}) {
+                            "tracker:fault-sampling", "tracker:damon", "kernel", "limits"}) {
     const auto row = std::ranges::find(report.rows, check, &DoctorRow::check);
     ASSERT_NE(row, report.rows.end()) << check;
     EXPECT_FALSE(row->detail.empty()) << check;

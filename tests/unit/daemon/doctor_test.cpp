@@ -120,13 +120,17 @@ std::vector<Complaint> mechanism_complaints() {
 
 std::vector<Complaint> tracker_and_host_complaints() {
   return {
-      {"tracker:faults", Verdict::kFail, "userfaultfd", "",
+      {"tracker:fault-sampling", Verdict::kFail, "userfaultfd", "",
        [](auto& f) { f.userfaultfd.syscall = f.userfaultfd.device = {EPERM}; }},
-      {"tracker:wp", Verdict::kFail, "write protection", "5.7", [](auto& f) { f.userfaultfd.features = 0; }},
-      {"tracker:wp-async", Verdict::kWarn, "not in this kernel", "6.7",
+      {"tracker:fault-sampling", Verdict::kWarn, "write protection", "5.7",
+       [](auto& f) { f.userfaultfd.features = 0; }},
+      {"tracker:write-tracking", Verdict::kWarn, "6.7", "",
        [](auto& f) { f.userfaultfd.features &= ~std::uint64_t{UFFD_FEATURE_WP_ASYNC}; }},
-      {"tracker:soft-dirty", Verdict::kWarn, "not in this kernel", "SOFT_DIRTY",
-       [](auto& f) { f.syscalls.soft_dirty = false; }},
+      {"tracker:write-tracking", Verdict::kWarn, "PAGEMAP_SCAN", "",
+       [](auto& f) { f.syscalls.pagemap_scan = {ENOTTY}; }},
+      {"tracker:referenced", Verdict::kWarn, "CAP_SYS_NICE", "", [](auto& f) { f.syscalls.process_madvise = {EPERM}; }},
+      {"tracker:idle-page", Verdict::kWarn, "hidden", "CAP_SYS_ADMIN", [](auto& f) { f.own.capabilities = 0; }},
+      {"tracker:damon", Verdict::kWarn, "without their owners", "6.6", [](auto& f) { f.minor = 1; }},
       {"tracker:idle-page", Verdict::kWarn, "fault sampling", "IDLE_PAGE", [](auto& f) { f.idle_page_bitmap = false; }},
       {"tracker:damon", Verdict::kWarn, "owned by another user", "never taken over",
        [](auto& f) { f.damon.kdamonds = 1; }},
