@@ -71,19 +71,23 @@ Result<> prove_ownership(const AddressSpace& space, const HandoffRegion& first,
   static constexpr std::array<std::byte, kPageSize> kZeros{};
   const std::uint64_t page = first.addresses.start;
   const AddressRange range{page, page + kPageSize};
+  // A page that is there is protected for a moment (of shared memory also one that is not).
   if (space.userfaultfd.write_protect(range, true) == 0) {
     const auto entry = space.pagemap.entry(page);
     (void)space.userfaultfd.write_protect(range, false);
     if (entry && entry->write_protected()) return {};
   }
-  if (image) {
-    const HandoffRegion one{range, first.offset};
-    if (auto loaded = image->load(space.userfaultfd, std::span(&one, 1)); !loaded) return Failure{loaded.error()};
+  // One that is not there is put there, with what it has to hold.
+  const auto before = space.pagemap.entry(page);
+  if (before && before->nothing()) {
+    if (image) {
+      const HandoffRegion one{range, first.offset};
+      if (auto loaded = image->load(space.userfaultfd, std::span(&one, 1)); !loaded) return Failure{loaded.error()};
+    }
+    (void)space.userfaultfd.copy(page, kZeros.data(), kPageSize, false);  // EEXIST: it was loaded
+    const auto after = space.pagemap.entry(page);
+    if (after && !after->nothing()) return {};
   }
-  auto entry = space.pagemap.entry(page);
-  if (entry && entry->nothing() && space.userfaultfd.copy(page, kZeros.data(), kPageSize, false).error == 0)
-    entry = space.pagemap.entry(page);
-  if (entry && !entry->nothing()) return {};
   return refused(space.pid, "the userfaultfd is not of its address space",
                  "the process that connects is the one whose memory is handed off", std::errc::invalid_argument);
 }

@@ -212,9 +212,34 @@ TEST_F(Handoff, RefusesTheUserfaultfdOfAnotherProcess) {
   start_agent();
   PeerOptions wanted = options();
   wanted.foreign = true;
-  const HandoffPeer peer(wanted);
-  EXPECT_FALSE(peer.served());
-  EXPECT_NE(peer.answer().find("not of its address space"), std::string::npos) << peer.answer();
+  for (const bool touched : {false, true}) {
+    wanted.touches_first = touched;
+    const HandoffPeer peer(wanted);
+    EXPECT_FALSE(peer.served());
+    EXPECT_NE(peer.answer().find("not of its address space"), std::string::npos) << peer.answer();
+  }
+}
+
+TEST_F(Handoff, ServesButNeverMovesPrivateMemoryThatIsAllThereAlready) {
+  start_agent();
+  PeerOptions wanted = options();
+  wanted.touches_first = true;
+  HandoffPeer peer(wanted);
+  ASSERT_TRUE(peer.served()) << peer.answer();
+  EXPECT_NE(show(peer.vm()).find("user-mode-only"), std::string::npos);
+  ASSERT_TRUE(peer.fill(1));
+  EXPECT_TRUE(peer.holds(1));
+}
+
+TEST_F(Handoff, MovesSharedMemoryThatIsAllThereAlready) {
+  start_agent();
+  PeerOptions wanted = options();
+  wanted.touches_first = wanted.shared = true;
+  HandoffPeer peer(wanted);
+  ASSERT_TRUE(peer.served()) << peer.answer();
+  ASSERT_TRUE(peer.fill(1));
+  ASSERT_TRUE(becomes_far(peer.vm(), 4u << 20));
+  EXPECT_TRUE(peer.holds(1));
 }
 
 TEST_F(Handoff, RefusesProgramsThatAreNotAllowed) {
