@@ -32,7 +32,7 @@
 namespace tidepool::kernel {
 
 inline constexpr std::uint32_t kMaxDropRingEntries = 1024;
-inline constexpr std::uint32_t kDropWorkers = 8;
+inline constexpr std::uint32_t kDropWorkers = 32;
 // The kernel takes 32-bit lengths only (before 6.13).
 inline constexpr Bytes kMaxDropBytes{1ull << 30};
 

@@ -21,13 +21,13 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
         break;
       }
       case UFFD_EVENT_UNMAP: {
-        unmap(vm, space, {message.arg.remove.start, message.arg.remove.end});
+        unmap(state.vm, space, {message.arg.remove.start, message.arg.remove.end});
         break;
       }
       case UFFD_EVENT_REMAP: {
         const AddressRange from{message.arg.remap.from, message.arg.remap.from + message.arg.remap.len};
         // What we took to be there (memory that was found as growth a moment ago) is not.
-        unmap(vm, space, {message.arg.remap.to, message.arg.remap.to + message.arg.remap.len});
+        unmap(state.vm, space, {message.arg.remap.to, message.arg.remap.to + message.arg.remap.len});
         space.set_segments(space.own_segments().moved(from, message.arg.remap.to));
         record_layout(vm);
         break;
@@ -43,8 +43,16 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
   return children;
 }
 
-void FaultService::unmap(PagedVm& vm, AddressSpace& space, AddressRange gone) {
+void FaultService::unmap(const std::shared_ptr<PagedVm>& of, AddressSpace& space, AddressRange gone) {
+  PagedVm& vm = *of;
   discard(vm, space, gone, Removal::kUnmapped);
+  // What is far of shared memory goes back into the file: whoever maps it again is not watched, and would find a hole.
+  for (const Segment& segment : space.own_segments().all()) {
+    if (!segment.object->shared || !segment.addresses.overlaps(gone)) continue;
+    const PageIndex first = segment.page_at(std::max(segment.addresses.start, gone.start));
+    const PageIndex end = segment.page_at(std::min(segment.addresses.end, gone.end));
+    restore(of, segment.object, {first, end.value - first.value}, nullptr);
+  }
   space.set_segments(space.own_segments().without(gone));
   record_layout(vm);
 }

@@ -22,8 +22,8 @@ constexpr std::size_t kMaxQueued = 65536;
 constexpr unsigned kRunBits = 16;
 constexpr Nanoseconds kDropPoll = std::chrono::microseconds(200);
 // Regions of one VM whose memory is not fixed: its drops are few at a time.
-constexpr std::size_t kWaitingForTurn = 8;
-constexpr std::size_t kHavingTheirTurn = 4;
+constexpr std::size_t kWaitingForTurn = 16;
+constexpr std::size_t kHavingTheirTurn = 8;
 constexpr auto kIdle = std::chrono::milliseconds(200);
 constexpr std::size_t kScratches = 2;  // regions being stored at once
 

@@ -54,7 +54,7 @@ int DemotionJob::punch_committed(const Run& run) {
 // Decides and punches while no fork can slip in between (see PagedVm::event_gate). False when the fault loop is at it.
 bool DemotionJob::drop_shared(std::size_t index) {
   Run& run = runs_[index];
-  if (!vm_->event_gate.try_close()) return false;
+  if (!vm_->event_gate.try_close_patiently()) return false;
   const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
   for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot);
   const int error = punch_committed(run);
@@ -125,7 +125,7 @@ std::size_t DemotionJob::commit_run(Run& run, const SegmentTable& table) {
 bool DemotionJob::drop_private(std::size_t index) {
   AddressSpace& space = *space_;
   if (space.ring->in_flight() >= (space.fixed ? space.ring->capacity() : kernel::kDropWorkers)) return false;
-  if (!vm_->event_gate.try_close()) return false;
+  if (!vm_->event_gate.try_close_patiently()) return false;
   // What was copied was found by a table that must still hold.
   const auto table = space.segments();
   if (table_ != nullptr && table != table_) {

@@ -88,11 +88,11 @@ class Loop final : public FaultLoop {
     post([this, vm, space, segments = std::move(segments), registered = std::move(registered)]() mutable {
       service_.extend(*vm, *space, segments);
       if (registered(segments)) return;
-      for (const Segment& segment : segments) service_.unmap(*vm, *space, segment.addresses);
+      for (const Segment& segment : segments) service_.unmap(vm, *space, segment.addresses);
     });
   }
   void forget_memory(std::shared_ptr<PagedVm> vm, std::shared_ptr<AddressSpace> space, AddressRange gone) override {
-    post([this, vm, space, gone] { service_.unmap(*vm, *space, gone); });
+    post([this, vm, space, gone] { service_.unmap(vm, *space, gone); });
   }
   void remove(std::shared_ptr<PagedVm> vm, std::function<void()> done) override {
     post([this, vm, done = std::move(done)] {

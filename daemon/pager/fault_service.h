@@ -42,7 +42,7 @@ class FaultService {
   void forget_space(SpaceState& state);
   // Leaves those out (of `segments` too) whose addresses are known already.
   void extend(PagedVm& vm, AddressSpace& space, std::vector<Segment>& segments);
-  void unmap(PagedVm& vm, AddressSpace& space, AddressRange gone);
+  void unmap(const std::shared_ptr<PagedVm>& of, AddressSpace& space, AddressRange gone);
 
   // Everything but page faults, in order: discards, unmaps, moves, forks. Returns the children that forks made.
   std::vector<std::shared_ptr<AddressSpace>> serve_changes(SpaceState& state, std::span<const uffd_msg> messages);

@@ -216,13 +216,10 @@ FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* s
     offset = segment->offset_of(page);
   } else {
     bool known = false;
-    for (const auto& space : op.vm->spaces()) {
-      const auto table = space->segments();
-      if (const Segment* other = table->showing(*op.object, page)) {
-        offset = other->offset_of(page);
-        known = true;
-        break;
-      }
+    for (const FileExtent& extent : op.object->extents) {
+      if (page.value < extent.first_page || page.value >= extent.first_page + extent.pages) continue;
+      offset = extent.file_offset + ((page.value - extent.first_page) << kPageShift);
+      known = true;
     }
     if (!known) {
       put_back(op, op.installed++);

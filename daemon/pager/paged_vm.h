@@ -30,10 +30,18 @@
 
 namespace tidepool::daemon {
 
+// Where pages of a shared object lie in its file, whoever shows them.
+struct FileExtent {
+  std::uint64_t first_page = 0;
+  std::uint64_t pages = 0;
+  std::uint64_t file_offset = 0;
+};
+
 struct MemoryObject {
   std::uint64_t number = 0;  // within the VM, never used again
   bool shared = false;
-  UniqueFd file;  // shared memory only
+  UniqueFd file;                    // shared memory only
+  std::vector<FileExtent> extents;  // shared memory only
   std::unique_ptr<PageMap> map;
   // Private memory of a forked child: served, never demoted, and gone with the child.
   bool forked = false;

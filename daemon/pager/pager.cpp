@@ -193,6 +193,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
         if (!appended) return Failure{appended.error()};
         first = *appended;
         known.push_back({mapping.file_offset, pages, first});
+        if (object.shared) object.extents.push_back({first.value, pages, mapping.file_offset});
       }
       segments.push_back({mapping.addresses, &object, first, mapping.file_offset});
     }

@@ -131,7 +131,7 @@ TEST(EndingAgent, StaysWhenWhatIsFarWouldNotFit) {
   whole.limit("rests", Bytes{0});
   ASSERT_TRUE(whole.await_far("rests", Bytes{rests.memory().size() / 3}));
   // As if something else had taken the host's memory.
-  whole.write_settings({{"safety.host_reserve", "\"100%\""}});
+  whole.write_settings({{"safety.host_reserve", "\"99%\""}});
   whole.reload();
   const std::string plan = whole.expect({"host", "evacuate", "--plan", "-o", "json"}, 3);
   EXPECT_NE(plan.find("shortfall_bytes"), std::string::npos) << plan;

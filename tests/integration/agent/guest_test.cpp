@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/unique_fd.h"
 #include "tests/integration/agent/whole_rig.h"
 
 namespace tidepool::tests {

@@ -58,14 +58,14 @@ TEST(MemoryLimit, IsMetByTheProcessItself) {
   for (const std::string memory : {"private", "shared"}) {
     SCOPED_TRACE(memory);
     // It enters the group when it is full, because what it has keeps its charge where it was: what comes later counts.
-    Target target(load({"--memory", memory, "--threads", "4"}, Bytes{48ull << 20}));
+    Target target(load({"--memory", memory, "--threads", "4", "--rate", "20000"}, Bytes{48ull << 20}));
     ASSERT_TRUE(target.ready());
     ASSERT_TRUE(whole.adopt(target.pid(), "limited", target.memory()));
-    // All of it goes, and comes back where there is not room for all of it.
+    // Much of it goes, and comes back where there is not room for all of it.
     whole.limit("limited", Bytes{0});
-    ASSERT_TRUE(whole.await_far("limited", Bytes{target.memory().size() / 4}));
+    ASSERT_TRUE(whole.await_far("limited", Bytes{(24ull << 20) / slowness()}));
+    ASSERT_TRUE(group.limit(Bytes{12ull << 20}));
     ASSERT_TRUE(group.enter(target.pid()));
-    ASSERT_TRUE(group.limit(Bytes{target.memory().size() / 4}));
     whole.expect({"vm", "set", "limited", "--limit", "none"}, 0);
     std::this_thread::sleep_for(churn_time(2s));
     // It still makes progress: pages come home, and others go for them.
