@@ -171,15 +171,15 @@ int DropRing::submit(AddressRange range, std::uint64_t cookie) {
   word(geometry_.sq_off.array + position * static_cast<std::uint32_t>(sizeof(std::uint32_t)))
       .store(position, std::memory_order_relaxed);
   ++submitted_;
-  word(geometry_.sq_off.tail).store(submitted_, std::memory_order_release);
+  word(geometry_.sq_off.tail).store(submitted_, std::memory_order_seq_cst);
   if (const int error = wake(); error != 0) return broken_ = error;
   return 0;
 }
 
 int DropRing::wake() {
-  // Pairs with the barrier in the kernel's thread between announcing its sleep and looking at the tail once more.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if ((word(geometry_.sq_off.flags).load(std::memory_order_relaxed) & IORING_SQ_NEED_WAKEUP) == 0) return 0;
+  // Both the tail's store and this load are sequentially consistent: that pairs with the barrier in the kernel's thread
+  // between announcing its sleep and looking at the tail once more.
+  if ((word(geometry_.sq_off.flags).load(std::memory_order_seq_cst) & IORING_SQ_NEED_WAKEUP) == 0) return 0;
   const long woken = ::syscall(SYS_io_uring_enter, ring_.get(), 0, 0, IORING_ENTER_SQ_WAKEUP, nullptr, 0);
   return woken < 0 ? errno : 0;
 }
