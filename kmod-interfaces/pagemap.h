@@ -41,8 +41,8 @@ class Pagemap {
   Result<std::size_t> scan(AddressRange range, std::uint64_t any_of, std::span<uapi::page_region> out,
                            std::uint64_t& scanned_to) const;
 
-  // Calls visit(uapi::page_region) for all such ranges of `range`, in order of address. Stops at the first failure: what
-  // was not visited is not known.
+  // Calls visit(uapi::page_region) for all such ranges of `range`, in order of address. Stops at the first failure:
+  // what was not visited is not known.
   template <class Visit>
   Result<> for_each(AddressRange range, std::uint64_t any_of, Visit&& visit) const;
 

@@ -89,9 +89,9 @@ struct ProcessStatus {
   std::vector<gid_t> groups;  // supplementary
   bool no_new_privileges = false;
   SeccompMode seccomp = SeccompMode::none;
-  Bytes locked;             // VmLck: mlock
-  Bytes pinned;             // VmPin: pages that a device or ring may write to at any time
-  Bytes resident;           // VmRSS: the next three together
+  Bytes locked;    // VmLck: mlock
+  Bytes pinned;    // VmPin: pages that a device or ring may write to at any time
+  Bytes resident;  // VmRSS: the next three together
   Bytes resident_anonymous;
   Bytes resident_file;  // shared libraries count in every process that maps them
   Bytes resident_shmem;

@@ -1,5 +1,5 @@
-// What the whole agent costs while the VM in its care does nothing: tidepoold and its keeper as they are installed,
-// with policy, sampling, maintenance and admin API, and a process of 16 GiB adopted by tidectl.
+// What the whole agent costs a VM in its care, and the host while that VM does nothing: tidepoold and its keeper as
+// they are installed, with policy, sampling, maintenance and admin API, and processes adopted by tidectl.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -27,7 +27,9 @@
 namespace tidepool::bench {
 namespace {
 
-constexpr std::uint64_t kMemory = 16ull << 30;
+constexpr std::uint64_t kIdleMemory = 16ull << 30;
+constexpr std::uint64_t kAdoptedMemory = 256ull << 20;
+constexpr std::int64_t kAdoptions = 30;
 constexpr std::int64_t kSpells = 5;
 constexpr auto kSpell = std::chrono::seconds(10);
 constexpr auto kSettle = std::chrono::seconds(30);  // the first samples of 8,192 regions are taken
@@ -35,13 +37,13 @@ constexpr auto kSettle = std::chrono::seconds(30);  // the first samples of 8,19
 // Has shared memory, the first pages of every 2 MiB of it in use, and does nothing.
 class IdleProcess {
  public:
-  explicit IdleProcess(std::uint64_t pages_per_region) {
+  IdleProcess(std::uint64_t memory, std::uint64_t pages_per_region) {
     int pipe[2];
     if (::pipe2(pipe, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
     const UniqueFd from_child{pipe[0]};
     UniqueFd to_parent{pipe[1]};
     pid_ = ::fork();
-    if (pid_ == 0) run(to_parent.get(), pages_per_region);
+    if (pid_ == 0) run(to_parent.get(), memory, pages_per_region);
     to_parent.reset();
     char ready = 0;
     if (::read(from_child.get(), &ready, 1) != 1) throw std::runtime_error("no memory for the idle process");
@@ -55,13 +57,13 @@ class IdleProcess {
   pid_t pid() const { return pid_; }
 
  private:
-  [[noreturn]] static void run(int ready, std::uint64_t pages_per_region) {
+  [[noreturn]] static void run(int ready, std::uint64_t size, std::uint64_t pages_per_region) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int file = ::memfd_create("idle", MFD_CLOEXEC);
-    if (::ftruncate(file, static_cast<off_t>(kMemory)) != 0) ::_exit(1);
-    void* const memory = ::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (::ftruncate(file, static_cast<off_t>(size)) != 0) ::_exit(1);
+    void* const memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (memory == MAP_FAILED) ::_exit(1);
-    for (std::uint64_t at = 0; at < kMemory; at += kHugePageSize)
+    for (std::uint64_t at = 0; at < size; at += kHugePageSize)
       std::memset(static_cast<char*>(memory) + at, 7, pages_per_region * kPageSize);
     if (::write(ready, "r", 1) != 1) ::_exit(1);
     ::close(ready);
@@ -93,7 +95,7 @@ void agent_idle(benchmark::State& state) {
                                        {"defaults.min_cold_age", "\"2m\""},
                                        {"mode", "\"active\""},
                                        {"pool.embedded.capacity", "\"10%\""}};
-    const IdleProcess process(static_cast<std::uint64_t>(state.range(0)));
+    const IdleProcess process(kIdleMemory, static_cast<std::uint64_t>(state.range(0)));
     tests::AgentProcess agent(as_installed);
     if (!agent.start()) throw std::runtime_error("the agent does not start");
     const tests::Outcome adopted =
@@ -135,6 +137,44 @@ BENCHMARK(agent_idle)
     ->Iterations(kSpells)
     ->UseManualTime()
     ->Unit(benchmark::kSecond);
+
+// Every value of "KEY=number" in the text.
+std::vector<double> numbers_of(const std::string& text, const std::string& key) {
+  std::vector<double> numbers;
+  for (std::size_t at = text.find(key); at != std::string::npos; at = text.find(key, at + 1))
+    numbers.push_back(std::stod(text.substr(at + key.size())));
+  return numbers;
+}
+
+// How long a thread of the process stood still while it was taken hold of, as the agent measured it; and how long all
+// of it took, from tidectl's start to its end.
+void adoption(benchmark::State& state) {
+  try {
+    if (const std::string why = tests::why_no_agent(); !why.empty()) throw std::runtime_error(why);
+    const IdleProcess process(kAdoptedMemory, kPagesPerHugePage);
+    tests::AgentProcess agent;
+    if (!agent.start()) throw std::runtime_error("the agent does not start");
+    std::vector<double> whole;
+    for (auto _ : state) {
+      const Spent spent = spent_on([&] {
+        const tests::Outcome adopted =
+            agent.tidectl({"vm", "adopt", "--pid", std::to_string(process.pid()), "--name", "one"});
+        if (adopted.code != 0) throw std::runtime_error(adopted.all());
+      });
+      whole.push_back(spent.seconds * 1e3);
+      state.SetIterationTime(spent.seconds);
+      if (agent.tidectl({"vm", "release", "one"}).code != 0) throw std::runtime_error("not released");
+    }
+    const std::vector<double> stops = numbers_of(agent.log(), "stopped_us=");
+    if (stops.empty()) throw std::runtime_error("the agent's log has no stop times");
+    state.counters["stop_p50_us"] = median(stops);
+    state.counters["stop_max_us"] = *std::max_element(stops.begin(), stops.end());
+    state.counters["whole_p50_ms"] = median(whole);
+  } catch (const std::exception& error) {
+    state.SkipWithError(error.what());
+  }
+}
+BENCHMARK(adoption)->Iterations(kAdoptions)->UseManualTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace tidepool::bench
