@@ -74,11 +74,11 @@ struct TrackerSample {
   std::uint64_t samples = 0;
   std::uint64_t self_checks_failed = 0;
 };
+
 // Samples that nobody could make use of.
 struct DroppedSamples {
   std::uint64_t malformed = 0;
   std::uint64_t unknown = 0;  // of memory that is not, or no longer, there
-};                            // total
 };
 
 // Counts with one or two labels of a closed vocabulary.
