@@ -60,8 +60,10 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.adoption_stop = context.adoption_stops.snapshot();
   snapshot.host.policy_tick = driver.tick_times().snapshot();
   for (const telemetry::TrackerStatus& tracker : driver.trackers()) {
-    snapshot.host.trackers.push_back({tracker.info.name, tracker.info.usable, tracker.info.cpu});
+    snapshot.host.trackers.push_back({tracker.info.name, tracker.info.usable, tracker.info.cpu, tracker.used,
+                                      tracker.info.samples, tracker.info.self_checks_failed});
   }
+  snapshot.host.dropped_samples = driver.dropped_samples();
   const pool::StoreUsage usage = context.store->usage();
   snapshot.stores.push_back({context.store->kind(), usage.used, usage.capacity});
   for (const auto& vm : context.vms.all()) {

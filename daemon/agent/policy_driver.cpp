@@ -71,6 +71,11 @@ std::vector<telemetry::TrackerStatus> PolicyDriver::trackers() const {
   return tracker_status_;
 }
 
+telemetry::DroppedSamples PolicyDriver::dropped_samples() const {
+  const std::lock_guard lock(mutex_);
+  return dropped_samples_;
+}
+
 std::vector<DecisionCount> PolicyDriver::decision_counts() const {
   const std::lock_guard lock(mutex_);
   std::vector<DecisionCount> list;
@@ -272,13 +277,16 @@ void PolicyDriver::sample() {
   trackers_.round(seen_);
   const std::lock_guard lock(mutex_);
   tracker_status_ = trackers_.status();
+  dropped_samples_ = {seen_.malformed(), seen_.unknown()};
 }
 
 // Processes other than VMs map more memory as they go: private mappings that nobody watches yet join their VM.
 void PolicyDriver::find_growth() {
   for (const auto& vm : context_.vms.all()) {
     // A process that handed itself off said what is to be managed.
-    if (vm->hypervisor || vm->origin == VmOrigin::kHandedOff || vm->memory->dead || vm->memory->releasing || context_.frozen) continue;
+    if (vm->hypervisor || vm->origin == VmOrigin::kHandedOff || vm->memory->dead || vm->memory->releasing ||
+        context_.frozen)
+      continue;
     std::size_t private_object = vm->memory->objects.size();
     for (std::size_t i = 0; i < vm->memory->objects.size(); ++i) {
       if (!vm->memory->objects[i]->shared) private_object = i;

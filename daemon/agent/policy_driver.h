@@ -14,6 +14,7 @@
 #include "policy/plan.h"
 #include "telemetry/hotness/region_tally.h"
 #include "telemetry/hotness/tracker_set.h"
+#include "telemetry/metrics/metrics_snapshot.h"
 
 namespace tidepool::daemon {
 
@@ -37,6 +38,7 @@ class PolicyDriver {
   policy::HostView host_view() const;
   // In order of preference, used or not.
   std::vector<telemetry::TrackerStatus> trackers() const;
+  telemetry::DroppedSamples dropped_samples() const;
   std::vector<DecisionCount> decision_counts() const;
   const LatencyHistogram& tick_times() const { return tick_times_; }
   // False when the fault loops or the ticks have stood still for long.
@@ -72,6 +74,7 @@ class PolicyDriver {
   std::vector<VmId> relieve_;
   std::map<std::pair<policy::Action, policy::Reason>, std::uint64_t> counts_;
   std::vector<telemetry::TrackerStatus> tracker_status_;
+  telemetry::DroppedSamples dropped_samples_;
   bool stopping_ = false;
   std::thread thread_;
 };

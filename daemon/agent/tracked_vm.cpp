@@ -29,13 +29,17 @@ class PagedVmObject final : public telemetry::PagedObject {
   }
   std::uint16_t take_touches(std::uint64_t region) override {
     RegionCounters& counters = object_.map->region(region);
+    // A look is cheap, an exchange is not, and most regions have nothing to tell.
+    if (counters.touches.load(std::memory_order_relaxed) == 0) return 0;
     const auto touches = counters.touches.exchange(0, std::memory_order_relaxed);
     const auto armed = counters.armed.load(std::memory_order_relaxed);
     counters.armed.fetch_sub(std::min(armed, touches), std::memory_order_relaxed);
     return touches;
   }
   std::uint16_t take_refaults(std::uint64_t region) override {
-    return object_.map->region(region).refaults.exchange(0, std::memory_order_relaxed);
+    auto& refaults = object_.map->region(region).refaults;
+    return refaults.load(std::memory_order_relaxed) == 0 ? std::uint16_t{0}
+                                                         : refaults.exchange(0, std::memory_order_relaxed);
   }
   std::size_t arm(std::span<const PageIndex> pages) override {
     return vm_->dead || vm_->releasing ? 0 : pager_.arm_samples(*vm_, object_, pages);

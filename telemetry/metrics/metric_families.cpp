@@ -149,8 +149,16 @@ void add_host(Families& out, const HostSample& host) {
   out.histogram("tidepool_policy_tick_seconds", host.policy_tick);
   for (const TrackerSample& of : host.trackers) {
     out.gauge("tidepool_tracker_usable", of.usable ? 1 : 0, labels({{"tracker", of.name}}));
+    out.gauge("tidepool_tracker_used", of.used ? 1 : 0, labels({{"tracker", of.name}}));
     out.counter("tidepool_tracker_cpu_seconds_total", in_seconds(of.cpu), labels({{"tracker", of.name}}));
+    out.counter("tidepool_tracker_samples_total", static_cast<double>(of.samples), labels({{"tracker", of.name}}));
+    out.counter("tidepool_tracker_self_check_failures_total", static_cast<double>(of.self_checks_failed),
+                labels({{"tracker", of.name}}));
   }
+  out.counter("tidepool_samples_dropped_total", static_cast<double>(host.dropped_samples.malformed),
+              labels({{"reason", "malformed"}}));
+  out.counter("tidepool_samples_dropped_total", static_cast<double>(host.dropped_samples.unknown),
+              labels({{"reason", "unknown"}}));
 }
 
 void add_vm_memory(Families& out, const VmSample& vm) {

@@ -70,6 +70,15 @@ struct TrackerSample {
   std::string name;  // "fault-sampling", "damon"
   bool usable = false;
   std::chrono::nanoseconds cpu{0};  // total
+  bool used = false;
+  std::uint64_t samples = 0;
+  std::uint64_t self_checks_failed = 0;
+};
+
+// Samples that nobody could make use of.
+struct DroppedSamples {
+  std::uint64_t malformed = 0;
+  std::uint64_t unknown = 0;  // of memory that is not, or no longer, there
 };
 
 // Counts with one or two labels of a closed vocabulary.
@@ -110,6 +119,7 @@ struct HostSample {
   LatencyHistogram::Snapshot adoption_stop;  // time that a thread of the target stood still
   LatencyHistogram::Snapshot policy_tick;
   std::vector<TrackerSample> trackers;
+  DroppedSamples dropped_samples;
 };
 
 struct MetricsSnapshot {

@@ -23,7 +23,7 @@ class HostTrackers : public testing::Test {
   void divide(WatchedLoad& load) {
     daemon::FootholdRequest request;
     request.id = load.memory().front()->spaces.front().process;
-    request.second_userfaultfd = true;
+    request.userfaultfds = 2;
     request.helper.program = std::string(TIDEPOOL_BINARY_DIR) + "/bin/tidepool-adopt";
     auto foothold = daemon::take_foothold(request);
     ASSERT_TRUE(foothold) << foothold.error().message();

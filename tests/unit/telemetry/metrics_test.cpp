@@ -60,6 +60,10 @@ TEST(RenderText, ShowsWhatTheSnapshotHolds) {
   EXPECT_EQ(value_of(text, R"(tidepool_integrity_failures_total{cause="checksum"})"), 3);
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_usable{tracker="damon"})"), 0);
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_cpu_seconds_total{tracker="fault-sampling"})"), 1.5);
+  EXPECT_EQ(value_of(text, R"(tidepool_tracker_used{tracker="fault-sampling"})"), 1);
+  EXPECT_EQ(value_of(text, R"(tidepool_tracker_samples_total{tracker="fault-sampling"})"), 77);
+  EXPECT_EQ(value_of(text, R"(tidepool_tracker_self_check_failures_total{tracker="damon"})"), 3);
+  EXPECT_EQ(value_of(text, R"(tidepool_samples_dropped_total{reason="unknown"})"), 2);
   EXPECT_EQ(value_of(text, R"(tidepool_store_capacity_bytes{store="mapped"})"), 17179869184.0);
   EXPECT_EQ(value_of(text, "tidepool_metrics_dropped_series"), 0);
 }
