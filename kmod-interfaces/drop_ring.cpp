@@ -171,7 +171,7 @@ int DropRing::submit(AddressRange range, std::uint64_t cookie) {
   word(geometry_.sq_off.array + position * static_cast<std::uint32_t>(sizeof(std::uint32_t)))
       .store(position, std::memory_order_relaxed);
   ++submitted_;
-  word(geometry_.sq_off.tail).store(submitted_, std::memory_order_seq_cst);
+  word(geometry_.sq_off.tail).store(submitted_, std::memory_order_release);
   if (const int error = wake(); error != 0) return broken_ = error;
   return 0;
 }

@@ -131,7 +131,7 @@ class Thread final : public Demoter {
     Nanoseconds pause = kIdle;
     const MonoTime now = clock_.now();
     for (const Running& running : running_) {
-      const bool waits_for_grace = running.job->stage == DemotionJob::Stage::kFrozen && free_scratch_.size() > 0;
+      const bool waits_for_grace = running.job->stage == DemotionJob::Stage::kFrozen && !free_scratch_.empty();
       if (waits_for_grace) {
         pause = std::min(pause, std::max(Nanoseconds{0}, running.job->frozen_at + config_.grace - now));
       } else {

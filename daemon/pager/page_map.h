@@ -54,7 +54,7 @@ struct PageMapHeader {
   std::uint64_t reserved[4];
   List lists[2];
 };
-inline constexpr Bytes kPageMapHeaderSize{256 * 1024};
+inline constexpr Bytes kPageMapHeaderSize{256ull * 1024};
 static_assert(sizeof(PageMapHeader) <= kPageMapHeaderSize.value);
 // As docs/layout.md has it.
 static_assert(offsetof(PageMapHeader, current) == 28 && offsetof(PageMapHeader, lists) == 64 &&
