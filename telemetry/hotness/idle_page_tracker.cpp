@@ -227,8 +227,9 @@ void IdlePageTracker::choose_looks(const ScanUnit& unit, std::vector<Look>& look
     if (const auto look = look_at(from + random_() % (to - from))) looks.push_back(*look);
   }
   std::ranges::sort(looks, {}, &Look::head);
-  const auto same = std::ranges::unique(looks, {}, &Look::head);
-  looks.erase(same.begin(), same.end());
+  looks.erase(
+      std::unique(looks.begin(), looks.end(), [](const Look& a, const Look& b) { return a.head() == b.head(); }),
+      looks.end());
 }
 
 Result<> IdlePageTracker::mark(ScanPlan::Slot slot) {
@@ -272,9 +273,8 @@ Result<> IdlePageTracker::check_self() {
   // A page that moved to another frame was not watched.
   if (self_marked_ == std::pair(*used, *idle) && used_is_idle != kBeyond && idle_is_idle != kBeyond)
     self_check_->judge(used_is_idle == 0, idle_is_idle == 0);
-  for (const std::uint64_t frame : {*used, *idle}) {
-    if (auto marked = bitmap_->mark_frames({&frame, 1}); !marked) return marked;
-  }
+  const std::array<std::uint64_t, 2> frames{std::min(*used, *idle), std::max(*used, *idle)};
+  if (auto marked = bitmap_->mark_frames(frames); !marked) return marked;
   self_marked_ = std::pair(*used, *idle);
   self_check_->touch();
   return {};
