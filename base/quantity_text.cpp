@@ -124,6 +124,12 @@ std::string share_text(double share) {
   return trimmed(share * 100) + "%";
 }
 
+std::string short_share_text(double share) {
+  std::array<char, 40> text{};
+  std::snprintf(text.data(), text.size(), "%.1f%%", share * 100);
+  return text.data();
+}
+
 std::string short_text(Bytes bytes) {
   static constexpr std::array<char, 6> kUnits{'K', 'M', 'G', 'T', 'P', 'E'};
   if (bytes.value < 1024) return bytes.value == 0 ? "0" : std::to_string(bytes.value) + "B";

@@ -22,6 +22,8 @@ std::string exact_text(Bytes bytes);
 std::string exact_text(std::chrono::milliseconds duration);
 // "25%", "0.5%".
 std::string share_text(double share);
+// For people: one digit behind the point, "21.9%".
+std::string short_share_text(double share);
 // For a table: at most five characters, "8.0G", "412M", "0".
 std::string short_text(Bytes bytes);
 

@@ -11,6 +11,7 @@
 
 #include "base/nearest.h"
 #include "base/quantity_text.h"
+#include "base/text.h"
 #include "cli/commands.h"
 #include "cli/completion.h"
 #include "cli/session.h"
@@ -57,8 +58,18 @@ CLI::App* group(CLI::App* parent, const char* name, const char* help) {
   return app;
 }
 
+// CLI11 2.3 takes "-1" for an unsigned number and wraps it around.
+const CLI::Validator kNatural(
+    [](const std::string& text) {
+      const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+      return digits ? std::string() : "'" + text + "' is not a whole number from 0 on";
+    },
+    "NUMBER");
+const CLI::Validator kNotEmpty([](const std::string& text) { return text.empty() ? "must not be empty" : std::string(); },
+                               "TEXT");
+
 void vm_argument(Line& line, CLI::App* app) {
-  app->add_option("VM", line.vm, "name or UUID")->required();
+  app->add_option("VM", line.vm, "name or UUID")->required()->check(kNotEmpty);
 }
 
 void no_wait_flag(Line& line, CLI::App* app) {
@@ -68,11 +79,14 @@ void no_wait_flag(Line& line, CLI::App* app) {
 void setting_options(CLI::App* app, SettingArguments& settings) {
   app->add_option("--mode", settings.mode, "observe: count only; active: move")
       ->check(CLI::IsMember({"observe", "active"}));
-  app->add_option("--class", settings.service_class, "service class");
-  app->add_option("--guarantee", settings.guarantee, "resident memory that is never taken: 4GiB or 50%");
-  app->add_option("--limit", settings.limit, "resident memory at most: 6GiB, 75% or none");
-  app->add_option("--stall-budget", settings.stall_budget, "share of time it may wait for far pages: 1%");
-  app->add_option("--min-cold-age", settings.min_cold_age, "memory touched more recently stays: 2m");
+  const auto setting = [&](const char* name, std::string& into, const char* help) {
+    app->add_option(name, into, help)->check(kNotEmpty);
+  };
+  setting("--class", settings.service_class, "service class");
+  setting("--guarantee", settings.guarantee, "resident memory that is never taken: 4GiB or 50%");
+  setting("--limit", settings.limit, "resident memory at most: 6GiB, 75% or none");
+  setting("--stall-budget", settings.stall_budget, "share of time it may wait for far pages: 1%");
+  setting("--min-cold-age", settings.min_cold_age, "memory touched more recently stays: 2m");
 }
 
 void add_globals(Line& line) {
@@ -91,6 +105,7 @@ void add_globals(Line& line) {
       ->group("Global options");
   line.global.socket = kDefaultSocket;
   app.add_option("--socket", line.global.socket, "the agent's socket (also: TIDEPOOL_SOCKET)")
+      ->check(kNotEmpty)
       ->envname("TIDEPOOL_SOCKET")
       ->group("Global options");
 }
@@ -112,8 +127,13 @@ void add_general(Line& line) {
       command(line, app, "decisions", "what was decided, and why", "tidectl decisions --vm web-3 --follow",
               [&line](Session& s) { return run_decisions(s, line.log); });
   decisions->add_option("--vm", line.log.vm, "of this VM only");
-  decisions->add_option("--since", line.log.since, "after this sequence number");
+  decisions->add_option("--since", line.log.since, "after this sequence number")->check(kNatural);
   decisions->add_flag("--follow", line.log.follow, "go on as they come");
+  CLI::App* operation = command(line, app, "operation", "what became of something started with --no-wait",
+                                "tidectl operation op-7 --wait",
+                                [&line](Session& s) { return run_operation(s, line.text, line.flag); });
+  operation->add_option("ID", line.text, "as --no-wait printed it")->required();
+  operation->add_flag("--wait", line.flag, "wait for its end, and exit as the command itself would have");
 }
 
 void add_vm(Line& line) {
@@ -132,12 +152,17 @@ void add_vm(Line& line) {
       true);
   CLI::Option_group* target = adopt->add_option_group("target", "exactly one of");
   target->add_option("--pid", line.adopt.pid, "process id")->check(CLI::PositiveNumber);
-  target->add_option("--domain", line.adopt.domain, "VM's name, as QEMU's -name or libvirt has it");
-  target->add_option("--cgroup", line.adopt.cgroup, "control group: all its processes that map the memory");
+  target->add_option("--domain", line.adopt.domain, "VM's name or UUID, as QEMU's options or libvirt have it")
+      ->check(kNotEmpty);
+  target->add_option("--cgroup", line.adopt.cgroup, "control group: its process, or the parent of all its processes")
+      ->check(kNotEmpty);
   target->require_option(1);
-  adopt->add_option("--name", line.adopt.name, "name to give it (default: QEMU's -name, else from the executable)");
+  adopt->add_option("--name", line.adopt.name, "name to give it (default: QEMU's -name, else from the executable)")
+      ->check(kNotEmpty);
   adopt->add_option("--mapping", line.adopt.mapping,
-                    "which memory: START-END as in /proc/PID/maps, >=SIZE, or a pattern of names");
+                    "which memory: auto (default), shared, private, all, START-END as in /proc/PID/maps, >=SIZE, or a "
+                    "pattern of names such as /dev/shm/*")
+      ->check(kNotEmpty);
   adopt->add_flag("--check", line.adopt.check, "only tell whether and how it would be adopted");
   adopt->add_option("--force", line.adopt.force, "override a forceable finding, by its code; may be repeated")
       ->allow_extra_args(false);
@@ -167,7 +192,7 @@ void add_vm(Line& line) {
         return run_vm_events(s, line.log);
       });
   vm_argument(line, events);
-  events->add_option("--since", line.log.since, "after this sequence number");
+  events->add_option("--since", line.log.since, "after this sequence number")->check(kNatural);
   events->add_flag("--follow", line.log.follow, "go on as they come");
 }
 
@@ -252,6 +277,18 @@ void add_config_and_completion(Line& line) {
       ->check(CLI::IsMember({"bash", "zsh", "fish"}));
 }
 
+// Whether the word is an option whose value is the next word.
+bool takes_next_word(const CLI::App* at, const std::string& word) {
+  for (; at; at = at->get_parent()) {
+    std::vector<const CLI::Option*> options = at->get_options();
+    for (const CLI::App* group : at->get_subcommands([](const CLI::App* each) { return each->get_name().empty(); }))
+      for (const CLI::Option* option : group->get_options()) options.push_back(option);
+    for (const CLI::Option* option : options)
+      if (option->check_name(word)) return option->get_type_size() > 0 && option->get_items_expected_max() > 0;
+  }
+  return false;
+}
+
 // The deepest command that the arguments name, and the first word after it that is none of its own.
 std::string suggestion(const CLI::App& root, int argc, char** argv) {
   const CLI::App* at = &root;
@@ -259,6 +296,10 @@ std::string suggestion(const CLI::App& root, int argc, char** argv) {
     const std::string word = argv[i];
     std::vector<std::string> known;
     if (word.starts_with("-")) {
+      if (takes_next_word(at, word)) {
+        ++i;
+        continue;
+      }
       for (const CLI::App* level = at; level; level = level->get_parent())
         for (const CLI::Option* option : level->get_options())
           for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
@@ -288,7 +329,7 @@ std::string suggestion(const CLI::App& root, int argc, char** argv) {
 
 int usage_error(const Line& line, int argc, char** argv, const CLI::ParseError& error) {
   const std::string hint = suggestion(line.app, argc, argv);
-  std::cerr << "tidectl: " << (hint.starts_with("'") ? hint : std::string(error.what()));
+  std::cerr << "tidectl: " << printable(hint.starts_with("'") ? hint : error.what());
   if (!hint.empty() && !hint.starts_with("'")) std::cerr << "; " << hint;
   std::cerr << "\nRun with --help for what there is.\n";
   return static_cast<int>(ExitCode::kUsage);
@@ -345,7 +386,7 @@ int run_command_line(int argc, char** argv) {
     return usage_error(line, argc, argv, error);
   }
   if (const auto wrong = finish_globals(line)) {
-    std::cerr << "tidectl: " << *wrong << "\n";
+    std::cerr << "tidectl: " << printable(*wrong) << "\n";
     return static_cast<int>(ExitCode::kUsage);
   }
   Session session(line.global);

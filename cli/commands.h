@@ -49,6 +49,7 @@ ExitCode run_vm_release(Session& session, const std::string& vm, bool no_wait);
 ExitCode run_vm_set(Session& session, const std::string& vm, const SettingArguments& settings);
 ExitCode run_vm_hold(Session& session, const std::string& vm, bool held, const std::string& reason);
 ExitCode run_vm_events(Session& session, const LogArguments& arguments);
+ExitCode run_operation(Session& session, const std::string& id, bool wait);
 ExitCode run_explain(Session& session, const std::string& vm);
 ExitCode run_decisions(Session& session, const LogArguments& arguments);
 
@@ -62,7 +63,7 @@ ExitCode run_config_check(Session& session, const std::string& file);
 ExitCode run_config_show(Session& session);
 ExitCode run_config_diff(Session& session, const std::string& file);
 
-// "/memfd:*", "7f00-7f20" as in /proc/PID/maps, ">=64MiB". Absent when it is none of them.
+// "shared" and the like, "/memfd:*", "7f00-7f20" as in /proc/PID/maps, ">=64MiB". Absent when it is none of them.
 std::optional<boost::json::value> mapping_from(const std::string& text);
 
 }  // namespace tidepool::cli

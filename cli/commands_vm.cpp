@@ -3,9 +3,9 @@
 #include <thread>
 
 #include "base/quantity_text.h"
+#include "base/text.h"
 #include "cli/commands.h"
 #include "cli/document.h"
-#include "cli/table.h"
 #include "cli/views.h"
 
 namespace tidepool::cli {
@@ -41,9 +41,12 @@ std::optional<std::uint64_t> hexadecimal(std::string_view text) {
   return value;
 }
 
+using LogView = std::string (*)(const json::value& page, bool header, bool colour);
+
 // Prints a log from a sequence on; with --follow for ever.
-ExitCode show_log(Session& session, const std::string& route, const LogArguments& arguments, const View& view) {
+ExitCode show_log(Session& session, const std::string& route, const LogArguments& arguments, LogView view) {
   std::uint64_t since = arguments.since;
+  bool header = true;
   const char joint = route.find('?') == std::string::npos ? '?' : '&';
   while (true) {
     const Fetched page =
@@ -54,7 +57,10 @@ ExitCode show_log(Session& session, const std::string& route, const LogArguments
     if (flag_at(*page, "lost") && since != 0) session.note("older entries are no longer kept");
     if (count > 0) since = number_at(items->get_array().back(), "sequence");
     // A document per page that has something, and one in any case when it is the only one.
-    if (count > 0 || !arguments.follow) session.show(*page, view);
+    if (count > 0 || !arguments.follow) {
+      session.show(*page, [&](const json::value& document, bool colour) { return view(document, header, colour); });
+      header = false;
+    }
     if (count == kPage) continue;
     if (!arguments.follow) return ExitCode::kOk;
     std::this_thread::sleep_for(kFollowPeriod);
@@ -79,14 +85,18 @@ std::optional<json::value> mapping_from(const std::string& text) {
       return json::value{{"range", {{"start", *start}, {"end", *end}}}};
     }
   }
-  if (text.empty()) return std::nullopt;
-  return json::value{{"name", text}};
+  const std::string name = text.starts_with("path:") ? text.substr(5) : text;
+  if (name.empty()) return std::nullopt;
+  return json::value{{"name", name}};
 }
 
 ExitCode run_vm_list(Session& session) {
   return session.repeat([&] {
     const Fetched document = session.get_all("/v1/vms");
     if (!document) return document.error();
+    const json::value* list = find(*document, "items");
+    if (list && list->get_array().empty() && session.options().format == Format::kTable)
+      session.note("no VM is adopted yet: tidectl vm adopt --help");
     session.show(*document, [&](const json::value& vms, bool colour) {
       if (!session.options().quiet) return vms_view(vms, colour);
       std::string names;
@@ -115,7 +125,7 @@ ExitCode run_vm_adopt(Session& session, const AdoptArguments& arguments) {
   if (!arguments.mapping.empty()) {
     const std::optional<json::value> mapping = mapping_from(arguments.mapping);
     if (!mapping) {
-      session.error("--mapping '" + arguments.mapping + "' is neither START-END (page aligned), >=SIZE nor a pattern");
+      session.error("--mapping '" + arguments.mapping + "' is neither auto, shared, private, all, START-END (page aligned), >=SIZE nor a pattern");
       return ExitCode::kUsage;
     }
     body["mapping"] = *mapping;
@@ -185,6 +195,21 @@ ExitCode run_decisions(Session& session, const LogArguments& arguments) {
   const std::string route =
       arguments.vm.empty() ? "/v1/decisions" : "/v1/decisions?vm=" + percent_encoded(arguments.vm);
   return show_log(session, route, arguments, decisions_view);
+}
+
+ExitCode run_operation(Session& session, const std::string& id, bool wait) {
+  const std::string route = "/v1/operations/" + percent_encoded(id);
+  if (wait) {
+    Fetched operation = session.get(route);
+    if (!operation) return operation.error();
+    return session.follow(std::move(*operation));
+  }
+  return session.repeat([&] {
+    const Fetched operation = session.get(route);
+    if (!operation) return operation.error();
+    session.show(*operation, operation_view);
+    return ExitCode::kOk;
+  });
 }
 
 ExitCode run_explain(Session& session, const std::string& vm) {

@@ -5,8 +5,10 @@
 #include <boost/json.hpp>
 #include <cctype>
 #include <charconv>
+#include <cstdio>
 
 #include "base/quantity_text.h"
+#include "base/text.h"
 
 namespace tidepool::cli {
 namespace {
@@ -22,8 +24,27 @@ std::string number_text(double value) {
   return result;
 }
 
+// JSON whose characters only show: the document may be read on a terminal. What JSON itself does not escape – DEL, C1,
+// bidirectional controls – can only stand inside strings.
+std::string serialized(const json::value& value) {
+  const std::string plain = json::serialize(value);
+  std::string out;
+  for (std::string_view rest = plain; !rest.empty();) {
+    const Character next = first_character(rest);
+    if (is_printable(next.point)) {
+      out += rest.substr(0, next.bytes);
+    } else {
+      std::array<char, 8> escape{};
+      std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(next.point));
+      out += escape.data();
+    }
+    rest.remove_prefix(next.bytes);
+  }
+  return out;
+}
+
 std::string scalar_text(const json::value& value) {
-  return value.is_double() ? number_text(value.get_double()) : json::serialize(value);
+  return value.is_double() ? number_text(value.get_double()) : serialized(value);
 }
 
 void pretty(std::string& out, const json::value& value, std::size_t depth) {
@@ -35,7 +56,7 @@ void pretty(std::string& out, const json::value& value, std::size_t depth) {
     for (const auto& [key, item] : value.get_object()) {
       if (!first) out += ",\n";
       first = false;
-      out += inner + json::serialize(json::string(key)) + ": ";
+      out += inner + serialized(json::string(key)) + ": ";
       pretty(out, item, depth + 1);
     }
     out += "\n" + outer + "}";
@@ -122,7 +143,7 @@ std::string to_pretty_json(const json::value& value) {
 }
 
 std::string to_json_line(const json::value& value) {
-  return json::serialize(value) + "\n";
+  return serialized(value) + "\n";
 }
 
 std::string to_yaml(const json::value& value) {

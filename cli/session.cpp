@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/quantity_text.h"
+#include "base/text.h"
 #include "cli/document.h"
 #include "cli/table.h"
 #include "cli/views.h"
@@ -53,7 +54,8 @@ Fetched Session::get(std::string_view target) {
 }
 
 Fetched Session::send(std::string_view method, std::string_view target, std::string_view body, unsigned also_good) {
-  const Result<Reply> reply = client_.request(method, target, body);
+  // An argument may hold any bytes; a document may not.
+  const Result<Reply> reply = client_.request(method, target, to_valid_utf8(body));
   if (!reply) {
     error(reply.error().message());
     const bool late = reply.error().code == std::make_error_condition(std::errc::timed_out);
@@ -80,8 +82,7 @@ Fetched Session::explain_failure(const Reply& reply) {
   if (options_.format != Format::kTable)
     print(options_.format == Format::kJson ? to_pretty_json(*document) : to_yaml(*document));
   const std::string remedy = text_at(*problem, "remedy");
-  error((reply.status == 422 ? "refused: " : "") + text_at(*problem, "message") +
-        (remedy.empty() ? "" : ". " + remedy));
+  error(with_remedy((reply.status == 422 ? "refused: " : "") + text_at(*problem, "message"), remedy));
   if (const json::value* findings = find(*problem, "findings");
       findings && findings->is_array() && !findings->get_array().empty())
     std::cerr << findings_view(*findings, false);
@@ -116,11 +117,11 @@ void Session::show(const json::value& document, const View& view) {
 }
 
 void Session::note(std::string_view text) const {
-  if (!options_.quiet) std::cerr << printable(std::string(text)) << "\n";
+  if (!options_.quiet) std::cerr << printable(text) << "\n";
 }
 
 void Session::error(std::string_view text) const {
-  std::cerr << "tidectl: " << printable(std::string(text)) << "\n";
+  std::cerr << "tidectl: " << printable(text) << "\n";
 }
 
 ExitCode Session::repeat(const std::function<ExitCode()>& once) {
@@ -140,7 +141,7 @@ std::optional<ExitCode> Session::confirm(std::string_view question) const {
     error(std::string(question) + " Nobody is there to answer: repeat with --yes");
     return ExitCode::kUsage;
   }
-  std::cerr << printable(std::string(question)) << " [y/N] ";
+  std::cerr << printable(question) << " [y/N] ";
   std::string answer;
   std::getline(std::cin, answer);
   if (answer == "y" || answer == "Y" || answer == "yes") return std::nullopt;
@@ -181,7 +182,7 @@ ExitCode Session::follow(json::value operation) {
   if (!options_.quiet || options_.format != Format::kTable) show(operation, operation_view);
   if (const json::value* problem = find(operation, "error"); problem && problem->is_object()) {
     const std::string remedy = text_at(*problem, "remedy");
-    error(text_at(*problem, "message") + (remedy.empty() ? "" : ". " + remedy));
+    error(with_remedy((text_at(operation, "state") == "refused" ? "refused: " : "") + text_at(*problem, "message"), remedy));
   }
   return code_for_end(text_at(operation, "state"));
 }

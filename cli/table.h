@@ -32,7 +32,5 @@ class Table {
 
 // Columns that `text` takes on a terminal: UTF-8 continuation bytes take none.
 std::size_t columns_of(const std::string& text);
-// Control characters out: names come from other users' processes, and a terminal obeys escape sequences.
-std::string printable(std::string text);
 
 }  // namespace tidepool::cli

@@ -2,9 +2,11 @@
 
 #include <array>
 #include <boost/json.hpp>
+#include <cctype>
 #include <cstdio>
 
 #include "base/quantity_text.h"
+#include "base/text.h"
 #include "cli/document.h"
 #include "cli/table.h"
 
@@ -25,10 +27,6 @@ std::string one_digit(double value) {
   return text.data();
 }
 
-std::string percent(double ratio) {
-  return one_digit(ratio * 100) + "%";
-}
-
 // "21us", "1.4ms"
 std::string nanoseconds_at(const json::value& document, std::string_view path) {
   const std::uint64_t ns = number_at(document, path);
@@ -37,8 +35,16 @@ std::string nanoseconds_at(const json::value& document, std::string_view path) {
   return one_digit(static_cast<double>(ns) / 1e6) + "ms";
 }
 
+// "0s", "4.2s", "3m 20s": how long something takes.
 std::string seconds_of(std::uint64_t ms) {
-  return one_digit(static_cast<double>(ms) / 1000) + "s";
+  if (ms == 0) return "0s";
+  if (ms < 60'000) return one_digit(static_cast<double>(ms) / 1000) + "s";
+  return std::to_string(ms / 60'000) + "m " + std::to_string(ms % 60'000 / 1000) + "s";
+}
+
+// "2m", "1500ms": a setting, as it was given.
+std::string duration_at(const json::value& document, std::string_view path) {
+  return exact_text(std::chrono::milliseconds{number_at(document, path)});
 }
 
 Paint paint_of_state(const std::string& state) {
@@ -50,7 +56,7 @@ Paint paint_of_state(const std::string& state) {
 Cell stall_cell(const json::value& vm) {
   const double stall = ratio_at(vm, "stall");
   const double budget = ratio_at(vm, "settings.stall_budget");
-  return {percent(stall) + "/" + percent(budget), stall > budget ? Paint::kBad : Paint::kNone};
+  return {short_share_text(stall) + "/" + short_share_text(budget), stall > budget ? Paint::kBad : Paint::kNone};
 }
 
 // "ok", or with why nothing moves: "ok (guarantee)".
@@ -63,12 +69,18 @@ Cell state_cell(const json::value& vm) {
   return {shown, paint_of_state(state)};
 }
 
-// "12:00:05" of "2026-01-31T12:00:05.250Z": the day is rarely what one looks for.
+// "2026-01-31 12:00:05Z" of "2026-01-31T12:00:05.250Z".
 std::string clock_of(const std::string& at) {
-  return at.size() >= 19 ? at.substr(0, 10) + " " + at.substr(11, 8) : at;
+  return at.size() >= 19 ? at.substr(0, 10) + " " + at.substr(11, 8) + "Z" : at;
 }
 
 }  // namespace
+
+std::string with_remedy(std::string message, const std::string& remedy) {
+  if (remedy.empty()) return message;
+  if (std::isupper(static_cast<unsigned char>(remedy.front())) == 0) return message + " (" + remedy + ")";
+  return message + (message.ends_with('.') ? " " : ". ") + remedy;
+}
 
 std::string doctor_view(const json::value& document, bool hints, bool colour) {
   Table table({});
@@ -117,7 +129,7 @@ std::string host_view(const json::value& document, bool colour) {
   const double touched = static_cast<double>(number_at(document, "touched_bytes"));
   const double saved = static_cast<double>(ratio_at(document, "net_saved_bytes"));
   table.add({"net saved", size_at(document, "net_saved_bytes") +
-                              (touched > 0 ? " = " + percent(saved / touched) + " of touched" : "")});
+                              (touched > 0 ? " = " + short_share_text(saved / touched) + " of touched" : "")});
   table.add({"pressure", text_at(document, "pressure_level")});
   const bool frozen = flag_at(document, "frozen");
   const std::string by = text_at(document, "frozen_by");
@@ -165,9 +177,9 @@ std::string pool_view(const json::value& document, bool colour) {
   const double stored = ratio_at(document, "stored_bytes");
   table.add({"store", text_at(document, "store") + ", " + text_at(document, "backing")});
   table.add({"used", size_at(document, "used_bytes") + " of " + size_at(document, "capacity_bytes") +
-                         (capacity > 0 ? " (" + percent(used / capacity) + ")" : "")});
+                         (capacity > 0 ? " (" + short_share_text(used / capacity) + ")" : "")});
   table.add({"holds", size_at(document, "stored_bytes") + " in " + text_at(document, "pages") + " pages" +
-                          (used > 0 ? ", " + one_digit(stored / used) + ":1" : "")});
+                          (stored > 0 && used > 0 ? ", " + one_digit(stored / used) + ":1" : "")});
   table.add({"incompressible", text_at(document, "incompressible_total") + " pages turned away"});
   const std::uint64_t failures = number_at(document, "integrity_failures_total");
   table.add({"integrity", Cell(std::to_string(failures) + " failures", failures == 0 ? Paint::kGood : Paint::kBad)});
@@ -186,7 +198,7 @@ std::string vms_view(const json::value& document, bool colour) {
 std::string vm_view(const json::value& document, bool colour) {
   Table table({});
   table.add({"name", text_at(document, "name")});
-  table.add({"uuid", text_at(document, "uuid")});
+  if (const std::string uuid = text_at(document, "uuid"); !uuid.empty()) table.add({"uuid", uuid});
   table.add({"process",
              text_at(document, "exe") + ", pid " + text_at(document, "pid") + ", uid " + text_at(document, "uid")});
   table.add({"state", state_cell(document)});
@@ -195,7 +207,7 @@ std::string vm_view(const json::value& document, bool colour) {
   table.add({"guarantee", size_at(document, "settings.guarantee_bytes")});
   table.add({"limit", size_at(document, "settings.limit_bytes")});
   table.add({"stall/budget", stall_cell(document)});
-  table.add({"min cold age", seconds_of(number_at(document, "settings.min_cold_age_ms"))});
+  table.add({"min cold age", duration_at(document, "settings.min_cold_age_ms")});
   for (const char* state : {"promised", "in_dram", "untouched", "resident", "clean_copy", "moving_out", "far",
                             "fetching", "released", "excluded"})
     table.add({std::string("  ") + state, size_at(document, std::string("memory.") + state + "_bytes")});
@@ -251,11 +263,7 @@ std::string adoption_view(const json::value& document, bool colour) {
 std::string change_view(const json::value& document, bool colour) {
   std::string text;
   if (!flag_at(document, "allowed")) text += "REFUSED ";
-  const std::string arithmetic = text_at(document, "arithmetic");
-  const std::string remedy = text_at(document, "remedy");
-  if (!arithmetic.empty()) text += printable(arithmetic) + ". ";
-  text += printable(remedy);
-  if (!text.empty()) text.erase(text.find_last_not_of(' ') + 1);
+  text += printable(with_remedy(text_at(document, "arithmetic"), text_at(document, "remedy")));
   if (!text.empty()) text += "\n";
   Table table({});
   for (const json::value& line : items_of(document, "changes"))
@@ -267,28 +275,31 @@ std::string change_view(const json::value& document, bool colour) {
 std::string operation_view(const json::value& document, bool colour) {
   const std::string state = text_at(document, "state");
   Table table({});
+  const bool moved = number_at(document, "total_bytes") != 0;
   table.add({text_at(document, "kind"), text_at(document, "vm"), Cell(state, paint_of_state(state)),
-             size_at(document, "done_bytes") + " of " + size_at(document, "total_bytes"), text_at(document, "id")});
+             moved ? size_at(document, "done_bytes") + " of " + size_at(document, "total_bytes") : "",
+             text_at(document, "id")});
   std::string text = table.text(colour);
   if (const json::value* findings = find(document, "findings")) text += findings_view(*findings, colour);
   return text;
 }
 
-std::string events_view(const json::value& document, bool colour) {
-  Table table({});
+std::string events_view(const json::value& document, bool header, bool colour) {
+  Table table(header ? std::vector<std::string>{"SEQ", "AT", "KIND", "MESSAGE"} : std::vector<std::string>{});
   for (const json::value& each : items_of(document, "items"))
     table.add(
         {text_at(each, "sequence"), clock_of(text_at(each, "at")), text_at(each, "kind"), text_at(each, "message")});
   return table.text(colour);
 }
 
-std::string decisions_view(const json::value& document, bool colour) {
-  Table table({});
+std::string decisions_view(const json::value& document, bool header, bool colour) {
+  Table table(header ? std::vector<std::string>{"SEQ", "AT", "VM", "ACTION", "BYTES", "REASON", "CARRIED OUT", "DETAIL"}
+                     : std::vector<std::string>{});
   for (const json::value& each : items_of(document, "items")) {
     const std::string vm = text_at(each, "vm");
     table.add({text_at(each, "sequence"), clock_of(text_at(each, "at")), vm.empty() ? "(host)" : vm,
                text_at(each, "action"), size_at(each, "bytes"), text_at(each, "reason"),
-               flag_at(each, "carried_out") ? Cell("done", Paint::kGood) : Cell("only counted", Paint::kFaint),
+               flag_at(each, "carried_out") ? Cell("yes", Paint::kGood) : Cell("no", Paint::kFaint),
                text_at(each, "detail")});
   }
   return table.text(colour);

@@ -9,6 +9,9 @@ class value;
 
 namespace tidepool::cli {
 
+// A message and what helps, as one line: a remedy that is a sentence of its own follows as one, another in parentheses.
+std::string with_remedy(std::string message, const std::string& remedy);
+
 // Each takes the answer of the route it is named after.
 std::string doctor_view(const boost::json::value& document, bool hints, bool colour);
 std::string health_view(const boost::json::value& document, bool colour);
@@ -22,9 +25,9 @@ std::string adoption_view(const boost::json::value& document, bool colour);
 std::string findings_view(const boost::json::value& findings, bool colour);
 std::string change_view(const boost::json::value& document, bool colour);
 std::string operation_view(const boost::json::value& document, bool colour);
-// Pages of logs, without a header, so that they can be continued.
-std::string events_view(const boost::json::value& document, bool colour);
-std::string decisions_view(const boost::json::value& document, bool colour);
+// Pages of logs: the first with a header, so that the others continue it.
+std::string events_view(const boost::json::value& document, bool header, bool colour);
+std::string decisions_view(const boost::json::value& document, bool header, bool colour);
 std::string explanation_view(const boost::json::value& document, bool colour);
 std::string config_view(const boost::json::value& document, bool colour);
 // Host in two lines, then VMs with their faults.

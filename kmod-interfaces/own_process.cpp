@@ -35,6 +35,15 @@ Result<std::uint64_t> raise_descriptor_limit() {
   return static_cast<std::uint64_t>(limit.rlim_cur);
 }
 
+Result<std::string> program_beside_own(const KernelRoots& roots, const std::string& name) {
+  const std::string link = roots.proc + "/self/exe";
+  std::array<char, 4096> path{};
+  const ssize_t length = ::readlink(link.c_str(), path.data(), path.size());
+  if (length < 0) return errno_failure("read link", link);
+  const std::string own(path.data(), static_cast<std::size_t>(length));
+  return own.substr(0, own.rfind('/') + 1) + name;
+}
+
 Result<std::string> describe_own_descriptor(const KernelRoots& roots, int fd) {
   const std::string path = roots.proc + "/self/fd/" + std::to_string(fd);
   std::array<char, 512> target{};

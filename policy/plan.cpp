@@ -120,7 +120,7 @@ class Planner {
 
   static std::string pause_detail(const VmView& vm, const VmHistory& history) {
     if (history.pause_reason == Reason::kStallBudget) {
-      return "stall " + share_text(vm.stall) + ", budget " + share_text(vm.stall_budget);
+      return "stall " + short_share_text(vm.stall) + " of the last seconds, budget " + share_text(vm.stall_budget);
     }
     return std::to_string(history.pause_regretted) + " of " + std::to_string(history.pause_moved) +
            " demoted regions came back";

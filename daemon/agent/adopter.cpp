@@ -1,11 +1,15 @@
 #include "daemon/agent/adopter.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
+#include <fstream>
 #include <utility>
 
+#include "base/text.h"
+#include "daemon/agent/adoption_checks.h"
 #include "daemon/agent/process_search.h"
 #include "daemon/pager/ring_dropper.h"
 #include "daemon/vm/vm_name.h"
@@ -14,6 +18,7 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr std::uint32_t kRingEntries = 256;
+constexpr std::size_t kDescriptorsToUndo = 12;  // letting go of one process: pidfds, /proc, a socket pair
 constexpr auto kReleasePatience = std::chrono::minutes(10);
 
 Result<MemorySelector> selector_of(const MappingSelector& wanted) {
@@ -34,9 +39,17 @@ Result<MemorySelector> selector_of(const MappingSelector& wanted) {
   return selector;
 }
 
-std::string unique_name(const VmRegistry& vms, const std::string& wanted, pid_t pid) {
-  if (vms.find(wanted) == nullptr) return wanted;
-  return wanted + "-" + std::to_string(pid);
+Failure refusal(const std::string& attempted, const Finding& finding) {
+  std::string message = finding.message;
+  if (message.ends_with('.')) message.pop_back();
+  return failure(std::errc::operation_not_permitted, attempted + ": " + message, "", finding.remedy);
+}
+
+std::string thread_name(const kernel::KernelRoots& roots, pid_t pid, pid_t thread) {
+  std::ifstream file(roots.proc + "/" + std::to_string(pid) + "/task/" + std::to_string(thread) + "/comm");
+  std::string name;
+  std::getline(file, name);
+  return printable(name);
 }
 
 }  // namespace
@@ -50,25 +63,44 @@ struct Adopter::Taken {
   };
   std::vector<Place> places;
   Nanoseconds stopped{0};
+  std::string stopped_thread;
+  // For the way back: where descriptors run out half-way, undoing needs some all the same.
+  std::vector<UniqueFd> reserve;
+
+  Result<> keep_room() {
+    while (reserve.size() < kDescriptorsToUndo) {
+      reserve.emplace_back(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+      if (!reserve.back().valid())
+        return errno_failure("open", "descriptors for an adoption", "raise the agent's LimitNOFILE");
+    }
+    return {};
+  }
 };
 
-Result<Adopter::Candidate> Adopter::inspect(const AdoptRequest& request) {
+Result<ProcessIdentity> Adopter::identify(const AdoptRequest& request) const {
+  const auto pid = find_process(context_.roots, request);
+  if (!pid) return Failure{pid.error()};
+  const auto process = kernel::Process::open(context_.roots, *pid);
+  if (!process) return Failure{process.error()};
+  if (const auto already = context_.vms.find(process->id())) {
+    return failure(std::errc::file_exists, "adopt process", std::to_string(*pid),
+                   "it is adopted already, as " + already->name);
+  }
+  return process->id();
+}
+
+Result<Adopter::Candidate> Adopter::inspect(const AdoptRequest& request, const ProcessIdentity& id) const {
   auto selector = selector_of(request.mapping);
   if (!selector) return Failure{selector.error()};
-  auto pid = find_process(context_.roots, request);
-  if (!pid) return Failure{pid.error()};
-  auto facts = collect_facts(*pid, context_.roots, *selector);
+  auto facts = collect_facts(id.pid, context_.roots, *selector);
   if (!facts) return Failure{facts.error()};
+  if (facts->id != id)
+    return failure(std::errc::no_such_process, "adopt",
+                   "process " + std::to_string(id.pid) + ": it ended, and its pid was given to another");
   Candidate candidate;
   candidate.facts = std::move(*facts);
-  const Config config = context_.config();
-  AdoptionRules rules;
-  rules.allow_executables = config.adopt.allow_exe;
-  rules.allow_ptrace = config.adopt.allow_ptrace;
-  rules.force = request.force;
-  rules.own_processes = {::getpid(), context_.clerk->holder_pid()};
-  if (auto process = kernel::Process::open(context_.roots, *pid)) {
-    if (const auto stat = process->stat()) candidate.family = family_of(*pid, stat->parent, candidate.facts.holders);
+  if (auto process = kernel::Process::open(context_.roots, id.pid)) {
+    if (const auto stat = process->stat()) candidate.family = family_of(id.pid, stat->parent, candidate.facts.holders);
     candidate.subject = rule_subject(*process, candidate.facts.name, candidate.facts.executable);
   }
   if (!request.cgroup.empty()) {
@@ -79,23 +111,58 @@ Result<Adopter::Candidate> Adopter::inspect(const AdoptRequest& request) {
       const bool member = std::ranges::binary_search(*members, holder.id.pid);
       const bool known =
           std::ranges::find(candidate.family, holder.id, &kernel::MemoryHolder::id) != candidate.family.end();
-      if (member && !known && !holder.mapped.empty()) candidate.family.push_back(holder);
+      if (member && !known) candidate.family.push_back(holder);
     }
   }
-  // Who has no more than a descriptor of the memory cannot be enrolled, family or not.
-  for (const kernel::MemoryHolder& member : candidate.family) {
-    if (!member.mapped.empty()) rules.enrolled.push_back(member.id);
-  }
-  candidate.verdict = check_eligibility(candidate.facts, rules);
-  if (const auto already = context_.vms.find(candidate.facts.id)) {
-    return failure(std::errc::file_exists, "adopt process", std::to_string(*pid),
-                   "it is adopted already, as " + already->name);
-  }
+  judge_family(candidate, request);
+  candidate.verdict = check_eligibility(candidate.facts, rules_for(candidate, request));
   return candidate;
 }
 
+// Who maps the memory is enrolled with it, if nothing stands against that. Who has no more than a descriptor of it
+// cannot be enrolled, family or not.
+void Adopter::judge_family(Candidate& candidate, const AdoptRequest& request) const {
+  std::erase_if(candidate.family, [](const kernel::MemoryHolder& member) { return member.mapped.empty(); });
+  const AdoptionRules rules = rules_for(candidate, request);
+  for (const kernel::MemoryHolder& member : candidate.family) {
+    const auto facts = collect_process_facts(member.id.pid, context_.roots);
+    if (!facts || facts->id != member.id) continue;  // ended meanwhile
+    if (const std::string code = against_member(*facts, rules); !code.empty())
+      candidate.facts.unfit_members.push_back({member.id.pid, member.comm, code});
+  }
+}
+
+AdoptionRules Adopter::rules_for(const Candidate& candidate, const AdoptRequest& request) const {
+  const Config config = context_.config();
+  AdoptionRules rules;
+  rules.allow_executables = config.adopt.allow_exe;
+  rules.allow_ptrace = config.adopt.allow_ptrace;
+  rules.force = request.force;
+  rules.own_processes = {::getpid(), context_.clerk->holder_pid()};
+  for (const kernel::MemoryHolder& member : candidate.family) rules.enrolled.push_back(member.id);
+  return rules;
+}
+
+// Whoever came to the memory between the first look and its registration would read zeros where pages are far.
+Result<> Adopter::check_unchanged(const ManagedVm& vm, const Candidate& candidate, const AdoptRequest& request) const {
+  if (auto shown = check_mappings_unchanged(context_.roots, *vm.memory); !shown) return shown;
+  const AdoptionRules rules = rules_for(candidate, request);
+  std::vector<ProcessIdentity> known = rules.enrolled;
+  known.push_back(candidate.facts.id);
+  auto newcomers = find_newcomers(context_.roots, candidate.facts.mappings.objects(), known);
+  if (!newcomers) return Failure{newcomers.error()};
+  ProcessFacts now = candidate.facts;
+  now.holders = std::move(*newcomers);
+  const Eligibility verdict = check_eligibility(now, rules);
+  const Finding* against = verdict.first_refusal();
+  if (against == nullptr) return {};
+  return refusal("adopt " + std::to_string(candidate.facts.id.pid) + ": it changed meanwhile", *against);
+}
+
 Result<AdoptOutcome> Adopter::check(const AdoptRequest& request) {
-  auto candidate = inspect(request);
+  const auto id = identify(request);
+  if (!id) return Failure{id.error()};
+  auto candidate = inspect(request, *id);
   if (!candidate) return Failure{candidate.error()};
   AdoptOutcome outcome;
   outcome.eligible = candidate->verdict.eligible();
@@ -116,8 +183,16 @@ Result<SpaceSpec> Adopter::space_of(const ProcessIdentity& id, std::vector<Mappi
   auto foothold = take_foothold(request);
   if (!foothold) return Failure{foothold.error()};
   context_.adoption_stops.record(foothold->stopped);
-  taken.stopped = std::max(taken.stopped, foothold->stopped);
+  if (foothold->stopped >= taken.stopped) {
+    taken.stopped = foothold->stopped;
+    taken.stopped_thread = thread_name(context_.roots, id.pid, foothold->stopped_thread);
+  }
   taken.places.push_back({id, foothold->userfaultfd_number, foothold->userfaultfd.duplicate()});
+  if (!taken.places.back().fd.valid()) {
+    const Failure out_of_descriptors = errno_failure("duplicate", "userfaultfd", "raise the agent's LimitNOFILE");
+    taken.places.back().fd = std::move(foothold->userfaultfd);
+    return out_of_descriptors;
+  }
   SpaceSpec space;
   space.userfaultfd = kernel::Userfaultfd{std::move(foothold->userfaultfd)};
   space.pid = id.pid;
@@ -129,6 +204,7 @@ Result<SpaceSpec> Adopter::space_of(const ProcessIdentity& id, std::vector<Mappi
 
 // Every family member that maps the shared memory is enrolled with it.
 Result<VmSpec> Adopter::describe(const Candidate& candidate, Taken& taken) {
+  if (auto room = taken.keep_room(); !room) return Failure{room.error()};
   auto plan = plan_memory(context_.roots, candidate.facts);
   if (!plan) return Failure{plan.error()};
   VmSpec spec;
@@ -157,6 +233,7 @@ Result<> Adopter::hold(const std::shared_ptr<ManagedVm>& vm) {
 }
 
 void Adopter::undo(Taken& taken) {
+  taken.reserve.clear();
   for (const Taken::Place& place : taken.places) {
     LetGoRequest request;
     request.id = place.id;
@@ -180,9 +257,30 @@ void Adopter::count(const Eligibility& verdict, bool succeeded) {
   }
 }
 
+Result<std::string> Adopter::choose_name(const std::string& asked, const ProcessFacts& facts,
+                                         AdoptionClaims::Claim& claim) const {
+  const auto take = [&](const std::string& name) {
+    return context_.vms.find(name) == nullptr && claim.add_name(name);
+  };
+  if (!asked.empty()) {
+    if (sanitize_vm_name(asked) != asked)
+      return failure(std::errc::invalid_argument, "use the name", asked,
+                     "letters, digits, '.', '_' and '-', at most " + std::to_string(kMaxVmName) +
+                         ", beginning with a letter or digit");
+    if (!take(asked)) return failure(std::errc::file_exists, "use the name", asked, "it is taken; choose another");
+    return asked;
+  }
+  if (take(facts.name)) return facts.name;
+  const std::string suffix = "-" + std::to_string(facts.id.pid);
+  const std::string second = facts.name.substr(0, kMaxVmName - suffix.size()) + suffix;
+  if (take(second)) return second;
+  return failure(std::errc::file_exists, "use the name", second, "it is taken; give the VM another");
+}
+
 std::shared_ptr<ManagedVm> Adopter::new_vm(const ProcessFacts& facts, VmOrigin origin, const std::string& name) const {
   auto vm = std::make_shared<ManagedVm>();
-  vm->name = unique_name(context_.vms, name, facts.id.pid);
+  vm->name = name;
+  vm->uuid = facts.uuid;
   vm->id = facts.id;
   vm->exe = facts.executable;
   vm->uid = facts.uid;
@@ -197,25 +295,33 @@ std::shared_ptr<ManagedVm> Adopter::new_vm(const ProcessFacts& facts, VmOrigin o
 Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, VmOrigin origin,
                                                   const Operations::Handle* handle) {
   if (handle != nullptr) handle->step("looking at the process");
-  auto inspected = inspect(request);
+  const auto id = identify(request);
+  if (!id) return Failure{id.error()};
+  AdoptionClaims::Claim claim(claims_);
+  if (auto mine = claim.add(*id); !mine) return Failure{mine.error()};
+  auto inspected = inspect(request, *id);
   if (!inspected) return Failure{inspected.error()};
   const Candidate& candidate = *inspected;
   if (handle != nullptr) handle->update([&](Operation& operation) { operation.findings = candidate.verdict.findings; });
-  if (const Finding* refusal = candidate.verdict.first_refusal()) {
+  if (const Finding* against = candidate.verdict.first_refusal()) {
     count(candidate.verdict, false);
-    return failure(std::errc::operation_not_permitted,
-                   "adopt " + std::to_string(candidate.facts.id.pid) + ": " + refusal->message, "", refusal->remedy);
+    return refusal("adopt " + std::to_string(id->pid), *against);
   }
   // Its pid may be another process's by now.
   if (origin == VmOrigin::kRule && first_rule(context_.config().rules, candidate.subject) == nullptr)
-    return failure(std::errc::no_such_process, "adopt", std::to_string(candidate.facts.id.pid), "no rule speaks of it");
-  const std::string wanted = request.name.empty() ? candidate.facts.name : sanitize_vm_name(request.name);
-  Enrolment enrolment{new_vm(candidate.facts, origin, wanted), {}, candidate.subject, request.settings, {}};
-  const auto& vm = enrolment.vm;
-  if (!request.name.empty() && vm->name != request.name) {
-    return failure(std::errc::file_exists, "use the name", request.name,
-                   "it is taken, or has characters that a name cannot have");
+    return failure(std::errc::no_such_process, "adopt", std::to_string(id->pid), "no rule speaks of it");
+  for (const kernel::MemoryHolder& member : candidate.family) {
+    if (auto mine = claim.add(member.id); !mine) return Failure{mine.error()};
   }
+  const auto name = choose_name(request.name, candidate.facts, claim);
+  if (!name) return Failure{name.error()};
+  Enrolment enrolment{new_vm(candidate.facts, origin, *name),
+                      {},
+                      candidate.subject,
+                      request.settings,
+                      {},
+                      [&](const ManagedVm& vm) { return check_unchanged(vm, candidate, request); }};
+  const auto& vm = enrolment.vm;
   if (handle != nullptr) handle->step("taking hold of the process");
   Taken taken;
   auto spec = describe(candidate, taken);
@@ -235,7 +341,7 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, V
   become(*vm, *wanted_mode);
   context_.event(vm->name, "adopted",
                  "pid " + std::to_string(vm->id.pid) + (origin == VmOrigin::kRule ? " by rule" : "") +
-                     ", stopped one thread for " +
+                     ", stopped thread '" + taken.stopped_thread + "' for " +
                      std::to_string(std::chrono::duration_cast<std::chrono::microseconds>(taken.stopped).count()) +
                      " us");
   return vm;
@@ -260,6 +366,7 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
   auto memory = context_.pager->prepare(std::move(spec));
   if (!memory) return fail(memory.error());
   vm->memory = *memory;
+  if (auto alive = check_processes_alive(*vm->memory); !alive) return fail(alive.error());
   const auto spaces = vm->memory->spaces();
   for (std::size_t i = 0; i < placed.size() && i < spaces.size(); ++i)
     vm->footholds.push_back({placed[i].id, placed[i].number, spaces[i]});
@@ -273,10 +380,18 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
   enrolment.subject.name = vm->name;
   vm->policy = settings_for(config, first_rule(config.rules, enrolment.subject), promised, enrolment.settings);
   const Mode wanted = std::exchange(vm->policy.mode, Mode::kObserve);
-  if (!context_.vms.add(vm)) return fail(failure(std::errc::file_exists, "use the name", vm->name).value());
-  if (auto active = context_.pager->activate(vm->memory); !active) {
-    context_.vms.remove(vm->name);
-    return fail(active.error());
+  const auto active = context_.pager->activate(vm->memory);
+  if (enrolment.before_moving) {
+    // What changed under us is the better reason for a registration that failed.
+    const Result<> unchanged = enrolment.before_moving(*vm);
+    if (active && !unchanged) (void)bring_home(vm, nullptr);  // nothing has moved yet: only the registration goes
+    if (!unchanged) return fail(unchanged.error());
+  }
+  if (!active) return fail(active.error());
+  // Only now, whole: what is in the registry, policy moves.
+  if (!context_.vms.add(vm)) {
+    (void)bring_home(vm, nullptr);
+    return fail(failure(std::errc::file_exists, "use the name", vm->name).value());
   }
   return wanted;
 }
@@ -287,13 +402,8 @@ void Adopter::become(ManagedVm& vm, Mode wanted) {
     context_.event(vm.name, "settings", "stays in observe mode: " + active.error().remedy);
 }
 
-Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle) {
-  {
-    const std::lock_guard lock(vm->mutex);
-    if (vm->state == VmState::kReleasing)
-      return failure(std::errc::device_or_resource_busy, "release", vm->name, "it is being released already");
-    vm->state = VmState::kReleasing;
-  }
+// Waits until everything is home and unregistered, or the process is gone. An error leaves the VM served.
+Result<> Adopter::bring_home(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle) {
   struct Wait {
     std::mutex mutex;
     std::condition_variable wake;
@@ -306,23 +416,31 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
     wait->result = std::move(result);
     wait->wake.notify_one();
   });
+  std::unique_lock lock(wait->mutex);
+  const auto deadline = std::chrono::steady_clock::now() + kReleasePatience;
+  while (!wait->wake.wait_for(lock, std::chrono::milliseconds(200), [&] { return wait->result.has_value(); })) {
+    const std::uint64_t left = vm->memory->count(PageState::kFar);
+    if (handle != nullptr)
+      handle->step("bringing pages home", to_bytes(PageCount{total - std::min(total, left)}),
+                   to_bytes(PageCount{total}));
+    if (vm->memory->dead || std::chrono::steady_clock::now() > deadline) break;
+  }
+  if (vm->memory->dead) return {};
+  if (wait->result) return *wait->result;
+  return failure(std::errc::timed_out, "release", vm->name, "the process may be stopped; it stays served");
+}
+
+Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle) {
   {
-    std::unique_lock lock(wait->mutex);
-    const auto deadline = std::chrono::steady_clock::now() + kReleasePatience;
-    while (!wait->wake.wait_for(lock, std::chrono::milliseconds(200), [&] { return wait->result.has_value(); })) {
-      const std::uint64_t left = vm->memory->count(PageState::kFar);
-      if (handle != nullptr)
-        handle->step("bringing pages home", to_bytes(PageCount{total - std::min(total, left)}),
-                     to_bytes(PageCount{total}));
-      if (vm->memory->dead) break;
-      if (std::chrono::steady_clock::now() > deadline) break;
-    }
-    if (!vm->memory->dead && (!wait->result || !*wait->result)) {
-      const std::lock_guard state_lock(vm->mutex);
-      vm->state = VmState::kOk;
-      if (wait->result) return *wait->result;
-      return failure(std::errc::timed_out, "release", vm->name, "the process may be stopped; it stays served");
-    }
+    const std::lock_guard lock(vm->mutex);
+    if (vm->state == VmState::kReleasing)
+      return failure(std::errc::device_or_resource_busy, "release", vm->name, "it is being released already");
+    vm->state = VmState::kReleasing;
+  }
+  if (auto home = bring_home(vm, handle); !home) {
+    const std::lock_guard lock(vm->mutex);
+    vm->state = VmState::kOk;
+    return home;
   }
   // What is under way for a process that is gone never ends by itself.
   if (vm->memory->dead) context_.pager->abandon(vm->memory);

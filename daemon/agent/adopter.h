@@ -2,12 +2,13 @@
 // process as it was found.
 //
 // Every step that fails undoes the ones before it. Blocking (milliseconds to minutes): not for fault or request
-// threads. Thread-safe.
+// threads. Thread-safe: of two adoptions that want the same process or the same name, the later one fails.
 #pragma once
 
 #include <functional>
 #include <memory>
 
+#include "daemon/agent/adoption_claims.h"
 #include "daemon/agent/canary.h"
 #include "daemon/agent/context.h"
 #include "daemon/agent/memory_plan.h"
@@ -52,18 +53,28 @@ class Adopter {
     VmSettings settings;
     // With the descriptors held, and before any fault is answered.
     std::function<Result<>(ManagedVm&)> before_serving;
+    // With all of it registered, and before policy knows of it: is it still what was looked at?
+    std::function<Result<>(ManagedVm&)> before_moving;
   };
 
-  Result<Candidate> inspect(const AdoptRequest& request);
+  // Which process is meant: from here on it is known by its start time too.
+  Result<ProcessIdentity> identify(const AdoptRequest& request) const;
+  Result<Candidate> inspect(const AdoptRequest& request, const ProcessIdentity& id) const;
+  void judge_family(Candidate& candidate, const AdoptRequest& request) const;
+  AdoptionRules rules_for(const Candidate& candidate, const AdoptRequest& request) const;
+  Result<> check_unchanged(const ManagedVm& vm, const Candidate& candidate, const AdoptRequest& request) const;
   Result<VmSpec> describe(const Candidate& candidate, Taken& taken);
   Result<SpaceSpec> space_of(const ProcessIdentity& id, std::vector<MappingSpec> mappings, bool needs_ring,
                              Taken& taken);
+  Result<std::string> choose_name(const std::string& asked, const ProcessFacts& facts,
+                                  AdoptionClaims::Claim& claim) const;
   std::shared_ptr<ManagedVm> new_vm(const ProcessFacts& facts, VmOrigin origin, const std::string& name) const;
   // Serves it, in observe mode, and tells the mode that its settings ask for. On failure nothing of the VM is left in
   // the agent or with the holder; what was placed in its processes is the caller's to undo.
   Result<Mode> enrol(Enrolment& enrolment, std::span<const PlacedFoothold> placed, const Operations::Handle* handle);
   void become(ManagedVm& vm, Mode wanted);
   Result<> hold(const std::shared_ptr<ManagedVm>& vm);
+  Result<> bring_home(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle);
   void undo(Taken& taken);
   void count(const Eligibility& verdict, bool succeeded);
 
@@ -71,11 +82,12 @@ class Adopter {
   struct Given;
   Result<Given> inspect_handoff(Handoff& handoff) const;
   Result<> place_ring(Given& given) const;
-  Result<Enrolment> prepare_handoff(Given& given, Handoff& handoff) const;
+  Result<Enrolment> prepare_handoff(Given& given, Handoff& handoff, const std::string& name) const;
   void try_kernel_faults(const ManagedVm& vm, Given& given) const;
 
   Context& context_;
   Canary& canary_;
+  AdoptionClaims claims_;
 };
 
 }  // namespace tidepool::daemon

@@ -178,7 +178,8 @@ Result<> Adopter::place_ring(Given& given) const {
   return {};
 }
 
-Result<Adopter::Enrolment> Adopter::prepare_handoff(Given& given, Handoff& handoff) const {
+Result<Adopter::Enrolment> Adopter::prepare_handoff(Given& given, Handoff& handoff,
+                                                    const std::string& name) const {
   std::optional<MemoryImage> image;
   if (given.memory_file && !given.memory_file->empty()) {
     auto opened = MemoryImage::open(memory_file_of(*given.memory_file, given.facts.name), handoff.peer);
@@ -192,7 +193,7 @@ Result<Adopter::Enrolment> Adopter::prepare_handoff(Given& given, Handoff& hando
     if (auto placed = place_ring(given); !placed) given.facts.handed_off->ring_error = placed.error().message();
     given.verdict = check_eligibility(given.facts, given.rules);
   }
-  Enrolment enrolment{new_vm(given.facts, VmOrigin::kHandedOff, given.facts.name), {}, given.subject, {}, {}};
+  Enrolment enrolment{new_vm(given.facts, VmOrigin::kHandedOff, name), {}, given.subject, {}, {}, {}};
   SpaceSpec space;
   space.userfaultfd = std::move(given.userfaultfd);
   space.handed_off = true;
@@ -259,7 +260,11 @@ Result<std::shared_ptr<ManagedVm>> Adopter::take_over(Handoff& handoff) {
     count(given.verdict, false);
     return refused(pid, bar->message, bar->remedy);
   }
-  auto enrolment = prepare_handoff(given, handoff);
+  AdoptionClaims::Claim claim(claims_);
+  if (auto mine = claim.add(given.facts.id); !mine) return fail(mine.error());
+  const auto name = choose_name("", given.facts, claim);
+  if (!name) return fail(name.error());
+  auto enrolment = prepare_handoff(given, handoff, *name);
   if (!enrolment) return fail(enrolment.error());
   const std::shared_ptr<ManagedVm> vm = enrolment->vm;
   const PlacedFoothold itself{given.facts.id, -1, nullptr};

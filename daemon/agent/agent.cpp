@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/quantity_text.h"
+#include "base/text.h"
 #include "daemon/agent/adopter.h"
 #include "daemon/agent/agent_metrics.h"
 #include "daemon/agent/agent_status.h"
@@ -22,11 +23,12 @@
 #include "daemon/agent/policy_driver.h"
 #include "daemon/agent/process_search.h"
 #include "daemon/control/config_loader.h"
+#include "daemon/control/config_schema.h"
 #include "daemon/control/log.h"
 #include "daemon/vm/doctor.h"
+#include "daemon/vm/vm_name.h"
 #include "kmod-interfaces/kernel_features.h"
-#include "kmod-interfaces/meminfo.h"
-#include "pool/keeper/make_fd_holder.h"
+#include "pool/store/medium.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -38,17 +40,6 @@ constexpr std::size_t kReleasesAtOnce = 32;
 Failure no_such_vm(std::string_view name) {
   return failure(std::errc::no_such_file_or_directory, "find VM", std::string(name),
                  "tidectl vm list shows the adopted ones");
-}
-
-pool::HolderChoice choice_of(FdHolderKind kind) {
-  switch (kind) {
-    case FdHolderKind::kKeeper:
-      return pool::HolderChoice::kKeeper;
-    case FdHolderKind::kSystemd:
-      return pool::HolderChoice::kSystemd;
-    default:
-      return pool::HolderChoice::kAuto;
-  }
 }
 
 class AgentImpl final : public Agent {
@@ -91,10 +82,13 @@ class AgentImpl final : public Agent {
   Result<PoolStatus> pool_status() override;
   Result<ChangeReport> pool_resize(const Amount& capacity, bool plan) override;
   Result<Operation> operation(std::string_view id) override { return operations_->find(id); }
+  void audit_trouble(std::string_view problem) override {
+    const std::lock_guard lock(mutex_);
+    audit_trouble_ = problem;
+  }
 
  private:
   Result<> open_store(const Config& config);
-  Result<> open_holder(const Config& config);
   Result<> start_pager(const Config& config);
   void integrity_failure(PagedVm& memory);
   Result<std::shared_ptr<ManagedVm>> need(std::string_view name) const;
@@ -102,6 +96,8 @@ class AgentImpl final : public Agent {
   void welcome_new(bool on);
   Result<> release_all();
   Result<> evacuate(const Operations::Handle& handle);
+  template <class T>
+  Result<LogPage<T>> log_of(const Record<T>& record, std::string_view vm, std::uint64_t since, std::size_t limit) const;
 
   const std::string path_;
   Context context_;
@@ -119,12 +115,17 @@ class AgentImpl final : public Agent {
   WallTime loaded_ = std::chrono::system_clock::now();
   std::string reload_error_;
   std::vector<std::string> restart_pending_;
+  std::string audit_trouble_;
 };
 
 AgentImpl::~AgentImpl() {
   context_.stopping = true;
   handoffs_.reset();
   auto_.stop();
+  // A pool without VMs is of no use to a successor; also when the start failed half-way.
+  if (context_.clerk && context_.store.store && context_.vms.all().empty()) {
+    for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
+  }
   metrics_.reset();
   operations_.reset();
   if (driver_) driver_->stop();
@@ -134,7 +135,9 @@ AgentImpl::~AgentImpl() {
 Result<> AgentImpl::open() {
   const Config config = context_.config();
   // First whether an earlier agent's VMs wait: the store's medium, which is theirs, must not be touched then.
-  if (auto opened = open_holder(config); !opened) return opened;
+  auto clerk = DescriptorClerk::open(config.keeper, context_.roots);
+  if (!clerk) return Failure{clerk.error()};
+  context_.clerk = std::move(*clerk);
   if (auto opened = open_store(config); !opened) return opened;
   for (const auto& [name, fd] : context_.store->held_descriptors()) {
     if (auto held = context_.clerk->store(name, fd); !held) return held;
@@ -173,35 +176,17 @@ void AgentImpl::welcome_new(bool on) {
 }
 
 Result<> AgentImpl::open_store(const Config& config) {
-  const auto memory = kernel::read_meminfo(context_.roots);
-  if (!memory) return Failure{memory.error()};
+  const auto whole = pool::medium_size(config.pool.path, context_.roots);
+  if (!whole) return Failure{whole.error()};
   pool::StoreConfig wanted;
   wanted.kind = config.pool.store == StoreKind::kMapped ? pool::StoreChoice::kMapped : pool::StoreChoice::kCompressed;
   wanted.path = config.pool.path;
-  wanted.capacity = config.pool.capacity.resolve(memory->total);
+  wanted.capacity = config.pool.capacity.resolve(*whole);
   wanted.codec = config.pool.codec == Codec::kZstd ? pool::CodecKind::kZstd : pool::CodecKind::kLz4;
   wanted.roots = context_.roots;
   auto store = pool::create_store(wanted);
   if (!store) return Failure{store.error()};
   context_.store = std::move(*store);
-  return {};
-}
-
-Result<> AgentImpl::open_holder(const Config& config) {
-  pool::FdHolderOptions options;
-  options.choice = choice_of(config.keeper.holder);
-  options.keeper.socket = config.keeper.socket;
-  options.keeper.program = config.keeper.program;
-  auto holder = pool::make_fd_holder(options);
-  if (!holder) return Failure{holder.error()};
-  if (auto left = (*holder)->fetch_all(); left && !left->empty()) {
-    // Somebody's pages may hang on these: they are neither used nor thrown away.
-    return failure(
-        std::errc::device_or_resource_busy, "start",
-        "with " + std::to_string(left->size()) + " descriptors of an earlier agent in the " + (*holder)->kind(),
-        "its VMs wait for them; end those VMs, then stop the keeper with SIGTERM twice, and start again");
-  }
-  context_.clerk = std::make_unique<DescriptorClerk>(std::move(*holder), config.keeper.socket);
   return {};
 }
 
@@ -215,8 +200,8 @@ Result<> AgentImpl::start_pager(const Config& config) {
     context_.clerk->store_later(std::move(descriptors),
                                 [vm = memory.name, held = std::move(held)](const Result<>& result) {
                                   if (result) return held();
-                                  spdlog::error("msg=\"a forked child is not held yet and waits\" vm={} error=\"{}\"",
-                                                vm, result.error().message());
+                                  spdlog::error("msg=\"a forked child is not held yet and waits\" vm={} error={}",
+                                                vm, in_quotes(result.error().message()));
                                 });
   };
   hooks.let_go = [this](PagedVm&, std::vector<std::string> names) { context_.clerk->remove_later(std::move(names)); };
@@ -246,8 +231,20 @@ void AgentImpl::integrity_failure(PagedVm& memory) {
 
 Result<std::shared_ptr<ManagedVm>> AgentImpl::need(std::string_view name) const {
   auto vm = context_.vms.find(name);
+  if (vm == nullptr && is_uuid(name)) vm = context_.vms.find_uuid(lower_case(name));
   if (vm == nullptr) return no_such_vm(name);
   return vm;
+}
+
+// Of VMs that are gone as well: what was last with them is what one looks for.
+template <class T>
+Result<LogPage<T>> AgentImpl::log_of(const Record<T>& record, std::string_view vm, std::uint64_t since,
+                                     std::size_t limit) const {
+  if (vm.empty()) return record.since(vm, since, limit);
+  const auto known = need(vm);
+  const std::string name = known ? (*known)->name : std::string(vm);
+  if (!known && !record.newest([&](const T& item) { return item.vm == name; })) return Failure{known.error()};
+  return record.since(name, since, limit);
 }
 
 Result<> AgentImpl::reload() {
@@ -257,29 +254,20 @@ Result<> AgentImpl::reload() {
   if (!check.ok()) {
     context_.reload_ok = false;
     reload_error_ = check.problems.front().text(path_);
-    spdlog::error("msg=\"configuration not reloaded\" problem=\"{}\"", reload_error_);
+    spdlog::error("msg=\"configuration not reloaded\" problem={}", in_quotes(reload_error_));
     return failure(std::errc::invalid_argument, "reload", reload_error_);
   }
   const Config old = context_.config();
   Config next = check.config;
   restart_pending_.clear();
-  const auto keep = [&](const char* key, auto& mine, const auto& running) {
-    if (mine == running) return;
-    restart_pending_.emplace_back(key);
-    mine = running;
-  };
-  keep("api", next.api, old.api);
-  keep("adopt.helper", next.adopt.helper, old.adopt.helper);
-  keep("adopt.handoff_socket", next.adopt.handoff_socket, old.adopt.handoff_socket);
-  keep("adopt.handoff_group", next.adopt.handoff_group, old.adopt.handoff_group);
-  keep("keeper", next.keeper, old.keeper);
-  keep("pager", next.pager, old.pager);
-  keep("pool.embedded.store", next.pool.store, old.pool.store);
-  keep("pool.embedded.path", next.pool.path, old.pool.path);
-  keep("pool.embedded.codec", next.pool.codec, old.pool.codec);
+  for (const ConfigField& field : config_fields()) {
+    if (!field.restart || field.text(next) == field.text(old)) continue;
+    restart_pending_.push_back(field.key);
+    field.copy(old, next);  // what is in force is what is shown
+  }
   if (next.pool.capacity != old.pool.capacity) {
-    if (const auto memory = kernel::read_meminfo(context_.roots)) {
-      if (auto resized = context_.store->set_capacity(next.pool.capacity.resolve(memory->total)); !resized) {
+    if (const auto whole = pool::medium_size(old.pool.path, context_.roots)) {
+      if (auto resized = context_.store->set_capacity(next.pool.capacity.resolve(*whole)); !resized) {
         restart_pending_.emplace_back("pool.embedded.capacity");
         next.pool.capacity = old.pool.capacity;
       }
@@ -307,7 +295,6 @@ Result<> AgentImpl::come_home() {
     welcome_new(true);
     return released;
   }
-  for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
   return {};
 }
 
@@ -326,6 +313,10 @@ Result<HealthReport> AgentImpl::health() {
   const pool::StoreErrors errors = context_.store->errors();
   report.checks.push_back(
       {"pool", errors.corrupt_pages == 0, std::to_string(errors.corrupt_pages) + " pages failed their checksum"});
+  {
+    const std::lock_guard lock(mutex_);
+    report.checks.push_back({"audit-log", audit_trouble_.empty(), audit_trouble_.empty() ? "written" : audit_trouble_});
+  }
   const EvacuationReport evacuation = evacuation_report(context_, *driver_);
   report.checks.push_back({"evacuation", evacuation.possible,
                            "far " + short_text(evacuation.far) + ", room " + short_text(evacuation.available)});
@@ -476,7 +467,7 @@ Result<Operation> AgentImpl::vm_adopt(const AdoptRequest& request) {
       OperationKind::kAdopt, request.name, "waiting", [this, request](const Operations::Handle& handle) -> Result<> {
         auto vm = adopter_.adopt(request, VmOrigin::kAsked, &handle);
         if (!vm) {
-          spdlog::warn("msg=\"not adopted\" error=\"{}\"", vm.error().message());
+          spdlog::warn("msg=\"not adopted\" error={}", in_quotes(vm.error().message()));
           return Failure{vm.error()};
         }
         handle.update([&](Operation& operation) { operation.vm = (*vm)->name; });
@@ -526,9 +517,8 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   line("class", before.service_class, after.service_class);
   line("guarantee", short_text(before.guarantee), short_text(after.guarantee));
   line("limit", limit(before.limit), limit(after.limit));
-  line("stall_budget", std::to_string(before.stall_budget), std::to_string(after.stall_budget));
-  line("min_cold_age", std::to_string(before.min_cold_age.count()) + " ms",
-       std::to_string(after.min_cold_age.count()) + " ms");
+  line("stall_budget", share_text(before.stall_budget), share_text(after.stall_budget));
+  line("min_cold_age", exact_text(before.min_cold_age), exact_text(after.min_cold_age));
   if (after.guarantee > promised) {
     report.allowed = false;
     report.arithmetic = "guarantee " + short_text(after.guarantee) + " > promised " + short_text(promised);
@@ -583,15 +573,11 @@ Result<> AgentImpl::vm_unhold(std::string_view name) {
 }
 
 Result<LogPage<VmEvent>> AgentImpl::vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) {
-  // Of VMs that are gone as well: their last events are what one looks for.
-  return context_.events.since(vm, since, limit);
+  return log_of(context_.events, vm, since, limit);
 }
 
 Result<LogPage<Decision>> AgentImpl::decisions(std::string_view vm, std::uint64_t since, std::size_t limit) {
-  if (!vm.empty()) {
-    if (auto known = need(vm); !known) return Failure{known.error()};
-  }
-  return context_.decisions.since(vm, since, limit);
+  return log_of(context_.decisions, vm, since, limit);
 }
 
 Result<Explanation> AgentImpl::explain(std::string_view name) {
@@ -619,17 +605,30 @@ Result<PoolStatus> AgentImpl::pool_status() {
 }
 
 Result<ChangeReport> AgentImpl::pool_resize(const Amount& capacity, bool plan) {
-  const auto memory = kernel::read_meminfo(context_.roots);
-  if (!memory) return Failure{memory.error()};
+  const auto whole = pool::medium_size(context_.config().pool.path, context_.roots);
+  if (!whole) return Failure{whole.error()};
   const pool::StoreUsage usage = context_.store->usage();
-  const Bytes wanted = capacity.resolve(memory->total);
+  const Bytes wanted = capacity.resolve(*whole);
   ChangeReport report;
   if (wanted != usage.capacity) report.lines.push_back({"capacity", short_text(usage.capacity), short_text(wanted)});
+  const policy::HostView host = driver_->host_view();
+  if (wanted == Bytes{}) {
+    report.allowed = false;
+    report.arithmetic = "a pool of 0 could hold nothing";
+    report.remedy = "to stop all movement: tidectl host freeze";
+    return report;
+  }
+  if (host.pool_is_dram && wanted + host.reserve > host.total) {
+    report.allowed = false;
+    report.arithmetic = "capacity " + short_text(wanted) + " + reserve " + short_text(host.reserve) + " > DRAM " +
+                        short_text(host.total);
+    report.remedy = "try --size " + short_text(saturating_sub(host.total, host.reserve));
+    return report;
+  }
   if (wanted < usage.used) {
     // Nothing is thrown out: what is stored must go home first.
     report.allowed = false;
     const Bytes home = usage.used - wanted;
-    const policy::HostView host = driver_->host_view();
     report.arithmetic = "used " + short_text(usage.used) + ", so " + short_text(home) +
                         " would have to come home first; available " + short_text(host.available) + ", reserve " +
                         short_text(host.reserve);

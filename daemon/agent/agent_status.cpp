@@ -26,12 +26,6 @@ std::string word(VmOrigin origin) {
   }
 }
 
-std::string percent(double share) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f%%", share * 100);
-  return text;
-}
-
 std::optional<Finding> immovable_of(const ManagedVm& vm) {
   const std::lock_guard lock(vm.mutex);
   return vm.immovable;
@@ -56,6 +50,7 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   VmStatus status;
   const PagedVm& memory = *vm.memory;
   status.name = vm.name;
+  status.uuid = vm.uuid;
   status.pid = vm.id.pid;
   status.start_time = vm.id.start_ticks;
   status.exe = vm.exe;
@@ -161,8 +156,8 @@ Explanation explanation_of(const Context& context, const ManagedVm& vm) {
   const VmStatus status = status_of(context, vm, false);
   auto& say = explanation.sentences;
   const bool slow = status.stall > status.policy.stall_budget;
-  say.push_back(std::string(slow ? "Slow? Yes: " : "Slow? No: ") + percent(status.stall) + " stall, budget " +
-                percent(status.policy.stall_budget) + ".");
+  say.push_back(std::string(slow ? "Slow? Yes: " : "Slow? No: ") + short_share_text(status.stall) + " stall, budget " +
+                short_share_text(status.policy.stall_budget) + ".");
   if (status.faults != 0) {
     char text[128];
     std::snprintf(text, sizeof text, "Far pages come home in %.0f us (median), %.0f us (p99); %.0f a second now.",

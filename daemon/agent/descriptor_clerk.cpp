@@ -7,13 +7,17 @@
 
 #include <algorithm>
 
-#include "base/unique_fd.h"
+#include "daemon/control/notify.h"
+#include "kmod-interfaces/lock_file.h"
+#include "kmod-interfaces/own_process.h"
+#include "pool/keeper/make_fd_holder.h"
 
 namespace tidepool::daemon {
 
 namespace {
 
 constexpr auto kRetryStore = std::chrono::seconds(1);
+constexpr const char* kKeeper = "keeper";
 
 // Who listens on a unix socket: the credentials that a connection shows are those of listen(2)'s caller.
 pid_t listener_of(const std::string& path) {
@@ -28,12 +32,78 @@ pid_t listener_of(const std::string& path) {
   return ::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 ? peer.pid : 0;
 }
 
+pool::HolderChoice choice_of(FdHolderKind kind) {
+  switch (kind) {
+    case FdHolderKind::kKeeper:
+      return pool::HolderChoice::kKeeper;
+    case FdHolderKind::kSystemd:
+      return pool::HolderChoice::kSystemd;
+    default:
+      return pool::HolderChoice::kAuto;
+  }
+}
+
+// A keeper holds for one agent at a time: names of two would overwrite each other.
+Result<UniqueFd> claim_keeper(const std::string& socket) {
+  const std::string path = socket + ".agent";
+  auto claim = kernel::take_lock_file(path);
+  if (!claim && claim.error().code == std::errc::device_or_resource_busy)
+    return failure(std::errc::device_or_resource_busy, "use the keeper at", socket,
+                   "it serves another agent" + kernel::lock_file_owner_text(path) +
+                       ": stop that one first, or give this one a keeper.socket of its own");
+  return claim;
+}
+
+// What an earlier agent left with the holder. A pool without a VM is worthless; where a VM's descriptors lie, its pages
+// may hang on them: those are neither used nor thrown away.
+Result<> clear_leftovers(pool::FdHolder& holder) {
+  const auto left = holder.fetch_all();
+  if (!left) return Failure{left.error()};
+  const auto of_vms =
+      std::ranges::count_if(*left, [](const pool::HeldFd& held) { return held.name.starts_with("vm/"); });
+  if (of_vms != 0) {
+    return failure(std::errc::device_or_resource_busy, "start",
+                   "with " + std::to_string(of_vms) + " descriptors of an earlier agent's VMs in the " + holder.kind(),
+                   "those VMs wait for them; end those VMs, then stop the keeper with SIGTERM twice, and start again");
+  }
+  for (const pool::HeldFd& held : *left) {
+    if (auto removed = holder.remove(held.name); !removed) return removed;
+  }
+  return {};
+}
+
 }  // namespace
 
-DescriptorClerk::DescriptorClerk(std::unique_ptr<pool::FdHolder> holder, const std::string& keeper_socket)
-    : holder_(std::move(holder)),
+Result<std::unique_ptr<DescriptorClerk>> DescriptorClerk::open(const Config::Keeper& config,
+                                                               const kernel::KernelRoots& roots) {
+  pool::FdHolderOptions options;
+  options.choice = choice_of(config.holder);
+  options.keeper.socket = config.socket;
+  options.keeper.program = config.program;
+  // As a part of a service, a keeper that this agent started would end with it.
+  if (options.keeper.program.empty() && !ServiceManager::present()) {
+    auto beside = kernel::program_beside_own(roots, "tidepool-keeper");
+    if (!beside) return Failure{beside.error()};
+    options.keeper.program = std::move(*beside);
+  }
+  auto holder = pool::make_fd_holder(options);
+  if (!holder) return Failure{holder.error()};
+  UniqueFd claim;
+  if ((*holder)->kind() == kKeeper) {
+    auto claimed = claim_keeper(config.socket);
+    if (!claimed) return Failure{claimed.error()};
+    claim = std::move(*claimed);
+  }
+  if (auto cleared = clear_leftovers(**holder); !cleared) return Failure{cleared.error()};
+  return std::make_unique<DescriptorClerk>(std::move(*holder), config.socket, std::move(claim));
+}
+
+DescriptorClerk::DescriptorClerk(std::unique_ptr<pool::FdHolder> holder, const std::string& keeper_socket,
+                                 UniqueFd claim)
+    : claim_(std::move(claim)),
+      holder_(std::move(holder)),
       kind_(holder_->kind()),
-      holder_pid_(kind_ == "keeper" ? listener_of(keeper_socket) : 0) {
+      holder_pid_(kind_ == kKeeper ? listener_of(keeper_socket) : 0) {
   thread_ = std::thread([this] { run(); });
   ::pthread_setname_np(thread_.native_handle(), "clerk");
 }

@@ -15,14 +15,21 @@
 #include <vector>
 
 #include "daemon/pager/pager.h"
+#include "base/unique_fd.h"
+#include "daemon/control/config.h"
+#include "kmod-interfaces/kernel_roots.h"
 #include "pool/keeper/fd_holder.h"
 
 namespace tidepool::daemon {
 
 class DescriptorClerk {
  public:
-  // `keeper_socket`: where the keeper listens, to learn whose memory is the keeper's.
-  DescriptorClerk(std::unique_ptr<pool::FdHolder> holder, const std::string& keeper_socket);
+  // Finds or starts whoever holds descriptors, and makes sure that it holds for nobody else: EBUSY when another agent
+  // uses the same keeper, or when VMs of an earlier agent still depend on what is held there.
+  static Result<std::unique_ptr<DescriptorClerk>> open(const Config::Keeper& config, const kernel::KernelRoots& roots);
+
+  // `keeper_socket`: where the keeper listens, to learn whose memory is the keeper's. `claim` is kept as long as this.
+  DescriptorClerk(std::unique_ptr<pool::FdHolder> holder, const std::string& keeper_socket, UniqueFd claim = {});
   ~DescriptorClerk();
 
   // Waits for the holder's answer. Not for fault threads.
@@ -52,6 +59,7 @@ class DescriptorClerk {
   void carry_out(Order order);
   Result<> note(Result<> result);
 
+  const UniqueFd claim_;
   std::unique_ptr<pool::FdHolder> holder_;
   const std::string kind_;
   const pid_t holder_pid_;

@@ -1,15 +1,11 @@
 // tidepoold: the agent of one host.
-#include <fcntl.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 
 #include "daemon/agent/agent.h"
@@ -18,8 +14,10 @@
 #include "daemon/control/config_loader.h"
 #include "daemon/control/log.h"
 #include "daemon/control/notify.h"
+#include "daemon/control/unix_listener.h"
 #include "daemon/vm/doctor.h"
 #include "kmod-interfaces/kernel_features.h"
+#include "kmod-interfaces/own_process.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -29,18 +27,13 @@ constexpr const char* kDefaultConfig = "/etc/tidepool/tidepool.toml";
 // The agent must survive the pressure that it manages: never swapped out, last to be killed, with descriptors for many
 // VMs.
 void prepare_process() {
-  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0) {
-    spdlog::warn("msg=\"memory is not locked\" error=\"{}\" remedy=\"grant CAP_IPC_LOCK\"", std::strerror(errno));
-  }
-  const int score = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-  if (score < 0 || ::write(score, "-1000", 5) != 5)
-    spdlog::warn("msg=\"oom_score_adj not set\" remedy=\"grant CAP_SYS_RESOURCE\"");
-  if (score >= 0) ::close(score);
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    limit.rlim_cur = limit.rlim_max;
-    ::setrlimit(RLIMIT_NOFILE, &limit);
-  }
+  const auto warn = [](const Result<>& done) {
+    if (!done) spdlog::warn("msg=\"the agent is not protected from memory pressure\" error={}", in_quotes(done.error().message()));
+  };
+  warn(kernel::lock_memory(kernel::LockMemory::kTouched));
+  warn(kernel::set_oom_score_adjust({}, -1000));
+  if (const auto limit = kernel::raise_descriptor_limit(); !limit)
+    spdlog::warn("msg=\"few descriptors\" error={}", in_quotes(limit.error().message()));
 }
 
 int print_doctor() {
@@ -56,10 +49,10 @@ int print_doctor() {
 bool try_to_end(Agent& agent) {
   ServiceManager::stopping("bringing everything home");
   ServiceManager::extend_timeout(std::chrono::minutes(15));
-  spdlog::info("msg=\"stopping: bringing everything home\" state=\"{}\"", agent.summary());
+  spdlog::info("msg=\"stopping: bringing everything home\" state={}", in_quotes(agent.summary()));
   const Result<> home = agent.come_home();
   if (home) return true;
-  spdlog::error("msg=\"refusing to stop\" error=\"{}\"", home.error().message());
+  spdlog::error("msg=\"refusing to stop\" error={}", in_quotes(home.error().message()));
   ServiceManager::status("refuses to stop: " + home.error().message());
   return false;
 }
@@ -76,14 +69,20 @@ int serve(const std::string& path, Config config) {
   start_log("tidepoold", config.log.level);
   prepare_process();
   const ApiServerOptions api = ApiServerOptions::from(config);
-  auto agent = Agent::start({path, std::move(config)});
-  if (!agent) {
-    spdlog::error("msg=\"cannot start\" error=\"{}\"", agent.error().message());
+  // First of all: where another agent is at work, nothing of it may be touched.
+  auto listener = UnixListener::bind(api.socket, api.group);
+  if (!listener) {
+    spdlog::error("msg=\"cannot start\" error={}", in_quotes(listener.error().message()));
     return 1;
   }
-  auto server = ApiServer::start(api, **agent);
+  auto agent = Agent::start({path, std::move(config)});
+  if (!agent) {
+    spdlog::error("msg=\"cannot start\" error={}", in_quotes(agent.error().message()));
+    return 1;
+  }
+  auto server = ApiServer::start(api, std::move(*listener), **agent);
   if (!server) {
-    spdlog::error("msg=\"cannot start\" error=\"{}\"", server.error().message());
+    spdlog::error("msg=\"cannot start\" error={}", in_quotes(server.error().message()));
     return 1;
   }
   spdlog::info("msg=ready version={} socket={}", TIDEPOOL_VERSION, api.socket);
@@ -119,9 +118,10 @@ int run(int argc, char** argv) {
   bool json = false;
   app.add_option("--config", path,
                  std::string("Configuration file (") + kDefaultConfig + " when it exists, else the defaults)");
-  app.add_flag("--check-config", check, "Check the configuration, say what is wrong, and exit");
-  app.add_flag("--json", json, "With --check-config: answer as JSON");
-  app.add_flag("--doctor", doctor, "Print as JSON what this host offers and what that means, and exit");
+  CLI::Option* check_flag = app.add_flag("--check-config", check, "Check the configuration, say what is wrong, and exit");
+  app.add_flag("--json", json, "With --check-config: answer as JSON")->needs(check_flag);
+  app.add_flag("--doctor", doctor, "Print as JSON what this host offers and what that means, and exit")
+      ->excludes(check_flag);
   app.add_flag(
       "--version",
       [](std::int64_t) -> void {
@@ -130,7 +130,7 @@ int run(int argc, char** argv) {
       },
       "Print the version and exit");
   std::string positional;
-  app.add_option("file", positional, "Configuration file (with --check-config)");
+  app.add_option("file", positional, "Configuration file (with --check-config)")->needs(check_flag);
   app.footer(
       "Examples:\n  tidepoold --config /etc/tidepool/tidepool.toml\n  tidepoold --check-config "
       "/etc/tidepool/tidepool.toml\n  tidepoold --doctor");
@@ -147,6 +147,8 @@ int run(int argc, char** argv) {
   }
   if (path.empty()) path = positional;
   if (path.empty() && ::access(kDefaultConfig, R_OK) == 0) path = kDefaultConfig;
+  // What is read again at a reload, and named to people, does not depend on a folder.
+  if (!path.empty()) path = std::filesystem::absolute(path).lexically_normal().string();
   if (check) {
     if (path.empty()) {
       std::cerr << "tidepoold: --check-config needs a file\n";

@@ -36,6 +36,7 @@ struct VmRates {
 
 struct ManagedVm {
   std::string name;
+  std::string uuid;  // empty where the process has none
   ProcessIdentity id;
   std::string exe;
   std::uint32_t uid = 0;
@@ -78,6 +79,17 @@ class VmRegistry {
     const std::lock_guard lock(mutex_);
     const auto found = vms_.find(std::string(name));
     return found == vms_.end() ? nullptr : found->second;
+  }
+  // The only one with that UUID. Nothing forbids two processes to claim one: then neither is found by it.
+  std::shared_ptr<ManagedVm> find_uuid(std::string_view uuid) const {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<ManagedVm> found;
+    for (const auto& [name, vm] : vms_) {
+      if (vm->uuid.empty() || vm->uuid != uuid) continue;
+      if (found) return nullptr;
+      found = vm;
+    }
+    return found;
   }
   std::shared_ptr<ManagedVm> find(VmId id) const {
     const std::lock_guard lock(mutex_);

@@ -95,6 +95,7 @@ void Operations::run() {
       if (result) {
         operation.state = OperationState::kSucceeded;
         operation.progress = 1;
+        operation.done = operation.total;
       } else {
         operation.state = is_refusal(result.error().code) ? OperationState::kRefused : OperationState::kFailed;
         operation.error = result.error();

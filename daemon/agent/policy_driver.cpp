@@ -14,6 +14,7 @@
 namespace tidepool::daemon {
 namespace {
 
+constexpr auto kPoolFullHoldOff = std::chrono::seconds(10);
 constexpr auto kStandstill = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
@@ -222,10 +223,25 @@ policy::VmView PolicyDriver::view_of(ManagedVm& vm) {
   return view;
 }
 
+// A pool can be full for the pages that come although some of its bytes are free: it is sized in slabs. Then it counts
+// as full for a while, so that the same pages are not frozen, copied and turned away each tick.
+bool PolicyDriver::pool_turned_pages_away(const policy::HostView& host, MonoTime now) {
+  std::uint64_t turned_away = 0;
+  for (const auto& vm : context_.vms.all()) turned_away += vm->memory->counters.store_full;
+  if (turned_away > pages_turned_away_) {
+    turned_away_at_ = now;
+    turned_away_capacity_ = host.pool_capacity;
+  }
+  pages_turned_away_ = turned_away;
+  return turned_away_at_ != MonoTime{} && now - turned_away_at_ < Nanoseconds{kPoolFullHoldOff} &&
+         host.pool_capacity <= turned_away_capacity_;
+}
+
 policy::Snapshot PolicyDriver::snapshot() {
   policy::Snapshot seen;
   seen.now = context_.clock.now();
   seen.host = host_view();
+  if (pool_turned_pages_away(seen.host, seen.now)) seen.host.pool_used = seen.host.pool_capacity;
   for (const auto& vm : context_.vms.all()) {
     if (!vm->memory->dead) seen.vms.push_back(view_of(*vm));
   }

@@ -48,6 +48,7 @@ class PolicyDriver {
   void run();
   void tick();
   policy::Snapshot snapshot();
+  bool pool_turned_pages_away(const policy::HostView& host, MonoTime now);
   policy::VmView view_of(ManagedVm& vm);
   void update_rates(ManagedVm& vm, MonoTime now) const;
   void act(const policy::Plan& plan);
@@ -68,6 +69,9 @@ class PolicyDriver {
   std::uint64_t ticks_ = 0;
   std::atomic<std::int64_t> last_progress_ns_{0};
   std::uint64_t last_heartbeat_ = 0;
+  std::uint64_t pages_turned_away_ = 0;
+  MonoTime turned_away_at_{};
+  Bytes turned_away_capacity_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "daemon/vm/vm_name.h"
 #include "kmod-interfaces/proc_text.h"
 #include "kmod-interfaces/process.h"
@@ -39,6 +40,7 @@ namespace {
 Result<pid_t> find_domain(const kernel::KernelRoots& roots, const std::string& domain) {
   const auto pids = all_processes(roots);
   if (!pids) return Failure{pids.error()};
+  const std::string uuid = is_uuid(domain) ? lower_case(domain) : std::string();
   std::vector<pid_t> matches;
   for (const pid_t pid : *pids) {
     auto process = kernel::Process::open(roots, pid);
@@ -47,7 +49,9 @@ Result<pid_t> find_domain(const kernel::KernelRoots& roots, const std::string& d
     if (!exe || !is_hypervisor(*exe)) continue;
     const auto arguments = process->command_line();
     const auto stat = process->stat();
-    if (arguments && stat && vm_name(*exe, *arguments, stat->comm, pid) == domain) matches.push_back(pid);
+    if (!arguments || !stat) continue;
+    const bool named = vm_name(*exe, *arguments, stat->comm, pid) == domain;
+    if (named || (!uuid.empty() && vm_uuid(*exe, *arguments) == uuid)) matches.push_back(pid);
   }
   if (matches.size() == 1) return matches.front();
   if (matches.empty())

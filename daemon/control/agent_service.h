@@ -394,6 +394,8 @@ class AgentService {
   virtual Result<PoolStatus> pool_status() = 0;
   virtual Result<ChangeReport> pool_resize(const Amount& capacity, bool plan) = 0;
 
+  // The API's audit log cannot be written, and why; empty: it can again. For health to tell of.
+  virtual void audit_trouble(std::string_view) {}
   virtual Result<Operation> operation(std::string_view id) = 0;
 };
 

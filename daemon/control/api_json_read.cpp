@@ -109,11 +109,11 @@ Fields settings_fields(VmSettings& into) {
         "\"observe\" or \"active\""}},
       {"class",
        {[&into](const json::value& value) {
-          if (!value.is_string() || value.get_string().empty() || value.get_string().size() > 64) return false;
+          if (!value.is_string() || !is_word(std::string_view(value.get_string()))) return false;
           into.service_class = std::string(value.get_string());
           return true;
         },
-        "a class's name"}},
+        "a word of at most 64 letters, digits, '-' and '_'"}},
       {"guarantee", amount(into.guarantee)},
       {"limit", limit(into)},
       {"stall_budget",

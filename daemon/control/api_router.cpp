@@ -4,9 +4,9 @@
 #include <charconv>
 #include <exception>
 
+#include "base/text.h"
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_handlers.h"
-#include "daemon/control/utf8.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -16,6 +16,7 @@
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_router.h"
 #include "daemon/control/audit_log.h"
+#include "daemon/control/log.h"
 #include "daemon/control/unix_listener.h"
 #include "daemon/control/worker_pool.h"
 
@@ -121,7 +122,7 @@ asio::awaitable<void> ApiServer::State::accept_all() {
     if (error == asio::error::operation_aborted) co_return;
     if (error) {
       // Without descriptors accept(2) fails at once and again: pause, so that it does not eat the core that frees them.
-      spdlog::warn("event=accept_failed error=\"{}\"", error.message());
+      spdlog::warn("event=accept_failed error={}", in_quotes(error.message()));
       asio::steady_timer pause(io, kPauseWithoutDescriptors);
       co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, error));
       continue;
@@ -138,7 +139,7 @@ asio::awaitable<void> ApiServer::State::accept_all() {
       try {
         std::rethrow_exception(failed);
       } catch (const std::exception& problem) {
-        spdlog::error("event=connection_failed error=\"{}\"", problem.what());
+        spdlog::error("event=connection_failed error={}", in_quotes(problem.what()));
       }
     });
   }
@@ -265,9 +266,15 @@ ApiServer::ApiServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerOptions& options, AgentService& service) {
   Result<UnixListener> listener = UnixListener::bind(options.socket, options.group);
   if (!listener) return Failure(listener.error());
-  Result<std::unique_ptr<AuditLog>> audit = AuditLog::open(options.audit_log);
+  return start(options, std::move(*listener), service);
+}
+
+Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerOptions& options, UnixListener listener,
+                                                    AgentService& service) {
+  Result<std::unique_ptr<AuditLog>> audit = AuditLog::open(
+      options.audit_log, [&service](std::string_view problem) { service.audit_trouble(problem); });
   if (!audit) return Failure(audit.error());
-  auto state = std::make_unique<State>(options, service, std::move(*listener), std::move(*audit));
+  auto state = std::make_unique<State>(options, service, std::move(listener), std::move(*audit));
   const int fd = ::fcntl(state->listener.fd(), F_DUPFD_CLOEXEC, 3);  // the acceptor closes what it is given
   if (fd < 0) return errno_failure("duplicate", "the listening socket");
   state->acceptor.assign(Local(), fd);

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "daemon/control/agent_service.h"
+#include "daemon/control/unix_listener.h"
 
 namespace tidepool::daemon {
 
@@ -39,7 +40,10 @@ struct ApiServerCounters {
 
 class ApiServer {
  public:
-  // Listens when this returns. `service` must outlive the server. The socket's errors are those of UnixListener.
+  // Answers when this returns. `service` must outlive the server. Whoever connected to `listener` before is answered too.
+  static Result<std::unique_ptr<ApiServer>> start(const ApiServerOptions& options, UnixListener listener,
+                                                  AgentService& service);
+  // With a listener of its own, whose errors are those of UnixListener.
   static Result<std::unique_ptr<ApiServer>> start(const ApiServerOptions& options, AgentService& service);
   // Stops accepting, closes connections, waits for calls of the service that are running.
   ~ApiServer();

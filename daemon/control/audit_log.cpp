@@ -7,11 +7,13 @@
 #include <atomic>
 #include <boost/json.hpp>
 #include <cerrno>
+#include <cstring>
 #include <mutex>
 
+#include "base/text.h"
 #include "base/unique_fd.h"
 #include "daemon/control/api_json.h"
-#include "daemon/control/utf8.h"
+#include "daemon/control/log.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -35,6 +37,8 @@ struct AuditLog::State {
   std::mutex mutex;
   UniqueFd fd;
   std::atomic<std::uint64_t> next{1};
+  std::function<void(std::string_view)> tell_trouble;
+  bool failing = false;
 
   void write(json::object record) {
     record["at"] = rfc3339(std::chrono::system_clock::now());
@@ -50,16 +54,24 @@ struct AuditLog::State {
     do {
       written = ::write(fd.get(), line.data(), line.size());
     } while (written < 0 && errno == EINTR);
-    if (written != static_cast<ssize_t>(line.size()))
-      spdlog::error("event=audit_write_failed path={} errno={} audit={}", path, written < 0 ? errno : 0, line);
+    const std::string problem = written < 0                                       ? std::strerror(errno)
+                                : written != static_cast<ssize_t>(line.size()) ? "the disk took a part of a record"
+                                                                               : "";
+    if (!problem.empty()) {
+      spdlog::error("event=audit_write_failed path={} error={} audit={}", in_quotes(path), in_quotes(problem),
+                    std::string_view(line).substr(0, line.size() - 1));
+    }
+    if (tell_trouble && failing != !problem.empty()) tell_trouble(problem.empty() ? "" : path + ": " + problem);
+    failing = !problem.empty();
   }
 };
 
 AuditLog::AuditLog(std::unique_ptr<State> state) : state_(std::move(state)) {}
 AuditLog::~AuditLog() = default;
 
-Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path) {
+Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path, std::function<void(std::string_view)> trouble) {
   auto state = std::make_unique<State>();
+  state->tell_trouble = std::move(trouble);
   state->path = path;
   if (!path.empty()) {
     Result<UniqueFd> fd = open_for_append(path);

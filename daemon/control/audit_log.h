@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,11 +16,13 @@ namespace tidepool::daemon {
 class AuditLog {
  public:
   // Appends to `path` (0640, created when absent); with an empty path the records go to the log at level info.
-  static Result<std::unique_ptr<AuditLog>> open(const std::string& path);
+  // `trouble` is told when records begin to fail, and why, and (empty) when they are written again; on any thread.
+  static Result<std::unique_ptr<AuditLog>> open(const std::string& path,
+                                                std::function<void(std::string_view)> trouble = {});
   ~AuditLog();
 
-  // Thread-safe. Return the record's number, which joins both lines. A record that cannot be written is an error in the
-  // log; the request goes on, because an operator must be able to freeze a host whose disk is full.
+  // Thread-safe. Return the record's number, which joins both lines. A record that cannot be written goes to the log as
+  // an error, whole; the request goes on, because an operator must be able to freeze a host whose disk is full.
   std::uint64_t begin(const Caller& caller, std::string_view method, std::string_view target, std::string_view body);
   void end(std::uint64_t number, unsigned status, std::string_view response_body);
   // After the file was rotated away: continue in a new one of the same name.

@@ -140,13 +140,11 @@ struct Config {
   struct Pager {
     unsigned fault_threads = 2;
     std::chrono::milliseconds grace{1000};  // between write protection and copy, for devices that still hold the page
-    Bytes frame_reserve{4ull << 20};        // buffers kept ready so that no fault waits for an allocation
     bool operator==(const Pager&) const = default;
   } pager;
 
   struct Policy {
     std::chrono::milliseconds tick{1000};
-    Bytes region{2ull << 20};
     std::size_t decision_history = 10000;  // decisions kept for `tidectl decisions`
     bool operator==(const Policy&) const = default;
   } policy;

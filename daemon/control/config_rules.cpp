@@ -1,7 +1,6 @@
 #include "daemon/control/config_rules.h"
 
 #include <array>
-#include <bit>
 #include <optional>
 
 #include "daemon/control/config_schema.h"
@@ -90,15 +89,9 @@ void adoption(Found& found, const Config& config) {
 
 void shapes(Found& found, const Config& config) {
   using namespace std::chrono_literals;
-  const std::uint64_t region = config.policy.region.value;
-  if (!std::has_single_bit(region) || region < kHugePageSize || region > (1ull << 30))
-    found.push_back(
-        {"policy.region", "policy.region must be a power of two from 2MiB to 1GiB: huge pages move as a whole"});
   if (config.policy.tick < 100ms || config.policy.tick > 60s)
     found.push_back({"policy.tick", "policy.tick must lie between 100ms and 60s"});
   if (config.pager.grace > 60s) found.push_back({"pager.grace", "pager.grace must be at most 60s"});
-  if (config.pager.frame_reserve < Bytes{1ull << 20} || config.pager.frame_reserve > Bytes{1ull << 30})
-    found.push_back({"pager.frame_reserve", "pager.frame_reserve must lie between 1MiB and 1GiB"});
   if (config.api.request_timeout < 100ms || config.api.request_timeout > 10min)
     found.push_back({"api.request_timeout", "api.request_timeout must lie between 100ms and 10m"});
   if (config.adopt.scan_interval < 100ms || config.adopt.scan_interval > 1h)

@@ -1,6 +1,8 @@
 #include "daemon/control/config_schema.h"
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <map>
 #include <span>
 
@@ -98,12 +100,7 @@ Kind<T> count(std::int64_t least, std::int64_t most) {
 Kind<std::string> word() {
   return from_text<std::string>(
       "text", "a word of letters, digits, '-' and '_'",
-      [](const std::string& text) -> std::optional<std::string> {
-        if (text.empty() || text.size() > 64) return std::nullopt;
-        for (const char c : text)
-          if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-' && c != '_') return std::nullopt;
-        return text;
-      },
+      [](const std::string& text) { return is_word(text) ? std::optional(text) : std::nullopt; },
       [](const std::string& text) { return text; });
 }
 
@@ -179,11 +176,6 @@ Kind<double> share() {
   return from_text<double>("share", "a share such as \"25%\", at most \"100%\"", parse_share, share_text);
 }
 
-Kind<Bytes> size() {
-  return from_text<Bytes>("size", "a size such as \"256MiB\"", parse_bytes,
-                          [](Bytes bytes) { return exact_text(bytes); });
-}
-
 // A rate per second: "256MiB/s". The "/s" is wanted, so that nobody reads it as an amount.
 Kind<Bytes> rate() {
   return from_text<Bytes>(
@@ -224,7 +216,8 @@ ConfigFieldOf<Target> field(std::string key, bool restart, Kind<T> kind, Get get
             } else {
               return kind.write(member);
             }
-          }};
+          },
+          [get](const Target& from, Target& to) { get(to) = get(from); }};
 }
 
 template <class T, class Get>
@@ -295,7 +288,7 @@ std::vector<ConfigField> behaviour_fields() {
       live("defaults.stall_budget", share(), MEMBER(defaults.stall_budget)),
       live("defaults.min_cold_age", duration(), MEMBER(defaults.min_cold_age)),
       live("limits.tracker_cpu", share(), MEMBER(limits.tracker_cpu)),
-      live("limits.spin_cpu", share(), MEMBER(limits.spin_cpu)),
+      at_start("limits.spin_cpu", share(), MEMBER(limits.spin_cpu)),
       live("limits.demote_bandwidth", rate(), MEMBER(limits.demote_bandwidth)),
       live("limits.promote_bandwidth", rate(), MEMBER(limits.promote_bandwidth)),
       at_start("pool.embedded.store", choice<StoreKind>(kStores), MEMBER(pool.store)),
@@ -303,10 +296,8 @@ std::vector<ConfigField> behaviour_fields() {
       at_start("pool.embedded.codec", choice<Codec>(kCodecs), MEMBER(pool.codec)),
       at_start("pool.embedded.path", path(true), MEMBER(pool.path)),
       at_start("pager.fault_threads", count<unsigned>(1, 64), MEMBER(pager.fault_threads)),
-      live("pager.grace", duration(), MEMBER(pager.grace)),
-      at_start("pager.frame_reserve", size(), MEMBER(pager.frame_reserve)),
+      at_start("pager.grace", duration(), MEMBER(pager.grace)),
       live("policy.tick", duration(), MEMBER(policy.tick)),
-      at_start("policy.region", size(), MEMBER(policy.region)),
       at_start("policy.decision_history", count<std::size_t>(100, 1000000), MEMBER(policy.decision_history)),
   };
 }
@@ -361,6 +352,12 @@ std::string_view text_of(FdHolderKind kind) {
 
 std::string text_of(const Amount& amount) {
   return amount.share ? share_text(*amount.share) : exact_text(amount.bytes);
+}
+
+bool is_word(std::string_view text) {
+  return !text.empty() && text.size() <= 64 && std::ranges::all_of(text, [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_';
+  });
 }
 
 std::optional<Mode> parse_mode(std::string_view text) {

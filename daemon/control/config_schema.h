@@ -26,6 +26,7 @@ struct ConfigFieldOf {
   bool restart;      // a changed value takes effect only after a restart
   std::function<SetResult(const ConfigValue&, Target&)> set;
   std::function<std::string(const Target&)> text;  // "5%"; "" for an optional value that is absent
+  std::function<void(const Target& from, Target& to)> copy;
 };
 
 using ConfigField = ConfigFieldOf<Config>;
@@ -42,6 +43,8 @@ std::string_view text_of(IntegrityAction action);
 std::string_view text_of(FdHolderKind kind);
 std::string text_of(const Amount& amount);
 std::optional<Mode> parse_mode(std::string_view text);
+// A service class's name: it becomes a metric's label. At most 64 letters, digits, '-' and '_'.
+bool is_word(std::string_view text);
 // "4GiB" or "25%".
 std::optional<Amount> parse_amount(std::string_view text);
 

@@ -11,6 +11,8 @@
 #include <memory>
 #include <string>
 
+#include "base/text.h"
+
 namespace tidepool::daemon {
 namespace {
 
@@ -31,6 +33,16 @@ class JournalPriority final : public spdlog::custom_flag_formatter {
     out.push_back('>');
   }
   std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<JournalPriority>(); }
+};
+
+// A message on one line, whatever names it shows: a process that calls itself "x\nlevel=error" writes no line of ours.
+class OneLine final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
+    const std::string line = printable({message.payload.data(), message.payload.size()});
+    out.append(line.data(), line.data() + line.size());
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<OneLine>(); }
 };
 
 // JOURNAL_STREAM is inherited by whatever a service starts: believe it only when it names this very stream
@@ -62,15 +74,25 @@ void start_log(std::string_view program, LogLevel level) {
   const std::string name(program);
   auto logger = std::make_shared<spdlog::logger>(name, std::make_shared<spdlog::sinks::stderr_sink_mt>());
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<OneLine>('Q');
   if (journal_reads_stderr()) {
-    formatter->add_flag<JournalPriority>('*').set_pattern("%*level=%l %v");
+    formatter->add_flag<JournalPriority>('*').set_pattern("%*level=%l %Q");
   } else {
-    formatter->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %n level=%l %v");
+    formatter->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %n level=%l %Q");
   }
   logger->set_formatter(std::move(formatter));
   logger->set_level(to_spdlog(level));
   logger->flush_on(spdlog::level::debug);
   spdlog::set_default_logger(std::move(logger));
+}
+
+std::string in_quotes(std::string_view text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += c;
+  }
+  return result + '"';
 }
 
 void set_log_level(LogLevel level) {

@@ -1,8 +1,6 @@
 #include "daemon/control/unix_listener.h"
 
-#include <fcntl.h>
 #include <grp.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -11,6 +9,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+
+#include "kmod-interfaces/lock_file.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -36,13 +36,10 @@ Failure in_use(const std::string& path, const std::string& why) {
 
 Result<UniqueFd> take_lock(const std::string& path) {
   const std::string lock_path = path + ".lock";
-  UniqueFd lock{::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)};
-  if (!lock.valid()) return errno_failure("create", lock_path, "does the folder exist?");
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK)
-      return in_use(path, "another agent is running; stop it first, or give this one a socket of its own");
-    return errno_failure("lock", lock_path);
-  }
+  auto lock = kernel::take_lock_file(lock_path);
+  if (!lock && lock.error().code == std::errc::device_or_resource_busy)
+    return in_use(path, "another agent is running" + kernel::lock_file_owner_text(lock_path) +
+                            "; stop it first, or give this one a socket of its own");
   return lock;
 }
 

@@ -11,24 +11,17 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <filesystem>
 #include <utility>
 
 #include "daemon/vm/adopt_helper.h"
 #include "kmod-interfaces/fd_passing.h"
+#include "kmod-interfaces/own_process.h"
 #include "kmod-interfaces/pidfd.h"
 
 namespace tidepool::daemon {
 namespace {
 
 constexpr Nanoseconds kFarewell = std::chrono::seconds(2);
-
-Result<std::string> default_program() {
-  std::error_code error;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return failure_from(error.value(), "read", "/proc/self/exe");
-  return (self.parent_path() / "tidepool-adopt").string();
-}
 
 // posix_spawn's tables, destroyed in any case.
 struct SpawnTables {
@@ -74,7 +67,7 @@ Result<pid_t> spawn(const std::string& program, int socket) {
   }
   if (error != 0)
     return failure_from(error, "start", program,
-                        error == ENOENT ? "install it beside tidepoold, or configure its path" : "");
+                        error == ENOENT ? "install it beside tidepoold, or set adopt.helper" : "");
   return pid;
 }
 
@@ -93,7 +86,7 @@ HelperLimits helper_limits(Nanoseconds limit) {
 
 Result<HelperProcess> HelperProcess::start(const std::string& program, Nanoseconds limit) {
   const MonoTime deadline = SystemClock().now() + limit;
-  auto path = program.empty() ? default_program() : Result<std::string>(program);
+  auto path = program.empty() ? kernel::program_beside_own({}, "tidepool-adopt") : Result<std::string>(program);
   if (!path) return tl::unexpected(path.error());
   auto sockets = kernel::message_socket_pair();
   if (!sockets) return tl::unexpected(sockets.error());
@@ -150,8 +143,10 @@ Result<HelperProcess::Answer> HelperProcess::receive() const {
   }
   std::array<std::byte, kMaxHelperMessage> buffer{};
   auto received = kernel::receive_message(socket_.get(), buffer, MSG_DONTWAIT);
-  if (received && received->length == 0)
-    return failure(std::errc::no_child_process, "wait for", "tidepool-adopt: it ended without an answer");
+  const bool gone = received ? received->length == 0 : received.error().code == std::errc::connection_reset;
+  if (gone)
+    return failure(std::errc::no_child_process, "wait for", "tidepool-adopt: it ended without an answer",
+                   "was it killed? What it had to say stands beside the agent's own log");
   if (!received) return tl::unexpected(received.error());
   if (received->truncated) return failure(std::errc::bad_message, "read", "report of tidepool-adopt");
   auto report = parse_report(std::span(buffer).first(received->length));

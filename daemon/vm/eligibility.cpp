@@ -74,9 +74,17 @@ bool must_be_entered(const ProcessFacts& facts) {
   return !facts.handed_off || facts.mappings.has_private();
 }
 
+bool is_tidepool(std::string_view executable) {
+  constexpr std::string_view kDeleted = " (deleted)";
+  if (executable.ends_with(kDeleted)) executable.remove_suffix(kDeleted.size());
+  const std::string_view name = executable.substr(executable.rfind('/') + 1);
+  return name == "tidepoold" || name == "tidepool-keeper" || name == "tidepool-adopt";
+}
+
 void check_nature(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {
   const bool own = std::ranges::find(rules.own_processes, facts.id.pid) != rules.own_processes.end();
-  if (facts.is_self || own) findings.add("self", "");
+  // Other agents' too: an agent whose memory another one moves could not answer its own VMs' faults.
+  if (facts.is_self || own || is_tidepool(facts.executable)) findings.add("self", "");
   if (facts.kernel_thread) findings.add("kernel-thread", kernel::printable(facts.comm));
   if (facts.zombie) findings.add("zombie", "");
   if (!must_be_entered(facts)) return;
@@ -175,6 +183,12 @@ void check_holders(const ProcessFacts& facts, const AdoptionRules& rules, Findin
   const auto text = [](const kernel::MemoryHolder* holder) { return holder_text(*holder); };
   if (!mappers.empty()) findings.add("foreign-mapper", join(mappers, text));
   if (!openers.empty()) findings.add("foreign-descriptor", join(openers, text));
+  if (!facts.unfit_members.empty()) {
+    findings.add("family-member", join(facts.unfit_members, [](const UnfitMember& member) {
+                   return kernel::printable(member.comm, 63) + " (pid " + std::to_string(member.pid) + ", " +
+                          member.code + ")";
+                 }));
+  }
   if (!facts.holders_unknown.empty())
     findings.add("holders-unknown",
                  join(facts.holders_unknown, [](pid_t pid) { return "pid " + std::to_string(pid); }));
@@ -211,6 +225,16 @@ Eligibility check_eligibility(const ProcessFacts& facts, const AdoptionRules& ru
   check_holders(facts, rules, findings);
   check_handoff(facts, rules, findings);
   return Eligibility{findings.take()};
+}
+
+std::string against_member(const ProcessFacts& member, const AdoptionRules& rules) {
+  Findings findings(rules);
+  check_nature(member, rules, findings);
+  check_permission(member, rules, findings);
+  check_devices(member, findings);
+  if (!member.userfaultfds.empty()) findings.add("userfaultfd", "");
+  const std::vector<Finding> found = findings.take();
+  return found.empty() || found.front().kind != FindingKind::kRefusal ? std::string() : found.front().code;
 }
 
 std::vector<kernel::MemoryHolder> family_of(pid_t pid, pid_t parent, std::span<const kernel::MemoryHolder> holders) {

@@ -37,9 +37,17 @@ struct HandoffFacts {
   std::string ring_error{};  // why no drop ring could be placed for private memory; empty: not tried, or it is there
 };
 
+// A process that would be enrolled together with another one, and the code of what stands against that.
+struct UnfitMember {
+  pid_t pid = 0;
+  std::string comm;
+  std::string code;
+};
+
 struct ProcessFacts {
   kernel::ProcessId id;
   std::string name;  // as vm_name() makes it
+  std::string uuid;  // as vm_uuid() finds it; mostly empty
   std::string comm;
   std::string executable;  // empty when it may not be read, and for kernel threads
   uid_t uid = 0;
@@ -68,6 +76,7 @@ struct ProcessFacts {
   // Others who map the chosen shared memory, or hold a descriptor of it.
   std::vector<kernel::MemoryHolder> holders;
   std::vector<pid_t> holders_unknown;
+  std::vector<UnfitMember> unfit_members;  // of its family: judged by whoever wants to enroll them
 
   // kernel.io_uring_disabled as it applies to this process; true where the setting is absent.
   bool may_use_io_uring = true;
@@ -102,8 +111,21 @@ struct Eligibility {
 // GiB resident).
 Result<ProcessFacts> collect_facts(pid_t pid, const kernel::KernelRoots& roots, const MemorySelector& selector = {});
 
+// The same without its memory, which is left empty: as much as matters of a process that shows another one's.
+Result<ProcessFacts> collect_process_facts(pid_t pid, const kernel::KernelRoots& roots);
+
+// Whoever maps or has open these files by now, besides `known`, and would not be told of what happens to them: what an
+// address space shows without a userfaultfd reads as zeros where pages are far. A child that was forked after its
+// parent's memory was registered is watched from its birth (EVENT_FORK) and is none of them.
+Result<std::vector<kernel::MemoryHolder>> find_newcomers(const kernel::KernelRoots& roots,
+                                                         std::span<const kernel::InodeId> objects,
+                                                         std::span<const kernel::ProcessId> known);
+
 // Pure. A process that changes after its facts were collected is for the adoption itself to notice.
 Eligibility check_eligibility(const ProcessFacts& facts, const AdoptionRules& rules);
+
+// Pure. The first refusal against enrolling a process for memory that was chosen in another one; empty: none.
+std::string against_member(const ProcessFacts& member, const AdoptionRules& rules);
 
 // The holders that belong to the same family of processes as `pid` (a server and its children, such as PostgreSQL's):
 // those that can be adopted together with it. Without `pid` itself.

@@ -89,21 +89,41 @@ void collect_memory(const kernel::KernelRoots& roots, const kernel::Process& pro
   }
 }
 
-}  // namespace
+// Whether a userfaultfd watches every place where the process shows one of the objects.
+bool is_watched(const kernel::KernelRoots& roots, const kernel::ProcessId& id,
+                std::span<const kernel::InodeId> objects) {
+  const auto process = kernel::Process::open(roots, id.pid);
+  if (!process || process->id() != id) return true;  // ended meanwhile: it shows nothing
+  const auto mappings = process->smaps();
+  if (!mappings) return !process->check_alive();
+  return std::ranges::all_of(*mappings, [&](const kernel::MappingUsage& usage) {
+    const bool shown = usage.map.shared && std::ranges::find(objects, usage.map.file) != objects.end();
+    return !shown || usage.has_flag("um") || usage.has_flag("ui");
+  });
+}
 
-Result<ProcessFacts> collect_facts(pid_t pid, const kernel::KernelRoots& roots, const MemorySelector& selector) {
-  const auto process = kernel::Process::open(roots, pid);
+// One process as it was read, and what its memory is read with.
+struct Reading {
+  kernel::Process process;
+  ProcessFacts facts;
+  std::vector<std::string> command_line;
+  std::vector<kernel::Mount> mounts;
+};
+
+Result<Reading> read_process(pid_t pid, const kernel::KernelRoots& roots) {
+  auto process = kernel::Process::open(roots, pid);
   if (!process) return tl::unexpected(process.error());
   const auto stat = process->stat();
   if (!stat) return tl::unexpected(stat.error());
-  ProcessFacts facts;
-  facts.id = process->id();
+  Reading reading{std::move(*process), {}, {}, {}};
+  ProcessFacts& facts = reading.facts;
+  facts.id = reading.process.id();
   facts.comm = stat->comm;
   facts.is_self = pid == ::getpid();
   facts.kernel_thread = stat->is_kernel_thread();
   facts.zombie = stat->is_zombie();
   facts.ptrace_scope = kernel::read_number(roots.proc + "/sys/kernel/yama/ptrace_scope");
-  const auto status = keep(process->status(), facts);
+  const auto status = keep(reading.process.status(), facts);
   if (status) {
     facts.uid = status->uid;
     facts.gid = status->gid;
@@ -119,21 +139,52 @@ Result<ProcessFacts> collect_facts(pid_t pid, const kernel::KernelRoots& roots, 
     const auto tracer_stat = tracer ? tracer->stat() : Result<kernel::ProcessStat>(tl::unexpected(tracer.error()));
     if (tracer_stat) facts.tracer_comm = tracer_stat->comm;
   }
-  std::vector<std::string> command_line;
   if (!facts.kernel_thread && !facts.zombie) {
-    facts.executable = keep(process->executable(), facts).value_or("");
-    facts.elf_class = keep(process->elf_class(), facts).value_or(kernel::ElfClass::unknown);
+    facts.executable = keep(reading.process.executable(), facts).value_or("");
+    facts.elf_class = keep(reading.process.elf_class(), facts).value_or(kernel::ElfClass::unknown);
     facts.hypervisor = is_hypervisor(facts.executable);
-    command_line = keep(process->command_line(), facts).value_or(std::vector<std::string>{});
-    const auto mounts = keep(process->mounts(), facts).value_or(std::vector<kernel::Mount>{});
-    if (const auto descriptors = keep(process->descriptors(), facts)) {
+    reading.command_line = keep(reading.process.command_line(), facts).value_or(std::vector<std::string>{});
+    reading.mounts = keep(reading.process.mounts(), facts).value_or(std::vector<kernel::Mount>{});
+    if (const auto descriptors = keep(reading.process.descriptors(), facts)) {
       for (const kernel::DescriptorInfo& descriptor : *descriptors)
-        note_descriptor(roots, *process, descriptor, mounts, facts);
+        note_descriptor(roots, reading.process, descriptor, reading.mounts, facts);
     }
-    collect_memory(roots, *process, selector, command_line, mounts, facts);
   }
-  facts.name = vm_name(facts.executable, command_line, facts.comm, pid);
-  return facts;
+  facts.name = vm_name(facts.executable, reading.command_line, facts.comm, pid);
+  facts.uuid = vm_uuid(facts.executable, reading.command_line);
+  return reading;
+}
+
+}  // namespace
+
+Result<std::vector<kernel::MemoryHolder>> find_newcomers(const kernel::KernelRoots& roots,
+                                                         std::span<const kernel::InodeId> objects,
+                                                         std::span<const kernel::ProcessId> known) {
+  std::vector<kernel::MemoryHolder> newcomers;
+  if (objects.empty()) return newcomers;
+  auto scan = kernel::find_memory_holders(roots, objects);
+  if (!scan) return tl::unexpected(scan.error());
+  for (kernel::MemoryHolder& holder : scan->holders) {
+    if (std::ranges::find(known, holder.id) != known.end()) continue;
+    if (!holder.mapped.empty() && is_watched(roots, holder.id, objects)) continue;
+    newcomers.push_back(std::move(holder));
+  }
+  return newcomers;
+}
+
+Result<ProcessFacts> collect_process_facts(pid_t pid, const kernel::KernelRoots& roots) {
+  auto reading = read_process(pid, roots);
+  if (!reading) return tl::unexpected(reading.error());
+  return std::move(reading->facts);
+}
+
+Result<ProcessFacts> collect_facts(pid_t pid, const kernel::KernelRoots& roots, const MemorySelector& selector) {
+  auto reading = read_process(pid, roots);
+  if (!reading) return tl::unexpected(reading.error());
+  ProcessFacts& facts = reading->facts;
+  if (!facts.kernel_thread && !facts.zombie)
+    collect_memory(roots, reading->process, selector, reading->command_line, reading->mounts, facts);
+  return std::move(facts);
 }
 
 }  // namespace tidepool::daemon

@@ -54,6 +54,9 @@ constexpr std::array kRules{
                     "The selected memory is mapped again in a way that cannot be watched.", "Select other memory."},
     EligibilityRule{"foreign-mapper", kRefuse, false, false, "A process that is not enrolled maps the same memory.",
                     "Adopt it together with this one, or stop it."},
+    EligibilityRule{"family-member", kRefuse, false, false,
+                    "A process of the same family maps the memory and cannot be adopted with it.",
+                    "Mend what its code says, or stop it."},
     EligibilityRule{"foreign-descriptor", kRefuse, true, false,
                     "A process that is not enrolled holds a descriptor of the same memory.",
                     "Stop it, or force when it is known never to read or write through it."},
@@ -85,7 +88,7 @@ constexpr std::array kRules{
                     "The process restores a snapshot, and no rule says from which memory file.",
                     "Give its [[rule]] a memory_file; \"\" where its memory is fresh and reads zero."},
     EligibilityRule{"nothing-to-manage", kRefuse, false, true, "No memory fits the selection.",
-                    "Choose another selector: auto, shared, private, all, 0xSTART-0xEND or path:GLOB."},
+                    "Choose another --mapping: auto, shared, private, all, START-END, >=SIZE or a pattern of names."},
     EligibilityRule{"swapped", kWarn, false, false,
                     "Parts of the process are in swap and stay under the kernel's care.", ""},
 };

@@ -35,10 +35,11 @@ Result<UniqueFd> open_identified(const ProcessIdentity& id) {
 
 Result<HelperProcess::Answer> order_and_wait(const HelperProcess& helper, const HelperOrder& order,
                                              std::span<const int> descriptors) {
-  // When it cannot be sent the helper has ended; what it said before that, if anything, is the better error.
+  // When the pipe is broken the helper has ended; what it said before that, if anything, is the better error.
   const auto sent = helper.send(order, descriptors);
+  if (!sent && sent.error().code != std::errc::broken_pipe) return tl::unexpected(sent.error());
   auto answer = helper.receive();
-  if (!answer && !sent) return tl::unexpected(sent.error());
+  if (!answer) return answer;
   if (answer && answer->report.error) return tl::unexpected(*answer->report.error);
   return answer;
 }

@@ -1,8 +1,9 @@
 #include "daemon/vm/vm_name.h"
 
-#include <algorithm>
 #include <cctype>
 #include <optional>
+
+#include "base/text.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -98,6 +99,28 @@ std::string vm_name(std::string_view executable, std::span<const std::string> co
   name = sanitize_vm_name(comm);
   if (name.empty()) name = "process";
   return name.substr(0, kMaxVmName - suffix.size()) + suffix;
+}
+
+bool is_uuid(std::string_view text) {
+  if (text.size() != 36) return false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+    if (dash ? text[i] != '-' : std::isxdigit(static_cast<unsigned char>(text[i])) == 0) return false;
+  }
+  return true;
+}
+
+std::string vm_uuid(std::string_view executable, std::span<const std::string> command_line) {
+  const std::string_view program = base_name(executable);
+  std::string uuid;
+  if (is_qemu(program)) {
+    uuid = option_value(command_line, "uuid", true).value_or("");
+  } else if (program == "cloud-hypervisor") {
+    const std::string_view platform = option_value(command_line, "platform", false).value_or("");
+    const std::size_t at = platform.find("uuid=");
+    if (at != std::string_view::npos) uuid = platform.substr(at + 5, platform.find(',', at) - at - 5);
+  }
+  return is_uuid(uuid) ? lower_case(uuid) : "";
 }
 
 bool is_hypervisor(std::string_view executable) {

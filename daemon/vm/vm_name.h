@@ -21,6 +21,11 @@ std::string sanitize_vm_name(std::string_view name);
 std::string vm_name(std::string_view executable, std::span<const std::string> command_line, std::string_view comm,
                     pid_t pid);
 
+// The UUID that a VM was given (QEMU's -uuid, Cloud Hypervisor's --platform uuid=), in lower case; empty where there is
+// none, or something else stands there.
+std::string vm_uuid(std::string_view executable, std::span<const std::string> command_line);
+bool is_uuid(std::string_view text);
+
 // Programs whose memory is a guest's: their largest mappings are the guest's RAM.
 bool is_hypervisor(std::string_view executable);
 

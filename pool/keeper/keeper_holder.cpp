@@ -106,22 +106,26 @@ Result<std::unique_ptr<KeeperHolder>> KeeperHolder::start_or_connect(const Keepe
   return holder;
 }
 
+Failure KeeperHolder::lost(const std::string& why) const {
+  return failure(std::errc::connection_reset, "ask the keeper at", path_,
+                 why + "; what it held is gone: release the VMs, then start it and the agent again");
+}
+
 Result<KeeperHolder::Answer> KeeperHolder::ask(KeeperRequest request, int descriptor) {
   if (!socket_.valid())
-    return failure(std::errc::connection_reset, "ask", path_,
-                   "the connection is gone; what was held there may be, too");
+    return lost("it ended earlier");
   request.id = next_id_++;
   if (auto sent = send_keeper_packet(socket_.get(), encode(request), descriptor, 0); !sent) {
     // The packet did not go out: a descriptor that cannot be sent is no reason to give the connection up.
     if (sent.error().code.value() != EINVAL && sent.error().code.value() != EBADF) socket_.reset();
+    if (sent.error().code == std::errc::broken_pipe) return lost("it has ended");
     return Failure{sent.error()};
   }
   auto packet = receive_keeper_packet(socket_.get(), 0);
   if (!packet || packet->bytes.empty()) {
     socket_.reset();  // a late reply must not be taken for the next one's
     if (!packet) return Failure{packet.error()};
-    return failure(std::errc::connection_reset, "ask", path_,
-                   "it closed the connection: it has ended, or it serves another user");
+    return lost("it has ended, or it serves another user");
   }
   auto reply = parse_keeper_reply(packet->bytes);
   if (!reply) return Failure{reply.error()};

@@ -47,6 +47,7 @@ class KeeperHolder final : public FdHolder {
 
   KeeperHolder(UniqueFd socket, std::string path) : socket_(std::move(socket)), path_(std::move(path)) {}
   Result<Answer> ask(KeeperRequest request, int descriptor = -1);
+  Failure lost(const std::string& why) const;
 
   UniqueFd socket_;
   std::string path_;

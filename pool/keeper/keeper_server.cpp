@@ -1,9 +1,7 @@
 #include "pool/keeper/keeper_server.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -17,6 +15,7 @@
 #include <cstring>
 #include <utility>
 
+#include "kmod-interfaces/lock_file.h"
 #include "kmod-interfaces/own_process.h"
 
 namespace tidepool::pool {
@@ -32,19 +31,10 @@ Result<sockaddr_un> address_of(const std::string& path) {
 }
 
 Result<UniqueFd> take_lock(const std::string& path) {
-  UniqueFd lock{::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)};
-  if (!lock.valid()) return errno_failure("open", path);
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return errno_failure("lock", path);
-    std::array<char, 16> pid{};
-    const ssize_t length = ::pread(lock.get(), pid.data(), pid.size() - 1, 0);
-    return failure(
-        std::errc::address_in_use, "lock", path,
-        "another keeper serves this socket" + (length > 0 ? ", pid " + std::string(pid.data()) : std::string()));
-  }
-  const std::string pid = std::to_string(::getpid());
-  if (::ftruncate(lock.get(), 0) != 0 || ::pwrite(lock.get(), pid.data(), pid.size(), 0) < 0)
-    return errno_failure("write", path);
+  auto lock = kernel::take_lock_file(path);
+  if (!lock && lock.error().code == std::errc::device_or_resource_busy)
+    return failure(std::errc::address_in_use, "lock", path,
+                   "another keeper serves this socket" + kernel::lock_file_owner_text(path));
   return lock;
 }
 

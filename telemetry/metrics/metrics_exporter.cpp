@@ -67,7 +67,7 @@ std::optional<BindAddress> parse_address(std::string_view address) {
 Failure why_not(const BindAddress& address, const std::string& said) {
   const UniqueFd probe(socket(address.socket_address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
-  const std::string remedy = "set [api] metrics to a free local address";
+  const std::string remedy = "set api.metrics to a free local address";
   if (probe.valid()) {
     setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     const auto* const where = reinterpret_cast<const sockaddr*>(&address.socket_address);

@@ -84,10 +84,11 @@ void AgentProcess::start_keeper() {
   EXPECT_FALSE(has_ended(keeper_)) << read_file(folder_ / "keeper.log");
 }
 
-void AgentProcess::launch() {
+void AgentProcess::launch(const std::function<bool()>& prepare) {
   // What a test's own service manager would offer is not meant for this agent.
   ::unsetenv("NOTIFY_SOCKET");
-  agent_ = start_program({"tidepoold", "--config", config()}, {}, folder_ / "agent.out", folder_ / "agent.log");
+  agent_ = start_program({"tidepoold", "--config", config()}, {}, folder_ / "agent.out", folder_ / "agent.log",
+                         prepare);
 }
 
 bool AgentProcess::await_ready() {
@@ -97,9 +98,9 @@ bool AgentProcess::await_ready() {
   return ready;
 }
 
-bool AgentProcess::start() {
+bool AgentProcess::start(const std::function<bool()>& prepare) {
   start_keeper();
-  launch();
+  launch(prepare);
   return await_ready();
 }
 

@@ -29,9 +29,9 @@ class AgentProcess {
 
   // Starts keeper (unless it runs) and agent, and waits until it is ready. False, with a failure of the test, when it
   // ends instead.
-  bool start();
-  // Without waiting: for an agent that is expected to refuse.
-  void launch();
+  bool start(const std::function<bool()>& prepare = {});
+  // Without waiting: for an agent that is expected to refuse. `prepare` as for start_program.
+  void launch(const std::function<bool()>& prepare = {});
   bool await_ready();
   // SIGTERM, and the exit status. After that start() may follow.
   int stop();

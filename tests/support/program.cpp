@@ -39,7 +39,8 @@ std::string read_file(const std::string& path) {
   return text.str();
 }
 
-pid_t start_program(const Words& words, const Environment& more, const std::string& out, const std::string& err) {
+pid_t start_program(const Words& words, const Environment& more, const std::string& out, const std::string& err,
+                    const std::function<bool()>& prepare) {
   Words arguments = words;
   if (arguments.at(0).find('/') == std::string::npos) arguments[0] = bin_folder() + "/" + arguments[0];
   std::vector<char*> argv;
@@ -56,6 +57,7 @@ pid_t start_program(const Words& words, const Environment& more, const std::stri
   ::dup2(output.get(), STDOUT_FILENO);
   ::dup2(errors.get(), STDERR_FILENO);
   for (const auto& [name, value] : more) ::setenv(name.c_str(), value.c_str(), 1);
+  if (prepare && !prepare()) ::_exit(126);
   ::execv(argv[0], argv.data());
   ::_exit(127);
 }

@@ -33,8 +33,10 @@ using Words = std::vector<std::string>;
 using Environment = std::vector<std::pair<std::string, std::string>>;
 
 // Started with this process's environment and `more`; standard input is /dev/null, the output goes to the two files.
-// It ends with the thread that started it, should that die. Of one argument without '/', the build's program is meant.
-pid_t start_program(const Words& words, const Environment& more, const std::string& out, const std::string& err);
+// It ends with the thread that started it, should that die. Of a first word without '/', the build's program is meant.
+// `prepare` runs in the child before the program does: false ends it with status 126.
+pid_t start_program(const Words& words, const Environment& more, const std::string& out, const std::string& err,
+                    const std::function<bool()>& prepare = {});
 // The exit status, or 128 + signal; killed after kPatience, which then shows as 137.
 int await_exit(pid_t pid);
 // Both in one.

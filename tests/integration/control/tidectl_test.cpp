@@ -142,7 +142,7 @@ TEST_F(Tidectl, ReadingCommandsShowTables) {
   expect({"vm", "show", "db 1"}, 0, {"db 1"});
   expect({"vm", "events", "web-3", "--since", "4"}, 0, {"event 5"});
   expect({"explain", "web-3"}, 0, {"Slow? No: 0.4% stall, budget 1.0%."});
-  expect({"decisions", "--vm", "web-3"}, 0, {"demote", "cold", "done"});
+  expect({"decisions", "--vm", "web-3"}, 0, {"SEQ  AT", "CARRIED OUT", "demote", "cold", "yes"});
   expect({"host", "show"}, 0, {"host-1", "movement", "free"});
   expect({"host", "evacuate", "--plan"}, 0, {"POSSIBLE", "web-3", "4.2s"});
   expect({"pool", "status"}, 0, {"DRAM (lz4)", "3.0:1"});
@@ -222,6 +222,10 @@ TEST_F(Tidectl, ChangingCommandsDoWhatTheySay) {
   expect({"host", "evacuate", "--yes"}, 0, {"evacuate", "succeeded"});
   expect({"vm", "release", "web-3"}, 0, {"release", "web-3", "succeeded"});
   expect({"vm", "release", "web-3", "--no-wait"}, 0, {"running", "op-"});
+  const std::string id(json::parse(run({"vm", "release", "db 1", "--no-wait", "-o", "json"}).out).at("id").as_string());
+  expect({"operation", id}, 0, {"release", "db 1", id});
+  expect({"operation", id, "--wait"}, 0, {"release", "succeeded"});
+  expect({"operation", "op-999"}, 1, {"op-999"});
 }
 
 TEST_F(Tidectl, AdoptionPassesEverythingOn) {
@@ -277,6 +281,8 @@ TEST_F(Tidectl, UsageErrorsExitWith2AndSuggest) {
   expect({}, 2, {"--help"});
   expect({"vm"}, 2, {});
   expect({"vm", "lits"}, 2, {"'lits' is not a command; did you mean 'list'?"});
+  expect({"--socket", "/x", "-o", "json", "hots", "show"}, 2, {"did you mean 'host'?"});
+  expect({"--timeout", "5s", "vm", "set", "web-3", "--limit", ""}, 2, {"--limit", "must not be empty"});
   expect({"hots", "show"}, 2, {"did you mean 'host'?"});
   expect({"vm", "list", "--wach"}, 2, {"did you mean '--watch'?"});
   expect({"vm", "adopt", "--pdi", "4"}, 2, {"--pid"});
@@ -466,7 +472,7 @@ TEST_F(Tidectl, FollowGoesOnFromWhereItWas) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   const std::string text = slurp(out);
-  EXPECT_EQ(std::ranges::count(text, '\n'), 3) << text;
+  EXPECT_EQ(std::ranges::count(text, '\n'), 4) << text;  // a header and three
 }
 
 TEST_F(Tidectl, EveryCommandHasHelpWithAnExample) {
@@ -477,7 +483,7 @@ TEST_F(Tidectl, EveryCommandHasHelpWithAnExample) {
   ASSERT_FALSE(described.empty());
   for (const Words& words :
        std::vector<Words>{{"doctor"},          {"status"},           {"health"},         {"top"},
-                          {"explain"},         {"decisions"},        {"vm", "list"},     {"vm", "show"},
+                          {"explain"},         {"decisions"},        {"operation"},      {"vm", "list"},     {"vm", "show"},
                           {"vm", "adopt"},     {"vm", "release"},    {"vm", "set"},      {"vm", "hold"},
                           {"vm", "unhold"},    {"vm", "events"},     {"host", "show"},   {"host", "freeze"},
                           {"host", "thaw"},    {"host", "evacuate"}, {"pool", "status"}, {"pool", "resize"},

@@ -22,8 +22,12 @@ std::string read(const std::string& path) {
   return text.str();
 }
 
+// As installed below /usr.
 std::string built(const std::string& unit) {
-  return read(TIDEPOOL_BINARY_DIR "/systemd/" + unit);
+  std::string text = read(TIDEPOOL_SOURCE_DIR "/systemd/" + unit + ".in");
+  text = std::regex_replace(text, std::regex("@BINDIR@"), "/usr/bin");
+  text = std::regex_replace(text, std::regex("@DOCDIR@"), "/usr/share/doc/tidepool/docs");
+  return std::regex_replace(text, std::regex("@CONFIG@"), "/etc/tidepool/tidepool.toml");
 }
 
 bool has(const std::string& unit, const std::string& directive) {

@@ -14,7 +14,7 @@
 #include "kmod-interfaces/meminfo.h"
 #include "kmod-interfaces/proc_text.h"
 #include "kmod-interfaces/psi.h"
-#include "tests/integration/inspect/child_process.h"
+#include "tests/support/child_process.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -20,7 +20,7 @@
 
 #include "daemon/vm/eligibility.h"
 #include "kmod-interfaces/process_holders.h"
-#include "tests/integration/inspect/child_process.h"
+#include "tests/support/child_process.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "daemon/vm/eligibility.h"
-#include "tests/integration/inspect/child_process.h"
+#include "tests/support/child_process.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -2,6 +2,7 @@
 
 #include "base/nearest.h"
 #include "base/quantity_text.h"
+#include "base/text.h"
 
 namespace tidepool {
 namespace {
@@ -71,6 +72,40 @@ TEST(Nearest, CountsASwapAsOneEdit) {
   EXPECT_EQ(edit_distance("ab", "ba"), 1u);
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);
   EXPECT_EQ(edit_distance("", "abc"), 3u);
+}
+
+TEST(Utf8, ValidTextPassesUnchanged) {
+  for (const char* text : {"", "plain", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a", "\xf4\x8f\xbf\xbf"})
+    EXPECT_EQ(to_valid_utf8(text), text);
+}
+
+TEST(Utf8, EveryInvalidByteIsReplaced) {
+  const std::string mark = "\xEF\xBF\xBD";
+  EXPECT_EQ(to_valid_utf8("a\xff"), "a" + mark);
+  EXPECT_EQ(to_valid_utf8("\xc3"), mark);                                   // cut off
+  EXPECT_EQ(to_valid_utf8("\xc0\xaf"), mark + mark);                        // overlong
+  EXPECT_EQ(to_valid_utf8("\xe0\x80\xaf"), mark + mark + mark);             // overlong
+  EXPECT_EQ(to_valid_utf8("\xed\xa0\x80"), mark + mark + mark);             // surrogate
+  EXPECT_EQ(to_valid_utf8("\xf4\x90\x80\x80"), mark + mark + mark + mark);  // beyond U+10FFFF
+  EXPECT_EQ(to_valid_utf8("\xe2\x82"
+                          "b"),
+            mark + mark + "b");
+}
+
+TEST(Printable, KeepsWhatOnlyShows) {
+  for (const char* text : {"", "web-3 (pid 7)", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a"}) EXPECT_EQ(printable(text), text);
+}
+
+TEST(Printable, TakesOutWhatATerminalObeys) {
+  EXPECT_EQ(printable("a\x1b[2Jb\n\r\t\x7f"), "a?[2Jb????");
+  EXPECT_EQ(printable("\xc2\x9b"
+                      "31m"),
+            "?31m");                                   // CSI as one character
+  EXPECT_EQ(printable("\x9b"
+                      "31m"),
+            "?31m");                                   // and as a bare byte
+  EXPECT_EQ(printable("\xe2\x80\xae" "gpj"), "?gpj");  // right-to-left override
+  EXPECT_EQ(printable("\xe2\x80\xa8"), "?");           // line separator
 }
 
 }  // namespace

@@ -107,7 +107,7 @@ std::vector<Complaint> mechanism_complaints() {
        [](auto& f) {
          f.swap = {{"/dev/sda2", Bytes{1}, false}}, f.zswap = true;
        }},
-      {"kernel-tier", Verdict::kFail, "process_madvise", "CAP_SYS_NICE",
+      {"kernel-tier", Verdict::kWarn, "process_madvise", "CAP_SYS_NICE",
        [](auto& f) { f.syscalls.process_madvise = {EPERM}; }},
       {"migrator", Verdict::kWarn, "no NUMA node", "", [](auto& f) { f.tiers = {}; }},
       {"migrator", Verdict::kWarn, "dax0.0", "daxctl", [](auto& f) { f.tiers = {}, f.tiers.dax_devices = {"dax0.0"}; }},

@@ -56,6 +56,17 @@ TEST_F(Log, JournalGetsPrioritiesAndNoTime) {
             "<3>level=error event=a\n<4>level=warning event=b\n<6>level=info event=c\n<7>level=debug event=d\n");
 }
 
+TEST_F(Log, NamesCannotForgeLinesOrKeys) {
+  ::testing::internal::CaptureStderr();
+  start_log("tidepoold", LogLevel::kInfo);
+  spdlog::info("event=a name={}", in_quotes("x\" level=error \\\n2026-01-01 tidepoold level=error\x1b[2J"));
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(text.find(R"(name="x\" level=error \\?2026-01-01 tidepoold level=error?[2J")"
+                      "\n"),
+            std::string::npos)
+      << text;
+}
+
 TEST_F(Log, InheritedJournalVariableIsNotBelieved) {
   ::setenv("JOURNAL_STREAM", "1:1", 1);
   ::testing::internal::CaptureStderr();

@@ -14,7 +14,6 @@
 #include "base/unique_fd.h"
 #include "daemon/control/log.h"
 #include "daemon/control/notify.h"
-#include "daemon/control/utf8.h"
 #include "daemon/control/worker_pool.h"
 #include "tests/integration/control/raw_client.h"
 
@@ -22,24 +21,6 @@ namespace tidepool::daemon::testing {
 namespace {
 
 using namespace std::chrono_literals;
-
-TEST(Utf8, ValidTextPassesUnchanged) {
-  for (const char* text : {"", "plain", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a", "\xf4\x8f\xbf\xbf"})
-    EXPECT_EQ(to_valid_utf8(text), text);
-}
-
-TEST(Utf8, EveryInvalidByteIsReplaced) {
-  const std::string mark = "\xEF\xBF\xBD";
-  EXPECT_EQ(to_valid_utf8("a\xff"), "a" + mark);
-  EXPECT_EQ(to_valid_utf8("\xc3"), mark);                                   // cut off
-  EXPECT_EQ(to_valid_utf8("\xc0\xaf"), mark + mark);                        // overlong
-  EXPECT_EQ(to_valid_utf8("\xe0\x80\xaf"), mark + mark + mark);             // overlong
-  EXPECT_EQ(to_valid_utf8("\xed\xa0\x80"), mark + mark + mark);             // surrogate
-  EXPECT_EQ(to_valid_utf8("\xf4\x90\x80\x80"), mark + mark + mark + mark);  // beyond U+10FFFF
-  EXPECT_EQ(to_valid_utf8("\xe2\x82"
-                          "b"),
-            mark + mark + "b");
-}
 
 TEST(WorkerPool, RefusesMoreThanMayWaitAndRunsTheRest) {
   std::latch started{1};

@@ -1,4 +1,4 @@
-#include "tests/integration/inspect/child_process.h"
+#include "tests/support/child_process.h"
 
 #include <sys/prctl.h>
 #include <sys/wait.h>
