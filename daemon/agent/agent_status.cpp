@@ -81,6 +81,7 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.stall = vm.rates.stall_minute;
   status.faults_per_second = vm.rates.faults_per_second;
   status.blocked = vm.blocked;
+  if (memory.restless) status.blocked.insert(status.blocked.begin(), "moves-memory");
   if (vm.immovable) status.blocked.insert(status.blocked.begin(), vm.immovable->code);
   status.state = vm.state;
   if (status.state == VmState::kOk) {
@@ -168,6 +169,11 @@ Explanation explanation_of(const Context& context, const ManagedVm& vm) {
   if (status.policy.mode == Mode::kObserve) say.emplace_back("Nothing moves: the VM is in observe mode.");
   if (const auto immovable = immovable_of(vm))
     say.push_back("Nothing may move: " + immovable->message + " " + immovable->remedy);
+  if (vm.memory->restless)
+    say.emplace_back(
+        "Its private memory stays local from now on: it unmaps or moves memory that is managed, so that no address of "
+        "it "
+        "is safe to drop.");
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");
   if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
   if (status.state == VmState::kIntegrity)

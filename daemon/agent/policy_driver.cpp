@@ -178,8 +178,8 @@ policy::VmView PolicyDriver::view_of(ManagedVm& vm) {
     const std::lock_guard lock(vm.mutex);
     update_rates(vm, context_.clock.now());
     view.mode = vm.policy.mode == Mode::kActive ? policy::Mode::kActive : policy::Mode::kObserve;
-    view.held =
-        vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity || memory.drops_overdue != 0;
+    view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity ||
+                memory.drops_overdue != 0 || (memory.restless && !memory.has_shared_memory());
     view.guarantee = vm.policy.guarantee;
     view.limit = vm.policy.limit;
     view.stall = vm.rates.stall;

@@ -21,11 +21,13 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
         break;
       }
       case UFFD_EVENT_UNMAP: {
+        note_restlessness(vm, space, {message.arg.remove.start, message.arg.remove.end});
         unmap(state.vm, space, {message.arg.remove.start, message.arg.remove.end});
         break;
       }
       case UFFD_EVENT_REMAP: {
         const AddressRange from{message.arg.remap.from, message.arg.remap.from + message.arg.remap.len};
+        note_restlessness(vm, space, from);
         // What we took to be there (memory that was found as growth a moment ago) is not.
         unmap(state.vm, space, {message.arg.remap.to, message.arg.remap.to + message.arg.remap.len});
         space.set_segments(space.own_segments().moved(from, message.arg.remap.to));
@@ -41,6 +43,16 @@ std::vector<std::shared_ptr<AddressSpace>> FaultService::serve_changes(SpaceStat
     }
   }
   return children;
+}
+
+// Address spaces without a ring (forked children) lose nothing by a drop.
+void FaultService::note_restlessness(PagedVm& vm, const AddressSpace& space, AddressRange changed) {
+  if (space.fixed || space.ring == nullptr) return;
+  const auto& segments = space.own_segments().all();
+  if (std::ranges::any_of(segments,
+                          [&](const Segment& s) { return !s.object->shared && s.addresses.overlaps(changed); })) {
+    vm.restless = true;
+  }
 }
 
 void FaultService::unmap(const std::shared_ptr<PagedVm>& of, AddressSpace& space, AddressRange gone) {

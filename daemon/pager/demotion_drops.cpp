@@ -121,6 +121,22 @@ std::size_t DemotionJob::commit_run(Run& run, const SegmentTable& table) {
   return count;
 }
 
+// What is frozen is present and protected. Whatever else is found at its address by now (the owner has moved or
+// unmapped it, and its event is not read yet) is somebody else's to drop.
+bool DemotionJob::is_still_ours(const Run& run) const {
+  if (space_->fixed) return true;
+  std::uint64_t reached = run.addresses.start;
+  bool protected_all = true;
+  const auto looked = space_->pagemap.for_each(
+      run.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsWritten, [&](const auto& seen) {
+        protected_all = protected_all && seen.start == reached &&
+                        (seen.categories & kernel::uapi::kPageIsPresent) != 0 &&
+                        (seen.categories & kernel::uapi::kPageIsWritten) == 0;
+        reached = seen.end;
+      });
+  return looked && protected_all && reached >= run.addresses.end;
+}
+
 // Decides and starts while nobody can unmap anything unseen. False: not now, call again.
 bool DemotionJob::drop_private(std::size_t index) {
   AddressSpace& space = *space_;
@@ -128,7 +144,7 @@ bool DemotionJob::drop_private(std::size_t index) {
   if (!vm_->event_gate.try_close_patiently()) return false;
   // What was copied was found by a table that must still hold.
   const auto table = space.segments();
-  if (table_ != nullptr && table != table_) {
+  if (vm_->restless || (table_ != nullptr && table != table_) || !is_still_ours(runs_[index])) {
     vm_->event_gate.open();
     refuse_run(index);
     return true;

@@ -83,6 +83,7 @@ DemotionJob::Presence DemotionJob::present(SlotRange within, HugePages huge_page
 
 bool DemotionJob::freeze(MonoTime now) {
   frozen_at = now;
+  if (!object_->shared && vm_->restless) return false;
   epoch_ = vm_->spaces_epoch.load(std::memory_order_seq_cst);
   Slots candidates;
   candidates.set();

@@ -118,6 +118,7 @@ class DemotionJob {
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
   bool drop_private(std::size_t run_index);
+  bool is_still_ours(const Run& run) const;
   std::size_t commit_run(Run& run, const SegmentTable& table);
   void refuse_run(std::size_t run_index);
 

@@ -133,6 +133,7 @@ class FaultService {
   void discard_page(PagedVm& vm, MemoryObject& object, PageIndex page, PageState to);
   std::shared_ptr<AddressSpace> fork_of(PagedVm& vm, AddressSpace& parent, int fd);
   std::unique_ptr<MemoryObject> clone_private(PagedVm& vm, MemoryObject& parent);
+  void note_restlessness(PagedVm& vm, const AddressSpace& space, AddressRange changed);
   void record_layout(const PagedVm& vm);
   void free_object(MemoryObject& object, pool::PageStore& store);
   void release_later(pool::PageStore* store, pool::Location location);
