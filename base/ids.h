@@ -12,7 +12,8 @@ struct VmId {
   constexpr auto operator<=>(const VmId&) const = default;
 };
 
-// A page of a VM's memory, counted from the start of its page map. Stable for the VM's life, whatever happens to addresses.
+// A page of a VM's memory, counted from the start of its page map. Stable for the VM's life, whatever happens to
+// addresses.
 struct PageIndex {
   std::uint64_t value = 0;
   constexpr auto operator<=>(const PageIndex&) const = default;

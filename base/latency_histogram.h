@@ -1,7 +1,7 @@
 // Latencies in logarithmic buckets: four per power of two, so a percentile is at most 12.5% off its bucket's middle.
 //
-// record() is lock-free and may be called from any number of threads; reading while others record gives a histogram that was true at some
-// time in between for each bucket.
+// record() is lock-free and may be called from any number of threads; reading while others record gives a histogram
+// that was true at some time in between for each bucket.
 #pragma once
 
 #include <array>

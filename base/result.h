@@ -3,7 +3,6 @@
 
 #include <string>
 #include <system_error>
-
 #include <tl/expected.hpp>
 
 namespace tidepool {

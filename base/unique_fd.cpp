@@ -18,6 +18,8 @@ void UniqueFd::reset() {
   if (fd_ >= 0) ::close(std::exchange(fd_, -1));
 }
 
-UniqueFd UniqueFd::duplicate() const { return UniqueFd{::fcntl(fd_, F_DUPFD_CLOEXEC, 0)}; }
+UniqueFd UniqueFd::duplicate() const {
+  return UniqueFd{::fcntl(fd_, F_DUPFD_CLOEXEC, 0)};
+}
 
 }  // namespace tidepool

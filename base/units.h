@@ -37,12 +37,20 @@ struct PageCount {
   constexpr PageCount& operator-=(PageCount other) { return value -= other.value, *this; }
 };
 
-constexpr Bytes to_bytes(PageCount pages) { return Bytes{pages.value << kPageShift}; }
+constexpr Bytes to_bytes(PageCount pages) {
+  return Bytes{pages.value << kPageShift};
+}
 // Rounds down: a partial page is not a page.
-constexpr PageCount whole_pages(Bytes bytes) { return PageCount{bytes.value >> kPageShift}; }
+constexpr PageCount whole_pages(Bytes bytes) {
+  return PageCount{bytes.value >> kPageShift};
+}
 
-constexpr Bytes saturating_sub(Bytes a, Bytes b) { return a > b ? a - b : Bytes{}; }
-constexpr PageCount saturating_sub(PageCount a, PageCount b) { return a > b ? a - b : PageCount{}; }
+constexpr Bytes saturating_sub(Bytes a, Bytes b) {
+  return a > b ? a - b : Bytes{};
+}
+constexpr PageCount saturating_sub(PageCount a, PageCount b) {
+  return a > b ? a - b : PageCount{};
+}
 
 // [start, end) of virtual addresses in some process, or of offsets in some file; the user says which.
 struct AddressRange {
@@ -58,11 +66,21 @@ struct AddressRange {
 };
 
 namespace literals {
-constexpr Bytes operator""_KiB(unsigned long long n) { return Bytes{n << 10}; }
-constexpr Bytes operator""_MiB(unsigned long long n) { return Bytes{n << 20}; }
-constexpr Bytes operator""_GiB(unsigned long long n) { return Bytes{n << 30}; }
-constexpr Bytes operator""_TiB(unsigned long long n) { return Bytes{n << 40}; }
-constexpr PageCount operator""_pages(unsigned long long n) { return PageCount{n}; }
+constexpr Bytes operator""_KiB(unsigned long long n) {
+  return Bytes{n << 10};
+}
+constexpr Bytes operator""_MiB(unsigned long long n) {
+  return Bytes{n << 20};
+}
+constexpr Bytes operator""_GiB(unsigned long long n) {
+  return Bytes{n << 30};
+}
+constexpr Bytes operator""_TiB(unsigned long long n) {
+  return Bytes{n << 40};
+}
+constexpr PageCount operator""_pages(unsigned long long n) {
+  return PageCount{n};
+}
 }  // namespace literals
 
 }  // namespace tidepool

@@ -65,8 +65,8 @@ const CLI::Validator kNatural(
       return digits ? std::string() : "'" + text + "' is not a whole number from 0 on";
     },
     "NUMBER");
-const CLI::Validator kNotEmpty([](const std::string& text) { return text.empty() ? "must not be empty" : std::string(); },
-                               "TEXT");
+const CLI::Validator kNotEmpty(
+    [](const std::string& text) { return text.empty() ? "must not be empty" : std::string(); }, "TEXT");
 
 void vm_argument(Line& line, CLI::App* app) {
   app->add_option("VM", line.vm, "name or UUID")->required()->check(kNotEmpty);
@@ -129,9 +129,9 @@ void add_general(Line& line) {
   decisions->add_option("--vm", line.log.vm, "of this VM only");
   decisions->add_option("--since", line.log.since, "after this sequence number")->check(kNatural);
   decisions->add_flag("--follow", line.log.follow, "go on as they come");
-  CLI::App* operation = command(line, app, "operation", "what became of something started with --no-wait",
-                                "tidectl operation op-7 --wait",
-                                [&line](Session& s) { return run_operation(s, line.text, line.flag); });
+  CLI::App* operation =
+      command(line, app, "operation", "what became of something started with --no-wait",
+              "tidectl operation op-7 --wait", [&line](Session& s) { return run_operation(s, line.text, line.flag); });
   operation->add_option("ID", line.text, "as --no-wait printed it")->required();
   operation->add_flag("--wait", line.flag, "wait for its end, and exit as the command itself would have");
 }
@@ -159,9 +159,10 @@ void add_vm(Line& line) {
   target->require_option(1);
   adopt->add_option("--name", line.adopt.name, "name to give it (default: QEMU's -name, else from the executable)")
       ->check(kNotEmpty);
-  adopt->add_option("--mapping", line.adopt.mapping,
-                    "which memory: auto (default), shared, private, all, START-END as in /proc/PID/maps, >=SIZE, or a "
-                    "pattern of names such as /dev/shm/*")
+  adopt
+      ->add_option("--mapping", line.adopt.mapping,
+                   "which memory: auto (default), shared, private, all, START-END as in /proc/PID/maps, >=SIZE, or a "
+                   "pattern of names such as /dev/shm/*")
       ->check(kNotEmpty);
   adopt->add_flag("--check", line.adopt.check, "only tell whether and how it would be adopted");
   adopt->add_option("--force", line.adopt.force, "override a forceable finding, by its code; may be repeated")

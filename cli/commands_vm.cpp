@@ -125,7 +125,8 @@ ExitCode run_vm_adopt(Session& session, const AdoptArguments& arguments) {
   if (!arguments.mapping.empty()) {
     const std::optional<json::value> mapping = mapping_from(arguments.mapping);
     if (!mapping) {
-      session.error("--mapping '" + arguments.mapping + "' is neither auto, shared, private, all, START-END (page aligned), >=SIZE nor a pattern");
+      session.error("--mapping '" + arguments.mapping +
+                    "' is neither auto, shared, private, all, START-END (page aligned), >=SIZE nor a pattern");
       return ExitCode::kUsage;
     }
     body["mapping"] = *mapping;

@@ -182,7 +182,8 @@ ExitCode Session::follow(json::value operation) {
   if (!options_.quiet || options_.format != Format::kTable) show(operation, operation_view);
   if (const json::value* problem = find(operation, "error"); problem && problem->is_object()) {
     const std::string remedy = text_at(*problem, "remedy");
-    error(with_remedy((text_at(operation, "state") == "refused" ? "refused: " : "") + text_at(*problem, "message"), remedy));
+    error(with_remedy((text_at(operation, "state") == "refused" ? "refused: " : "") + text_at(*problem, "message"),
+                      remedy));
   }
   return code_for_end(text_at(operation, "state"));
 }

@@ -158,8 +158,8 @@ SyscallFeatures probe_syscalls() {
   found.pagemap_scan = probe_pagemap_scan(range);
   if (self.valid()) {
     found.pidfd_getfd = outcome(descriptor_of(::syscall(SYS_pidfd_getfd, self.get(), self.get(), 0)).valid());
-    // Saying that a page of our own is cold changes nothing that anybody can see. Locked pages would be refused (EINVAL),
-    // and the agent's are locked.
+    // Saying that a page of our own is cold changes nothing that anybody can see. Locked pages would be refused
+    // (EINVAL), and the agent's are locked.
     ::munlock(page->data(), page->size());
     const std::int64_t advised = advise_process_memory(self.get(), std::array{range}, MADV_COLD);
     found.process_madvise.error = advised < 0 ? static_cast<int>(-advised) : 0;

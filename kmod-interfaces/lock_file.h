@@ -11,8 +11,8 @@
 namespace tidepool::kernel {
 
 // Created with mode 0600 where it is absent, locked (flock(2)) for as long as the descriptor is open, and carries the
-// pid of whoever has it. EBUSY when another process has the lock; the owner is then in lock_file_owner(). The file stays
-// behind: removing it races with the next owner.
+// pid of whoever has it. EBUSY when another process has the lock; the owner is then in lock_file_owner(). The file
+// stays behind: removing it races with the next owner.
 Result<UniqueFd> take_lock_file(const std::string& path);
 
 // Who wrote its pid last; 0 when nobody did. Only for messages: it may have ended since.

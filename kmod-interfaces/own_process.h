@@ -23,7 +23,8 @@ Result<> set_oom_score_adjust(const KernelRoots& roots, int value);
 // Raises the soft limit to the hard limit; returns how many descriptors may be open.
 Result<std::uint64_t> raise_descriptor_limit();
 
-// Path of the program `name` in the folder of the running one: how programs that are installed together find each other.
+// Path of the program `name` in the folder of the running one: how programs that are installed together find each
+// other.
 Result<std::string> program_beside_own(const KernelRoots& roots, const std::string& name);
 
 // What the descriptor refers to, as the kernel says it: "anon_inode:[userfaultfd]", "/memfd:name (deleted)", a path.

@@ -107,7 +107,8 @@ class Planner {
     if (vm.held) return record(history, nothing(vm, Reason::kHeld, "held"));
     if (restore_guarantee(vm, history)) return;
     // A budget of all its time is none: the sum over its threads may be more.
-    if (vm.stall_budget < 1 && vm.stall > vm.stall_budget) pause(history, now, config_.stall_pause, Reason::kStallBudget);
+    if (vm.stall_budget < 1 && vm.stall > vm.stall_budget)
+      pause(history, now, config_.stall_pause, Reason::kStallBudget);
     check_pingpong(history, now);
     const Want wanted = want(vm);
     // An order of the operator, or the host's need, outranks our own doubts about what is cold; it does not outrank the

@@ -259,9 +259,7 @@ void Adopter::count(const Eligibility& verdict, bool succeeded) {
 
 Result<std::string> Adopter::choose_name(const std::string& asked, const ProcessFacts& facts,
                                          AdoptionClaims::Claim& claim) const {
-  const auto take = [&](const std::string& name) {
-    return context_.vms.find(name) == nullptr && claim.add_name(name);
-  };
+  const auto take = [&](const std::string& name) { return context_.vms.find(name) == nullptr && claim.add_name(name); };
   if (!asked.empty()) {
     if (sanitize_vm_name(asked) != asked)
       return failure(std::errc::invalid_argument, "use the name", asked,
@@ -315,12 +313,10 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, V
   }
   const auto name = choose_name(request.name, candidate.facts, claim);
   if (!name) return Failure{name.error()};
-  Enrolment enrolment{new_vm(candidate.facts, origin, *name),
-                      {},
-                      candidate.subject,
-                      request.settings,
-                      {},
-                      [&](const ManagedVm& vm) { return check_unchanged(vm, candidate, request); }};
+  Enrolment enrolment{
+      new_vm(candidate.facts, origin, *name), {}, candidate.subject, request.settings, {}, [&](const ManagedVm& vm) {
+        return check_unchanged(vm, candidate, request);
+      }};
   const auto& vm = enrolment.vm;
   if (handle != nullptr) handle->step("taking hold of the process");
   Taken taken;

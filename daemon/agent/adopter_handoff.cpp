@@ -178,8 +178,7 @@ Result<> Adopter::place_ring(Given& given) const {
   return {};
 }
 
-Result<Adopter::Enrolment> Adopter::prepare_handoff(Given& given, Handoff& handoff,
-                                                    const std::string& name) const {
+Result<Adopter::Enrolment> Adopter::prepare_handoff(Given& given, Handoff& handoff, const std::string& name) const {
   std::optional<MemoryImage> image;
   if (given.memory_file && !given.memory_file->empty()) {
     auto opened = MemoryImage::open(memory_file_of(*given.memory_file, given.facts.name), handoff.peer);

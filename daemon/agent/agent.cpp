@@ -200,8 +200,8 @@ Result<> AgentImpl::start_pager(const Config& config) {
     context_.clerk->store_later(std::move(descriptors),
                                 [vm = memory.name, held = std::move(held)](const Result<>& result) {
                                   if (result) return held();
-                                  spdlog::error("msg=\"a forked child is not held yet and waits\" vm={} error={}",
-                                                vm, in_quotes(result.error().message()));
+                                  spdlog::error("msg=\"a forked child is not held yet and waits\" vm={} error={}", vm,
+                                                in_quotes(result.error().message()));
                                 });
   };
   hooks.let_go = [this](PagedVm&, std::vector<std::string> names) { context_.clerk->remove_later(std::move(names)); };

@@ -14,9 +14,9 @@
 #include <thread>
 #include <vector>
 
-#include "daemon/pager/pager.h"
 #include "base/unique_fd.h"
 #include "daemon/control/config.h"
+#include "daemon/pager/pager.h"
 #include "kmod-interfaces/kernel_roots.h"
 #include "pool/keeper/fd_holder.h"
 

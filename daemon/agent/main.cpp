@@ -28,7 +28,9 @@ constexpr const char* kDefaultConfig = "/etc/tidepool/tidepool.toml";
 // VMs.
 void prepare_process() {
   const auto warn = [](const Result<>& done) {
-    if (!done) spdlog::warn("msg=\"the agent is not protected from memory pressure\" error={}", in_quotes(done.error().message()));
+    if (!done)
+      spdlog::warn("msg=\"the agent is not protected from memory pressure\" error={}",
+                   in_quotes(done.error().message()));
   };
   warn(kernel::lock_memory(kernel::LockMemory::kTouched));
   warn(kernel::set_oom_score_adjust({}, -1000));
@@ -118,7 +120,8 @@ int run(int argc, char** argv) {
   bool json = false;
   app.add_option("--config", path,
                  std::string("Configuration file (") + kDefaultConfig + " when it exists, else the defaults)");
-  CLI::Option* check_flag = app.add_flag("--check-config", check, "Check the configuration, say what is wrong, and exit");
+  CLI::Option* check_flag =
+      app.add_flag("--check-config", check, "Check the configuration, say what is wrong, and exit");
   app.add_flag("--json", json, "With --check-config: answer as JSON")->needs(check_flag);
   app.add_flag("--doctor", doctor, "Print as JSON what this host offers and what that means, and exit")
       ->excludes(check_flag);

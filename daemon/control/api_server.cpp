@@ -271,8 +271,8 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerOptions& opti
 
 Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerOptions& options, UnixListener listener,
                                                     AgentService& service) {
-  Result<std::unique_ptr<AuditLog>> audit = AuditLog::open(
-      options.audit_log, [&service](std::string_view problem) { service.audit_trouble(problem); });
+  Result<std::unique_ptr<AuditLog>> audit =
+      AuditLog::open(options.audit_log, [&service](std::string_view problem) { service.audit_trouble(problem); });
   if (!audit) return Failure(audit.error());
   auto state = std::make_unique<State>(options, service, std::move(listener), std::move(*audit));
   const int fd = ::fcntl(state->listener.fd(), F_DUPFD_CLOEXEC, 3);  // the acceptor closes what it is given

@@ -40,7 +40,8 @@ struct ApiServerCounters {
 
 class ApiServer {
  public:
-  // Answers when this returns. `service` must outlive the server. Whoever connected to `listener` before is answered too.
+  // Answers when this returns. `service` must outlive the server. Whoever connected to `listener` before is answered
+  // too.
   static Result<std::unique_ptr<ApiServer>> start(const ApiServerOptions& options, UnixListener listener,
                                                   AgentService& service);
   // With a listener of its own, whose errors are those of UnixListener.

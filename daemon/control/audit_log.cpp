@@ -54,7 +54,7 @@ struct AuditLog::State {
     do {
       written = ::write(fd.get(), line.data(), line.size());
     } while (written < 0 && errno == EINTR);
-    const std::string problem = written < 0                                       ? std::strerror(errno)
+    const std::string problem = written < 0                                    ? std::strerror(errno)
                                 : written != static_cast<ssize_t>(line.size()) ? "the disk took a part of a record"
                                                                                : "";
     if (!problem.empty()) {
@@ -69,7 +69,8 @@ struct AuditLog::State {
 AuditLog::AuditLog(std::unique_ptr<State> state) : state_(std::move(state)) {}
 AuditLog::~AuditLog() = default;
 
-Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path, std::function<void(std::string_view)> trouble) {
+Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path,
+                                                 std::function<void(std::string_view)> trouble) {
   auto state = std::make_unique<State>();
   state->tell_trouble = std::move(trouble);
   state->path = path;

@@ -225,9 +225,11 @@ int run_config_check(const std::filesystem::path& file, bool json) {
     boost::json::array restart;
     for (const ConfigField& each : config_fields())
       if (each.restart) restart.emplace_back(each.key);
-    const boost::json::object document{
-        {"file", file.string()}, {"ok", check.ok()}, {"problems", std::move(problems)}, {"values", std::move(values)},
-        {"restart_keys", std::move(restart)}};
+    const boost::json::object document{{"file", file.string()},
+                                       {"ok", check.ok()},
+                                       {"problems", std::move(problems)},
+                                       {"values", std::move(values)},
+                                       {"restart_keys", std::move(restart)}};
     std::printf("%s\n", boost::json::serialize(document).c_str());
   } else if (check.ok()) {
     std::printf("%s: ok\n", file.c_str());

@@ -202,7 +202,9 @@ Kind<std::chrono::milliseconds> duration() {
 // `get` returns a reference to the member, of a const and of a mutable target.
 template <class Target, class T, class Get>
 ConfigFieldOf<Target> field(std::string key, bool restart, Kind<T> kind, Get get) {
-  return {std::move(key), kind.type, restart,
+  return {std::move(key),
+          kind.type,
+          restart,
           [kind, get](const ConfigValue& value, Target& target) -> SetResult {
             std::optional<T> parsed = kind.read(value);
             if (!parsed) return kind.expected;

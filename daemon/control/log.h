@@ -1,5 +1,6 @@
-// Sets the process's log up: one line per message on standard error, whatever the message holds, key=value, with the journal's priorities where the
-// journal reads it. Users include <spdlog/spdlog.h> in their .cpp and call spdlog::info("event=... vm={} ...").
+// Sets the process's log up: one line per message on standard error, whatever the message holds, key=value, with the
+// journal's priorities where the journal reads it. Users include <spdlog/spdlog.h> in their .cpp and call
+// spdlog::info("event=... vm={} ...").
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// userfaultfd definitions that are newer than the packaged kernel headers (Debian 12: 6.1). Kernel version of each in its comment.
+// userfaultfd definitions that are newer than the packaged kernel headers (Debian 12: 6.1). Kernel version of each in
+// its comment.
 #pragma once
 
 #include <linux/userfaultfd.h>

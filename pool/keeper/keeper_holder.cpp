@@ -112,8 +112,7 @@ Failure KeeperHolder::lost(const std::string& why) const {
 }
 
 Result<KeeperHolder::Answer> KeeperHolder::ask(KeeperRequest request, int descriptor) {
-  if (!socket_.valid())
-    return lost("it ended earlier");
+  if (!socket_.valid()) return lost("it ended earlier");
   request.id = next_id_++;
   if (auto sent = send_keeper_packet(socket_.get(), encode(request), descriptor, 0); !sent) {
     // The packet did not go out: a descriptor that cannot be sent is no reason to give the connection up.

@@ -87,13 +87,12 @@ void AgentProcess::start_keeper() {
 void AgentProcess::launch(const std::function<bool()>& prepare) {
   // What a test's own service manager would offer is not meant for this agent.
   ::unsetenv("NOTIFY_SOCKET");
-  agent_ = start_program({"tidepoold", "--config", config()}, {}, folder_ / "agent.out", folder_ / "agent.log",
-                         prepare);
+  agent_ =
+      start_program({"tidepoold", "--config", config()}, {}, folder_ / "agent.out", folder_ / "agent.log", prepare);
 }
 
 bool AgentProcess::await_ready() {
-  const bool ready =
-      await([&] { return !running() || log().find("msg=ready") != std::string::npos; }) && running();
+  const bool ready = await([&] { return !running() || log().find("msg=ready") != std::string::npos; }) && running();
   EXPECT_TRUE(ready) << log();
   return ready;
 }

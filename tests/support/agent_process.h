@@ -22,7 +22,8 @@ class AgentProcess {
   // Written to the folder; nothing runs yet. What is not set is as a test wants it: everything in the folder, every
   // executable allowed, no metrics endpoint, short ticks and graces, a keeper of its own.
   explicit AgentProcess(const Settings& settings = {});
-  // The agent is asked to end, and killed when it does not; then the keeper. Shows the agent's log when the test failed.
+  // The agent is asked to end, and killed when it does not; then the keeper. Shows the agent's log when the test
+  // failed.
   ~AgentProcess();
   AgentProcess(const AgentProcess&) = delete;
   AgentProcess& operator=(const AgentProcess&) = delete;

@@ -12,9 +12,9 @@ namespace tidepool::tests {
 
 struct ProcessState {
   bool alive = false;
-  char state = '?';          // of the main thread: 'R' and 'D' count as 'S', for both run
+  char state = '?';  // of the main thread: 'R' and 'D' count as 'S', for both run
   pid_t tracer = 0;
-  std::string signals;       // blocked and ignored ones
+  std::string signals;                     // blocked and ignored ones
   std::map<int, std::string> descriptors;  // number to what it is
   std::vector<std::string> threads;        // names, sorted
   std::size_t watched_mappings = 0;        // registered with a userfaultfd (VmFlags um, uw, ui)

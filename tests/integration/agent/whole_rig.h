@@ -7,7 +7,6 @@
 
 #include <sys/types.h>
 
-#include <boost/json/value.hpp>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -17,6 +16,10 @@
 #include "base/units.h"
 #include "tests/support/agent_process.h"
 #include "tests/support/process_state.h"
+
+namespace boost::json {
+class object;
+}
 
 namespace tidepool::tests {
 

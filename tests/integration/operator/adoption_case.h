@@ -3,13 +3,16 @@
 
 #include <gtest/gtest.h>
 
-#include <boost/json.hpp>
 #include <memory>
 #include <string>
 
 #include "base/units.h"
 #include "tests/support/agent_process.h"
 #include "tests/support/process_state.h"
+
+namespace boost::json {
+class value;
+}
 
 namespace tidepool::tests {
 
@@ -26,7 +29,7 @@ class AdoptionCase : public testing::Test {
   // Adopts and must succeed; the VM's name.
   std::string adopt_whole(pid_t pid, AddressRange range = {}, const Words& more = {});
   boost::json::value ask(Words words, int code = 0);
-  std::size_t vms() { return ask({"vm", "list"}).at("items").as_array().size(); }
+  std::size_t vms();
 
   // What agent and keeper hold when nothing is adopted: to be the same after every failure and release.
   void remember();

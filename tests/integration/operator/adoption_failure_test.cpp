@@ -1,4 +1,5 @@
-// Adoption that fails half-way, at every stage that can fail: the process is as it was found, and the next adoption works.
+// Adoption that fails half-way, at every stage that can fail: the process is as it was found, and the next adoption
+// works.
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>

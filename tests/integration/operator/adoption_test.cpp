@@ -47,7 +47,8 @@ TEST_F(Adoption, OfAProcessThatDoesNotExistFails) {
   }
   for (const Words& check : std::vector<Words>{{}, {"--check"}})
     expect_parts(adopt(gone, {}, check), 1, {std::to_string(gone), "No such process"});
-  expect_parts(agent().tidectl({"vm", "adopt", "--domain", "nobody"}), 1, {"nobody", "name a running VM, or use --pid"});
+  expect_parts(agent().tidectl({"vm", "adopt", "--domain", "nobody"}), 1,
+               {"nobody", "name a running VM, or use --pid"});
   expect_parts(agent().tidectl({"vm", "adopt", "--cgroup", "no/such/group"}), 1, {"no/such/group"});
   expect_as_remembered();
 }
@@ -107,10 +108,10 @@ std::string write_32_bit_program(const TestFolder& folder) {
   const auto put = [&](std::size_t at, std::initializer_list<unsigned> bytes) {
     for (const unsigned byte : bytes) file.at(at++) = static_cast<char>(byte);
   };
-  put(0, {0x7f, 'E', 'L', 'F', 1, 1, 1});       // 32 bits, little-endian
-  put(16, {2, 0, 3, 0, 1, 0, 0, 0});            // executable, i386
-  put(24, {0x54, 0x80, 0x04, 0x08, 52, 0, 0, 0});  // entry, program header
-  put(40, {52, 0, 32, 0, 1, 0});                // sizes and count of headers
+  put(0, {0x7f, 'E', 'L', 'F', 1, 1, 1});                                             // 32 bits, little-endian
+  put(16, {2, 0, 3, 0, 1, 0, 0, 0});                                                  // executable, i386
+  put(24, {0x54, 0x80, 0x04, 0x08, 52, 0, 0, 0});                                     // entry, program header
+  put(40, {52, 0, 32, 0, 1, 0});                                                      // sizes and count of headers
   put(52, {1, 0, 0, 0, 0, 0, 0, 0, 0x00, 0x80, 0x04, 0x08, 0x00, 0x80, 0x04, 0x08});  // load all of it at 0x8048000
   put(68, {0x74, 0, 0, 0, 0x74, 0, 0, 0, 5, 0, 0, 0, 0, 0x10, 0, 0});
   put(84, {0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7});  // mov eax, pause; int 0x80; again
@@ -156,7 +157,8 @@ TEST_F(Adoption, OfWhatIsAdoptedFailsAndChangesNothing) {
   expect_parts(adopt(other.pid(), memory.range(), {"--name", "web 3"}), 1, {"web 3", "letters, digits"});
   EXPECT_EQ(release(name).code, 0);
   EXPECT_TRUE(await([&] { return state_of_process(child.pid()) == before; }))
-      << ::testing::PrintToString(state_of_process(child.pid())) << "\nwas\n" << ::testing::PrintToString(before);
+      << ::testing::PrintToString(state_of_process(child.pid())) << "\nwas\n"
+      << ::testing::PrintToString(before);
   expect_as_remembered();
 }
 
@@ -233,8 +235,8 @@ TEST_F(Adoption, OfAProcessThatDiesMeanwhileLeavesNothing) {
   std::cout << adopted << " of " << total << " were adopted before they died\n";
   EXPECT_TRUE(await([&] { return vms() == 0; }));
   expect_as_remembered();
-  EXPECT_EQ(read_file("/proc/" + std::to_string(agent().pid()) + "/task/" + std::to_string(agent().pid()) + "/children"),
-            "");
+  EXPECT_EQ(
+      read_file("/proc/" + std::to_string(agent().pid()) + "/task/" + std::to_string(agent().pid()) + "/children"), "");
 }
 
 TEST_F(Adoption, OfAPidThatIsGivenToAnotherNeverTouchesThatOneUnasked) {
@@ -255,7 +257,8 @@ TEST_F(Adoption, OfAPidThatIsGivenToAnotherNeverTouchesThatOneUnasked) {
     asker.join();
     if (next != pid) GTEST_SKIP() << "no process can be given a pid here: " << std::strerror(error);
     EXPECT_TRUE(await([&] { return state_of_process(pid).state == 'S'; }));
-    // It may have been adopted itself, when the agent first looked after the change; then it is released like any other.
+    // It may have been adopted itself, when the agent first looked after the change; then it is released like any
+    // other.
     bool it_is_adopted = false;
     const auto list = ask({"vm", "list"});
     for (const auto& vm : list.at("items").as_array()) {
@@ -269,7 +272,8 @@ TEST_F(Adoption, OfAPidThatIsGivenToAnotherNeverTouchesThatOneUnasked) {
     EXPECT_EQ(state.tracer, 0);
     EXPECT_EQ(state.watched_mappings, 0u);
     EXPECT_EQ(state.threads.size(), 1u);
-    for (const auto& [number, what] : state.descriptors) EXPECT_EQ(what.find("userfaultfd"), std::string::npos) << number;
+    for (const auto& [number, what] : state.descriptors)
+      EXPECT_EQ(what.find("userfaultfd"), std::string::npos) << number;
     end_and_reap(pid);
   }
   expect_as_remembered();

@@ -112,8 +112,8 @@ TEST_F(Reload, OfABrokenFileKeepsTheOldOneAndSaysSo) {
   ASSERT_TRUE(agent.start());
   const std::string right = read_file(agent.config());
   const std::string in_force = agent.expect({"config", "show", "-o", "json"}, 0);
-  for (const std::string& broken : {right + "mode = \"fast\"\n", right.substr(0, right.size() / 2) + "\n= ?", std::string(),
-                                    right + "safety.host_reserve = \"100%\"\n"}) {
+  for (const std::string& broken : {right + "mode = \"fast\"\n", right.substr(0, right.size() / 2) + "\n= ?",
+                                    std::string(), right + "safety.host_reserve = \"100%\"\n"}) {
     agent.write_config(broken);
     agent.reload();
     EXPECT_TRUE(agent.running());
@@ -137,7 +137,10 @@ TEST_F(Reload, OfABrokenFileKeepsTheOldOneAndSaysSo) {
 TEST_F(Reload, AppliesWhatCanChangeAndNamesWhatWaits) {
   AgentProcess agent;
   ASSERT_TRUE(agent.start());
-  agent.write_settings({{"defaults.guarantee", "\"30%\""}, {"api.workers", "3"}, {"pager.grace", "\"30ms\""}, {"log.level", "\"debug\""}});
+  agent.write_settings({{"defaults.guarantee", "\"30%\""},
+                        {"api.workers", "3"},
+                        {"pager.grace", "\"30ms\""},
+                        {"log.level", "\"debug\""}});
   const std::string diff = agent.expect({"config", "diff"}, 0);
   for (const char* part : {"defaults.guarantee", "\"50%\"", "\"30%\"", "api.workers", "restart", "reload"})
     EXPECT_NE(diff.find(part), std::string::npos) << part << "\n" << diff;

@@ -28,7 +28,8 @@ std::string problem(const std::string& what) {
 class Eligibility : public AdoptionCase {
  protected:
   // Refused by the check and by the adoption alike, with code and remedy, and nothing has been done to the process.
-  void expect_refused(const ChildProcess& child, AddressRange range, const std::string& code, const std::string& remedy) {
+  void expect_refused(const ChildProcess& child, AddressRange range, const std::string& code,
+                      const std::string& remedy) {
     const ProcessState before = state_of_process(child.pid());
     expect_parts(adopt(child.pid(), range, {"--check"}), 3, {"REFUSED", code, remedy});
     expect_parts(adopt(child.pid(), range), 3, {"refused", code, remedy});
@@ -124,7 +125,8 @@ TEST_F(Eligibility, MemoryThatAStrangerHasOpenIsNamedAndCanBeForced) {
   ASSERT_READY(stranger);
   expect_refused(child, memory_.range(), "foreign-descriptor", "or --force foreign-descriptor");
   const ProcessState before = state_of_process(child.pid());
-  const Outcome forced = adopt(child.pid(), memory_.range(), {"--force", "foreign-descriptor", "--yes", "--name", "forced"});
+  const Outcome forced =
+      adopt(child.pid(), memory_.range(), {"--force", "foreign-descriptor", "--yes", "--name", "forced"});
   expect_parts(forced, 0, {"warning", "foreign-descriptor"});
   EXPECT_EQ(release("forced").code, 0);
   EXPECT_TRUE(await([&] { return state_of_process(child.pid()) == before; }));
@@ -134,9 +136,8 @@ TEST_F(Eligibility, ParentThatOnlyHasTheMemoryOpenIsNoPartOfTheFamily) {
   start();
   const UniqueFd shared{::memfd_create("cache", 0)};
   ASSERT_EQ(::ftruncate(shared.get(), 8 * kMiB), 0);
-  const ChildProcess child([&]() -> std::string {
-    return memory_.make(MAP_SHARED, shared.get()) != nullptr ? "" : problem("mmap");
-  });
+  const ChildProcess child(
+      [&]() -> std::string { return memory_.make(MAP_SHARED, shared.get()) != nullptr ? "" : problem("mmap"); });
   ASSERT_READY(child);
   expect_refused(child, memory_.range(), "foreign-descriptor", "(pid " + std::to_string(::getpid()) + ")");
 }
@@ -229,9 +230,10 @@ TEST_F(Eligibility, SelectionThatFitsNothingIsNamed) {
 TEST_F(Eligibility, MissingPermissionIsNamed) {
   if (::access("/usr/bin/setpriv", X_OK) != 0) GTEST_SKIP() << "setpriv is not installed";
   AgentProcess agent;
-  const pid_t pid = start_program({"/usr/bin/setpriv", "--bounding-set", "-sys_ptrace,-sys_admin,-dac_override,-dac_read_search",
-                                   "--inh-caps", "-all", bin_folder() + "/tidepoold", "--config", agent.config()},
-                                  {}, agent.folder() / "agent.out", agent.folder() / "agent.log");
+  const pid_t pid =
+      start_program({"/usr/bin/setpriv", "--bounding-set", "-sys_ptrace,-sys_admin,-dac_override,-dac_read_search",
+                     "--inh-caps", "-all", bin_folder() + "/tidepoold", "--config", agent.config()},
+                    {}, agent.folder() / "agent.out", agent.folder() / "agent.log");
   const pid_t keeper = start_program({"tidepool-keeper", "--socket", agent.folder() / "keeper.sock"}, {},
                                      agent.folder() / "keeper.out", agent.folder() / "keeper.log");
   const ChildProcess child([&]() -> std::string {
@@ -242,7 +244,8 @@ TEST_F(Eligibility, MissingPermissionIsNamed) {
   if (await([&] { return agent.log().find("msg=ready") != std::string::npos || !state_of_process(pid).alive; }) &&
       state_of_process(pid).alive) {
     const ProcessState before = state_of_process(child.pid());
-    const Outcome outcome = agent.tidectl({"vm", "adopt", "--pid", std::to_string(child.pid()), "--mapping", text_of(memory_.range())});
+    const Outcome outcome =
+        agent.tidectl({"vm", "adopt", "--pid", std::to_string(child.pid()), "--mapping", text_of(memory_.range())});
     expect_parts(outcome, 3, {"not-permitted", "CAP_SYS_PTRACE"});
     EXPECT_EQ(state_of_process(child.pid()), before);
   } else {

@@ -27,8 +27,8 @@ void expect_harmless(const std::string& text) {
   std::string rest = text;
   for (std::size_t at = 0; at < text.size();) {
     const Character next = first_character(std::string_view(text).substr(at));
-    ASSERT_TRUE(next.valid && (next.point == '\n' || is_printable(next.point)))
-        << "byte " << at << " of\n" << printable(text);
+    ASSERT_TRUE(next.valid && (next.point == '\n' || is_printable(next.point))) << "byte " << at << " of\n"
+                                                                                << printable(text);
     at += next.bytes;
   }
 }
@@ -52,7 +52,8 @@ TEST_F(HostileNames, AreShownAsTextEverywhere) {
   });
   ASSERT_READY(child);
   const pid_t other = start_program({program, "1000"}, {}, folder / "out", folder / "err");
-  EXPECT_TRUE(await([&] { return std::filesystem::read_symlink("/proc/" + std::to_string(other) + "/exe") == program; }));
+  EXPECT_TRUE(
+      await([&] { return std::filesystem::read_symlink("/proc/" + std::to_string(other) + "/exe") == program; }));
 
   const auto every_way = [&](const Words& words) {
     for (const char* format : {"table", "json", "yaml"}) {
@@ -76,8 +77,14 @@ TEST_F(HostileNames, AreShownAsTextEverywhere) {
   const std::string name = adopt_whole(child.pid(), {}, {"--mapping", "shared"});
   ASSERT_FALSE(name.empty());
   expect_parts(agent().tidectl({"vm", "hold", name, "--reason", kEvil}), 0, {});
-  for (const Words& words : std::vector<Words>{{"vm", "list"}, {"vm", "show", name}, {"vm", "events", name}, {"explain", name},
-                                               {"decisions"}, {"top"}, {"status"}, {"host", "evacuate", "--plan"}})
+  for (const Words& words : std::vector<Words>{{"vm", "list"},
+                                               {"vm", "show", name},
+                                               {"vm", "events", name},
+                                               {"explain", name},
+                                               {"decisions"},
+                                               {"top"},
+                                               {"status"},
+                                               {"host", "evacuate", "--plan"}})
     every_way(words);
   expect_parts(agent().tidectl({"vm", "set", name, "--class", kEvil}), 1, {"class"});
   // On a line of its own per message, with nothing that a terminal obeys.

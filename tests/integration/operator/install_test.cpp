@@ -73,12 +73,13 @@ TEST_F(Install, ShippedConfigurationIsRightAndAnEditedOneIsKept) {
 TEST_F(Install, SystemdAcceptsWhatIsInstalled) {
   if (::access("/usr/bin/systemd-analyze", X_OK) != 0) GTEST_SKIP() << "systemd is not installed";
   const std::string folder = prefix_ / "lib/systemd/system/";
-  const Outcome verified = run_program({"/usr/bin/systemd-analyze", "verify", "--man=no", "--recursive-errors=no",
-                                        folder + "tidepoold.service", folder + "tidepool-keeper.service",
-                                        folder + "tidepool.slice"});
+  const Outcome verified =
+      run_program({"/usr/bin/systemd-analyze", "verify", "--man=no", "--recursive-errors=no",
+                   folder + "tidepoold.service", folder + "tidepool-keeper.service", folder + "tidepool.slice"});
   std::istringstream lines(verified.all());
   for (std::string line; std::getline(lines, line);) EXPECT_EQ(line.find("tidepool"), std::string::npos) << line;
-  const Outcome users = run_program({"/usr/bin/systemd-sysusers", "--dry-run", prefix_ / "lib/sysusers.d/tidepool.conf"});
+  const Outcome users =
+      run_program({"/usr/bin/systemd-sysusers", "--dry-run", prefix_ / "lib/sysusers.d/tidepool.conf"});
   EXPECT_EQ(users.code, 0) << users.all();
   const TestFolder root;
   const Outcome files = run_program(
@@ -99,11 +100,14 @@ TEST_F(Install, WorksWhereItWasPut) {
     ASSERT_TRUE(agent.await_ready());
     keeper = kernel::lock_file_owner(agent.folder() / "keeper.sock.lock");
     ASSERT_GT(keeper, 0);
-    EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(keeper) + "/exe"), prefix_ / "bin/tidepool-keeper");
+    EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(keeper) + "/exe"),
+              prefix_ / "bin/tidepool-keeper");
     const PlannedMemory memory(4 * kMiB);
     const ChildProcess child([&] { return memory.make() != nullptr ? "" : "mmap"; });
     ASSERT_READY(child);
-    agent.expect({"vm", "adopt", "--pid", std::to_string(child.pid()), "--mapping", text_of(memory.range()), "--name", "one"}, 0);
+    agent.expect(
+        {"vm", "adopt", "--pid", std::to_string(child.pid()), "--mapping", text_of(memory.range()), "--name", "one"},
+        0);
     agent.expect({"vm", "release", "one"}, 0);
     EXPECT_EQ(agent.stop(), 0);
   }
@@ -114,11 +118,17 @@ TEST_F(Install, WorksWhereItWasPut) {
 
 // The unit's rights: its capabilities, no new ones, and a file system that is read-only but for what it may write.
 bool confine(const std::set<std::string>& granted, const std::string& writable) {
-  static const std::vector<std::pair<std::string, int>> kNames{
-      {"CAP_CHOWN", CAP_CHOWN}, {"CAP_DAC_OVERRIDE", CAP_DAC_OVERRIDE}, {"CAP_DAC_READ_SEARCH", CAP_DAC_READ_SEARCH},
-      {"CAP_KILL", CAP_KILL}, {"CAP_IPC_LOCK", CAP_IPC_LOCK}, {"CAP_SYS_PTRACE", CAP_SYS_PTRACE},
-      {"CAP_SYS_ADMIN", CAP_SYS_ADMIN}, {"CAP_SYS_NICE", CAP_SYS_NICE}, {"CAP_SYS_RESOURCE", CAP_SYS_RESOURCE},
-      {"CAP_PERFMON", CAP_PERFMON}, {"CAP_BPF", CAP_BPF}};
+  static const std::vector<std::pair<std::string, int>> kNames{{"CAP_CHOWN", CAP_CHOWN},
+                                                               {"CAP_DAC_OVERRIDE", CAP_DAC_OVERRIDE},
+                                                               {"CAP_DAC_READ_SEARCH", CAP_DAC_READ_SEARCH},
+                                                               {"CAP_KILL", CAP_KILL},
+                                                               {"CAP_IPC_LOCK", CAP_IPC_LOCK},
+                                                               {"CAP_SYS_PTRACE", CAP_SYS_PTRACE},
+                                                               {"CAP_SYS_ADMIN", CAP_SYS_ADMIN},
+                                                               {"CAP_SYS_NICE", CAP_SYS_NICE},
+                                                               {"CAP_SYS_RESOURCE", CAP_SYS_RESOURCE},
+                                                               {"CAP_PERFMON", CAP_PERFMON},
+                                                               {"CAP_BPF", CAP_BPF}};
   // As ProtectSystem=strict and ProtectHome=yes have it; best effort, for a container may not allow it.
   if (::unshare(CLONE_NEWNS) == 0) {
     ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
@@ -130,7 +140,8 @@ bool confine(const std::set<std::string>& granted, const std::string& writable) 
     if (granted.contains(name)) kept.insert(number);
   if (kept.size() != granted.size()) return false;  // a name that this test does not know
   for (int number = 0; number <= 63; ++number)
-    if (!kept.contains(number) && ::prctl(PR_CAPBSET_READ, number) == 1 && ::prctl(PR_CAPBSET_DROP, number) != 0) return false;
+    if (!kept.contains(number) && ::prctl(PR_CAPBSET_READ, number) == 1 && ::prctl(PR_CAPBSET_DROP, number) != 0)
+      return false;
   return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
 }
 

@@ -19,8 +19,9 @@ class Pressure : public AdoptionCase {
   void squeeze(load::LoadProcess& load, const std::string& limit) {
     const AddressRange range = load.wait_until_ready();
     ASSERT_FALSE(range.empty());
-    ASSERT_EQ(adopt_whole(load.pid(), range, {"--name", "load", "--mode", "active", "--guarantee", "0", "--limit", limit,
-                                              "--stall-budget", "100%"}),
+    ASSERT_EQ(adopt_whole(load.pid(), range,
+                          {"--name", "load", "--mode", "active", "--guarantee", "0", "--limit", limit, "--stall-budget",
+                           "100%"}),
               "load");
   }
   std::uint64_t far() { return ask({"vm", "show", "load"}).at("memory").at("far_bytes").to_number<std::uint64_t>(); }
@@ -34,7 +35,8 @@ class Pressure : public AdoptionCase {
 
 TEST_F(Pressure, OfStallingAndFloodingClientsDelaysNoVmAndIsOver) {
   start({{"api.request_timeout", "\"1s\""}, {"api.max_connections", "16"}});
-  load::LoadProcess load({"--size", "32MiB", "--pattern", "uniform", "--threads", "2", "--duration", "0", "--rate", "2000"});
+  load::LoadProcess load(
+      {"--size", "32MiB", "--pattern", "uniform", "--threads", "2", "--duration", "0", "--rate", "2000"});
   squeeze(load, "50%");
   EXPECT_TRUE(await([&] { return far() > 4u << 20; }));
   {
@@ -72,7 +74,8 @@ TEST_F(Pressure, OfStallingAndFloodingClientsDelaysNoVmAndIsOver) {
 
 TEST_F(Pressure, OfAFullPoolLeavesWhatDoesNotFitResident) {
   start({{"pool.embedded.capacity", "\"4MiB\""}});
-  load::LoadProcess load({"--size", "64MiB", "--pattern", "uniform", "--threads", "2", "--duration", "0", "--rate", "2000"});
+  load::LoadProcess load(
+      {"--size", "64MiB", "--pattern", "uniform", "--threads", "2", "--duration", "0", "--rate", "2000"});
   squeeze(load, "10%");
   const auto pool = [&] { return ask({"pool", "status"}); };
   const auto nearly_full = [&] {
@@ -82,8 +85,9 @@ TEST_F(Pressure, OfAFullPoolLeavesWhatDoesNotFitResident) {
   EXPECT_TRUE(await(nearly_full));
   EXPECT_LE(pool().at("used_bytes").to_number<std::uint64_t>(), pool().at("capacity_bytes").to_number<std::uint64_t>());
   // It says why no more goes.
-  EXPECT_TRUE(await([&] { return agent().tidectl({"explain", "load"}).out.find("pool") != std::string::npos; }))
-      << agent().tidectl({"explain", "load"}).out;
+  EXPECT_TRUE(await([&] {
+    return agent().tidectl({"explain", "load"}).out.find("pool") != std::string::npos;
+  })) << agent().tidectl({"explain", "load"}).out;
   EXPECT_GT(ask({"vm", "show", "load"}).at("memory").at("resident_bytes").to_number<std::uint64_t>(), 32u << 20);
   agent().expect({"health"}, 0);
   expect_right_to_the_last_byte(load);

@@ -28,8 +28,11 @@ class Qemu : public AdoptionCase {
   }
   // Its firmware runs, for there is nothing to boot.
   void start_qemu(const Words& more, uid_t user = 0) {
-    Words words{kQemu, "-name", "guest=web-3,debug-threads=on", "-uuid", kUuid, "-m", "64", "-display", "none",
-                "-nodefaults", "-accel", "tcg", "-sandbox", "on"};
+    Words words{kQemu,         "-name",    "guest=web-3,debug-threads=on",
+                "-uuid",       kUuid,      "-m",
+                "64",          "-display", "none",
+                "-nodefaults", "-accel",   "tcg",
+                "-sandbox",    "on"};
     words.insert(words.end(), more.begin(), more.end());
     pid_ = start_program(words, {}, folder_ / "out", folder_ / "err",
                          [user] { return user == 0 || (::setgid(user) == 0 && ::setuid(user) == 0); });

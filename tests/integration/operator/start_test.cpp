@@ -37,7 +37,8 @@ Outcome try_to_start(const AgentProcess& like, Settings changes) {
 
 void expect_refusal(const Outcome& outcome, std::initializer_list<std::string> parts) {
   EXPECT_EQ(outcome.code, 1) << outcome.all();
-  for (const std::string& part : parts) EXPECT_NE(outcome.err.find(part), std::string::npos) << part << "\n" << outcome.err;
+  for (const std::string& part : parts)
+    EXPECT_NE(outcome.err.find(part), std::string::npos) << part << "\n" << outcome.err;
   EXPECT_EQ(outcome.err.find("msg=ready"), std::string::npos) << outcome.err;
 }
 
@@ -58,8 +59,9 @@ TEST_F(Start, SecondAgentOnTheSameSocketIsRefusedAndTheFirstGoesOn) {
   ASSERT_TRUE(agent.start());
   const auto before = open_descriptors(agent.pid());
   const auto held_before = open_descriptors(agent.keeper());
-  expect_refusal(try_to_start(agent, {}), {agent.socket(), "another agent is running, pid " + std::to_string(agent.pid()),
-                                           "a socket of its own"});
+  expect_refusal(
+      try_to_start(agent, {}),
+      {agent.socket(), "another agent is running, pid " + std::to_string(agent.pid()), "a socket of its own"});
   EXPECT_TRUE(await([&] { return open_descriptors(agent.pid()) == before; }));
   EXPECT_TRUE(await([&] { return open_descriptors(agent.keeper()) == held_before; }));
   agent.expect({"status"}, 0);
@@ -71,8 +73,9 @@ TEST_F(Start, SecondAgentWithTheSameKeeperIsRefusedAndTheFirstGoesOn) {
   ASSERT_TRUE(agent.start());
   const TestFolder folder;
   const auto held_before = open_descriptors(agent.keeper());
-  expect_refusal(try_to_start(agent, {{"api.socket", "\"" + (folder / "second.sock") + "\""}}),
-                 {"keeper.sock", "it serves another agent, pid " + std::to_string(agent.pid()), "keeper.socket of its own"});
+  expect_refusal(
+      try_to_start(agent, {{"api.socket", "\"" + (folder / "second.sock") + "\""}}),
+      {"keeper.sock", "it serves another agent, pid " + std::to_string(agent.pid()), "keeper.socket of its own"});
   EXPECT_TRUE(await([&] { return open_descriptors(agent.keeper()) == held_before; }));
   EXPECT_FALSE(std::filesystem::exists(folder / "second.sock"));
   agent.expect({"health"}, 0);

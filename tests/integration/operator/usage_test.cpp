@@ -44,7 +44,8 @@ TEST(Usage, OfTheAgent) {
 
 TEST(Usage, OfHelperAndKeeper) {
   // The helper is started by the agent alone: whatever it is told otherwise, it does nothing.
-  for (const Words& words : std::vector<Words>{{"tidepool-adopt"}, {"tidepool-adopt", "--pid", "1"}, {"tidepool-adopt", "x"}})
+  for (const Words& words :
+       std::vector<Words>{{"tidepool-adopt"}, {"tidepool-adopt", "--pid", "1"}, {"tidepool-adopt", "x"}})
     expect_usage(words);
   const Outcome help = run_program({"tidepool-keeper", "--help"});
   EXPECT_EQ(help.code, 0);
@@ -62,11 +63,22 @@ TEST(Usage, OfHelperAndKeeper) {
 TEST(Usage, OfTheWorkloads) {
   expect_help("tidepool-load");
   expect_help("tidepool-cache-load");
-  for (const Words& words : std::vector<Words>{{"--nonsense"}, {"--size", "0"}, {"--size", "-1MiB"}, {"--size", "5"},
-                                               {"--size", "lots"}, {"--size", "99999999999GiB"}, {"--threads", "0"},
-                                               {"--threads", "x"}, {"--duration", "-1"}, {"--memory", "core"},
-                                               {"--pattern", "chaos"}, {"--read-ratio", "2"}, {"--rate", "-5"},
-                                               {"--verify", "maybe"}, {"-o", "xml"}, {"extra"}}) {
+  for (const Words& words : std::vector<Words>{{"--nonsense"},
+                                               {"--size", "0"},
+                                               {"--size", "-1MiB"},
+                                               {"--size", "5"},
+                                               {"--size", "lots"},
+                                               {"--size", "99999999999GiB"},
+                                               {"--threads", "0"},
+                                               {"--threads", "x"},
+                                               {"--duration", "-1"},
+                                               {"--memory", "core"},
+                                               {"--pattern", "chaos"},
+                                               {"--read-ratio", "2"},
+                                               {"--rate", "-5"},
+                                               {"--verify", "maybe"},
+                                               {"-o", "xml"},
+                                               {"extra"}}) {
     Words all{"tidepool-load"};
     all.insert(all.end(), words.begin(), words.end());
     expect_usage(all);
@@ -76,20 +88,63 @@ TEST(Usage, OfTheWorkloads) {
 
 // Before an agent is asked anything: there is none here.
 TEST(Usage, OfTidectl) {
-  const std::vector<Words> wrong{
-      {}, {"nonsense"}, {"--nonsense"}, {"vm"}, {"vm", "nonsense"}, {"vm", "show"}, {"vm", "show", "a", "b"},
-      {"vm", "list", "extra"}, {"vm", "list", "-o"}, {"vm", "list", "-o", "xml"}, {"vm", "list", "--watch=0s"},
-      {"vm", "list", "--watch=soon"}, {"vm", "list", "--timeout", "0s"}, {"vm", "list", "--timeout", "-1s"},
-      {"vm", "list", "--timeout", "1"}, {"vm", "list", "--plan"}, {"vm", "list", "--socket", ""}, {"vm", "adopt"},
-      {"vm", "adopt", "--pid", "0"}, {"vm", "adopt", "--pid", "-1"}, {"vm", "adopt", "--pid", "1.5"},
-      {"vm", "adopt", "--pid", "99999999999"}, {"vm", "adopt", "--pid", "1", "--cgroup", "x"}, {"vm", "adopt", "--domain", ""},
-      {"vm", "adopt", "--pid", "1", "--mapping", "x-"  "y z", "--mode", "fast"}, {"vm", "adopt", "--pid", "1", "--force"},
-      {"vm", "set", "a"}, {"vm", "set", "a", "--limit"}, {"vm", "set", "", "--mode", "active"}, {"vm", "show", ""},
-      {"vm", "release"}, {"vm", "hold"}, {"vm", "unhold"}, {"vm", "events"}, {"vm", "events", "a", "--since", "x"},
-      {"vm", "events", "a", "--since", "-1"}, {"explain"}, {"decisions", "--since"}, {"operation"}, {"host"},
-      {"host", "freeze", "now"}, {"host", "freeze", "--plan"}, {"pool"}, {"pool", "resize"}, {"pool", "resize", "--size"},
-      {"pool", "resize", "8GiB"}, {"config"}, {"config", "check"}, {"config", "check", "a", "b"}, {"completion"},
-      {"completion", "tcsh"}, {"top", "--watch=never"}, {"doctor", "now"}, {"health", "now"}};
+  const std::vector<Words> wrong{{},
+                                 {"nonsense"},
+                                 {"--nonsense"},
+                                 {"vm"},
+                                 {"vm", "nonsense"},
+                                 {"vm", "show"},
+                                 {"vm", "show", "a", "b"},
+                                 {"vm", "list", "extra"},
+                                 {"vm", "list", "-o"},
+                                 {"vm", "list", "-o", "xml"},
+                                 {"vm", "list", "--watch=0s"},
+                                 {"vm", "list", "--watch=soon"},
+                                 {"vm", "list", "--timeout", "0s"},
+                                 {"vm", "list", "--timeout", "-1s"},
+                                 {"vm", "list", "--timeout", "1"},
+                                 {"vm", "list", "--plan"},
+                                 {"vm", "list", "--socket", ""},
+                                 {"vm", "adopt"},
+                                 {"vm", "adopt", "--pid", "0"},
+                                 {"vm", "adopt", "--pid", "-1"},
+                                 {"vm", "adopt", "--pid", "1.5"},
+                                 {"vm", "adopt", "--pid", "99999999999"},
+                                 {"vm", "adopt", "--pid", "1", "--cgroup", "x"},
+                                 {"vm", "adopt", "--domain", ""},
+                                 {"vm", "adopt", "--pid", "1", "--mapping",
+                                  "x-"
+                                  "y z",
+                                  "--mode", "fast"},
+                                 {"vm", "adopt", "--pid", "1", "--force"},
+                                 {"vm", "set", "a"},
+                                 {"vm", "set", "a", "--limit"},
+                                 {"vm", "set", "", "--mode", "active"},
+                                 {"vm", "show", ""},
+                                 {"vm", "release"},
+                                 {"vm", "hold"},
+                                 {"vm", "unhold"},
+                                 {"vm", "events"},
+                                 {"vm", "events", "a", "--since", "x"},
+                                 {"vm", "events", "a", "--since", "-1"},
+                                 {"explain"},
+                                 {"decisions", "--since"},
+                                 {"operation"},
+                                 {"host"},
+                                 {"host", "freeze", "now"},
+                                 {"host", "freeze", "--plan"},
+                                 {"pool"},
+                                 {"pool", "resize"},
+                                 {"pool", "resize", "--size"},
+                                 {"pool", "resize", "8GiB"},
+                                 {"config"},
+                                 {"config", "check"},
+                                 {"config", "check", "a", "b"},
+                                 {"completion"},
+                                 {"completion", "tcsh"},
+                                 {"top", "--watch=never"},
+                                 {"doctor", "now"},
+                                 {"health", "now"}};
   for (const Words& words : wrong) {
     Words all{"tidectl"};
     all.insert(all.end(), words.begin(), words.end());
@@ -107,17 +162,24 @@ TEST(Usage, NonsenseValuesAreRefusedByTheAgent) {
   if (const std::string why = why_no_agent(); !why.empty()) GTEST_SKIP() << why;
   AgentProcess agent;
   ASSERT_TRUE(agent.start());
-  for (const char* size : {"0", "-1", "lots", "1XiB", "1e400", "101%", "9999999999999999999GiB", "", " 1GiB", "1 GiB"}) {
+  for (const char* size :
+       {"0", "-1", "lots", "1XiB", "1e400", "101%", "9999999999999999999GiB", "", " 1GiB", "1 GiB"}) {
     const Outcome outcome = agent.tidectl({"pool", "resize", "--size", size, "--yes"});
     EXPECT_TRUE(outcome.code == 1 || outcome.code == 2 || outcome.code == 3) << size << "\n" << outcome.all();
     EXPECT_FALSE(outcome.all().empty()) << size;
   }
   EXPECT_NE(agent.expect({"pool", "status"}, 0).find("of 128M"), std::string::npos);
   EXPECT_EQ(agent.tidectl({"pool", "resize", "--size", "100%", "--yes"}).code, 3);  // nothing would be left
-  for (const Words& words : std::vector<Words>{{"vm", "show", "nobody"}, {"vm", "set", "nobody", "--mode", "active"},
-                                               {"vm", "hold", "nobody"}, {"vm", "unhold", "nobody"}, {"vm", "release", "nobody"},
-                                               {"vm", "events", "nobody"}, {"explain", "nobody"}, {"decisions", "--vm", "nobody"},
-                                               {"operation", "op-99"}, {"vm", "show", "../../etc/passwd"},
+  for (const Words& words : std::vector<Words>{{"vm", "show", "nobody"},
+                                               {"vm", "set", "nobody", "--mode", "active"},
+                                               {"vm", "hold", "nobody"},
+                                               {"vm", "unhold", "nobody"},
+                                               {"vm", "release", "nobody"},
+                                               {"vm", "events", "nobody"},
+                                               {"explain", "nobody"},
+                                               {"decisions", "--vm", "nobody"},
+                                               {"operation", "op-99"},
+                                               {"vm", "show", "../../etc/passwd"},
                                                {"vm", "show", std::string(5000, 'x')}}) {
     const Outcome outcome = agent.tidectl(words);
     EXPECT_EQ(outcome.code, 1) << words[1] << "\n" << outcome.all();

@@ -1,8 +1,9 @@
+#include "base/text.h"
+
 #include <gtest/gtest.h>
 
 #include "base/nearest.h"
 #include "base/quantity_text.h"
-#include "base/text.h"
 
 namespace tidepool {
 namespace {
@@ -93,19 +94,22 @@ TEST(Utf8, EveryInvalidByteIsReplaced) {
 }
 
 TEST(Printable, KeepsWhatOnlyShows) {
-  for (const char* text : {"", "web-3 (pid 7)", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a"}) EXPECT_EQ(printable(text), text);
+  for (const char* text : {"", "web-3 (pid 7)", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a"})
+    EXPECT_EQ(printable(text), text);
 }
 
 TEST(Printable, TakesOutWhatATerminalObeys) {
   EXPECT_EQ(printable("a\x1b[2Jb\n\r\t\x7f"), "a?[2Jb????");
   EXPECT_EQ(printable("\xc2\x9b"
                       "31m"),
-            "?31m");                                   // CSI as one character
+            "?31m");  // CSI as one character
   EXPECT_EQ(printable("\x9b"
                       "31m"),
-            "?31m");                                   // and as a bare byte
-  EXPECT_EQ(printable("\xe2\x80\xae" "gpj"), "?gpj");  // right-to-left override
-  EXPECT_EQ(printable("\xe2\x80\xa8"), "?");           // line separator
+            "?31m");  // and as a bare byte
+  EXPECT_EQ(printable("\xe2\x80\xae"
+                      "gpj"),
+            "?gpj");                          // right-to-left override
+  EXPECT_EQ(printable("\xe2\x80\xa8"), "?");  // line separator
 }
 
 }  // namespace

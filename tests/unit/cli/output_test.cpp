@@ -31,12 +31,17 @@ TEST(Table, ColourDoesNotCountAsWidth) {
 
 TEST(Table, ControlCharactersAreNotPassedOn) {
   Table table({});
-  table.add({"a\x1b[2Jb\n\x7f", "\xc2\x9b" "31m"});
+  table.add({"a\x1b[2Jb\n\x7f",
+             "\xc2\x9b"
+             "31m"});
   EXPECT_EQ(table.text(false), "a?[2Jb??  ?31m\n");
 }
 
 TEST(Document, NothingThatATerminalObeysIsLeftInJsonAndYaml) {
-  const json::value document{{"name", "a\x1b[2J\x7f\xc2\x9b" "31m\xe2\x80\xae\xc3\xa4"}, {"list", {"\xc2\x85"}}};
+  const json::value document{{"name",
+                              "a\x1b[2J\x7f\xc2\x9b"
+                              "31m\xe2\x80\xae\xc3\xa4"},
+                             {"list", {"\xc2\x85"}}};
   for (const std::string& text : {to_pretty_json(document), to_json_line(document)}) {
     EXPECT_EQ(json::parse(text), document) << text;
     EXPECT_NE(text.find("\\u009b31m\\u202e\xc3\xa4"), std::string::npos) << text;

@@ -137,7 +137,10 @@ std::vector<RuleCase> cases_of_its_memory() {
       {"userfaultfd", "descriptor 5", [](auto& f, auto&) { f.userfaultfds = {5}; }},
       {"mapped-twice", "1024 MiB", [](auto& f, auto&) { only(f, Exclusion::alias_unmanageable); }},
       {"foreign-mapper", "virtiofsd (pid 80)", [](auto& f, auto&) { f.holders = {holder(80, true)}; }},
-      {"family-member", "postgres (pid 81, vfio)", [](auto& f, auto&) { f.unfit_members = {{81, "postgres", "vfio"}}; }},
+      {"family-member", "postgres (pid 81, vfio)",
+       [](auto& f, auto&) {
+         f.unfit_members = {{81, "postgres", "vfio"}};
+       }},
       {"foreign-descriptor", "virtiofsd (pid 80)", [](auto& f, auto&) { f.holders = {holder(80, false)}; }},
       {"holders-unknown", "pid 80", [](auto& f, auto&) { f.holders_unknown = {80}; }},
       {"io-uring-forbidden", "",

@@ -78,8 +78,9 @@ TEST(VmName, IsAlwaysBoundedAndPlain) {
 TEST(VmUuid, IsWhatTheVmWasGiven) {
   const std::string uuid = "6f9619ff-8b86-d011-b42d-00cf4fc964ff";
   EXPECT_EQ(vm_uuid(kQemu, Arguments{"qemu", "-uuid", "6F9619FF-8B86-D011-B42D-00CF4FC964FF"}), uuid);
-  EXPECT_EQ(vm_uuid("/usr/bin/cloud-hypervisor", Arguments{"ch", "--platform", "num_pci_segments=1,uuid=" + uuid + ",x=1"}),
-            uuid);
+  EXPECT_EQ(
+      vm_uuid("/usr/bin/cloud-hypervisor", Arguments{"ch", "--platform", "num_pci_segments=1,uuid=" + uuid + ",x=1"}),
+      uuid);
   EXPECT_EQ(vm_uuid("/usr/bin/cloud-hypervisor", Arguments{"ch", "--platform", "uuid=" + uuid}), uuid);
   EXPECT_EQ(vm_uuid(kQemu, Arguments{"qemu", "-uuid", "6f9619ff-8b86-d011-b42d-00cf4fc964f"}), "");
   EXPECT_EQ(vm_uuid(kQemu, Arguments{"qemu", "-uuid", "6f9619ff-8b86-d011-b42d-00cf4fc964f\n"}), "");
