@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <boost/json/serialize.hpp>
+#include <boost/json.hpp>
 #include <random>
 #include <thread>
 

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <boost/json.hpp>
 #include <cstdio>
 #include <fstream>
 
@@ -33,6 +34,10 @@ std::string AdoptionCase::adopt_whole(pid_t pid, AddressRange range, const Words
   EXPECT_EQ(outcome.code, 0) << outcome.all();
   if (outcome.code != 0) return {};
   return std::string(json::parse(outcome.out).at("vm").as_string());
+}
+
+std::size_t AdoptionCase::vms() {
+  return ask({"vm", "list"}).at("items").as_array().size();
 }
 
 json::value AdoptionCase::ask(Words words, int code) {

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <boost/json.hpp>
 #include <thread>
 
 #include "tests/integration/control/raw_client.h"
