@@ -108,7 +108,7 @@ void agent_idle(benchmark::State& state) {
     state.counters["first_30s_percent"] =
         100 * (settled - at_first) / Seconds(std::chrono::steady_clock::now() - began).count();
     std::vector<double> shares;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       const double before = cpu_seconds_of(agent.pid()) + cpu_seconds_of(agent.keeper());
       const auto start = std::chrono::steady_clock::now();
       std::this_thread::sleep_for(kSpell);
@@ -155,7 +155,7 @@ void adoption(benchmark::State& state) {
     tests::AgentProcess agent;
     if (!agent.start()) throw std::runtime_error("the agent does not start");
     std::vector<double> whole;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       const Spent spent = spent_on([&] {
         const tests::Outcome adopted =
             agent.tidectl({"vm", "adopt", "--pid", std::to_string(process.pid()), "--name", "one"});

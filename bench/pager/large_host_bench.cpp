@@ -87,7 +87,7 @@ void page_map_walk(benchmark::State& state) {
     std::fill_n(reinterpret_cast<std::uint64_t*>(plain->data()), kPlainWords, 1);
     double entries = 0, regions = 0, floor = 0;
     std::uint64_t far = 0;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       const auto start = std::chrono::steady_clock::now();
       far = walk_entries(host);
       const auto walked = std::chrono::steady_clock::now();
@@ -169,7 +169,7 @@ void simulated_faults(benchmark::State& state) {
     const std::vector<RandomPage> pages = random_far_pages(1 << 20);
     std::vector<double> faults, demotions, floors;
     std::uint64_t sum = 0;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       floors.push_back(
           ns_each(pages, [&](RandomPage at) { sum += vms[at.vm].object->map->load(PageIndex{at.page}).raw(); }));
       faults.push_back(ns_each(pages, [&](RandomPage at) {
@@ -263,7 +263,7 @@ void policy_tick(benchmark::State& state) {
     gathering.clear();
     planning.clear();
     std::int64_t second = 0;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       tick(second += 10);
       state.SetIterationTime((gathering.back() + planning.back()) / 1e3);
     }

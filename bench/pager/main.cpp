@@ -61,7 +61,7 @@ void fault_in(benchmark::State& state) {
     floor_round();
     pager_round();
     std::vector<double> floors, pagers, ratios, floors99, pagers99;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       auto floor = floor_round();
       auto paged = pager_round();
       floors.push_back(microseconds_at(floor, 0.5));
@@ -117,7 +117,7 @@ void bulk(benchmark::State& state, bool demotion) {
       if (in != nullptr) in->add(bare_in, paged_in);
     };
     round(nullptr, nullptr);
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       round(&demoted, &restored);
       state.SetIterationTime((demotion ? demoted : restored).last_seconds());
     }

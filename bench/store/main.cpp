@@ -171,7 +171,7 @@ void store_throughput(benchmark::State& state) {
     written = read = {};
     const Bytes fixed = make_store(compressed)->usage().metadata;
     state.counters["fixed_bookkeeping_KiB"] = static_cast<double>(fixed.value) / 1024;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       round();
       const pool::StoreUsage usage = store->usage();
       state.counters["bookkeeping_bytes_per_page"] =
@@ -202,7 +202,7 @@ BENCHMARK(store_throughput)
 void compaction(benchmark::State& state) {
   try {
     std::vector<double> per_page, given_back;
-    for (auto _ : state) {
+    for ([[maybe_unused]] auto _ : state) {
       const auto store = make_store(true);
       Lane lane(1);
       lane.write(*store);
@@ -215,7 +215,7 @@ void compaction(benchmark::State& state) {
         while (store->maintain()) {
         }
       });
-      per_page.push_back(spent.cpu_seconds / static_cast<double>(kPages / 2) * 1e9);
+      per_page.push_back(spent.cpu_seconds / (static_cast<double>(kPages) / 2) * 1e9);
       given_back.push_back(100 *
                            (1 - static_cast<double>(store->usage().used.value) / static_cast<double>(full.value)));
       state.SetIterationTime(spent.seconds);
@@ -240,7 +240,7 @@ void checksum(benchmark::State& state) {
     return spent.seconds * 1e9 / static_cast<double>(kPages);
   };
   std::vector<double> cached, fresh;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     fresh.push_back(ns(kPages));
     cached.push_back(ns(4));
     state.SetIterationTime(cached.back() / 1e9);

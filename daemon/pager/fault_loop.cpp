@@ -220,7 +220,7 @@ class Loop final : public FaultLoop {
     std::vector<std::shared_ptr<AddressSpace>> children;
     if (count > 0) children = service_.serve_changes(state, std::span(messages).first(static_cast<std::size_t>(count)));
     if (gated) vm->event_gate.open();
-    for (auto& child : children) hold_then_watch(vm, std::move(child));
+    for (const auto& child : children) hold_then_watch(vm, child);
     if (count < 0) return cannot_read(vm, space, -count);
     if (vm->blocked_by == found->second.read_error) vm->blocked_by = 0;
     found->second.read_error = 0;
@@ -300,7 +300,7 @@ class Loop final : public FaultLoop {
   }
 
   // The child must not be served before its descriptor is safe: if we died in between, its far pages would read zero.
-  void hold_then_watch(const std::shared_ptr<PagedVm>& vm, std::shared_ptr<AddressSpace> child) {
+  void hold_then_watch(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& child) {
     AddressSpace& space = *child;
     const auto held = [this, vm, child] { post([this, vm, child] { watch(vm, child); }); };
     service_.hooks().hold_child ? service_.hooks().hold_child(*vm, space, held) : held();

@@ -52,7 +52,7 @@ class InFlight {
   struct alignas(64) Slot {
     std::atomic<std::uintptr_t> batch{0};
   };
-  std::array<Slot, kThreadShards * kPerShard> slots_{};
+  std::array<Slot, std::size_t{kThreadShards} * kPerShard> slots_{};
 };
 
 }  // namespace tidepool::pool

@@ -26,7 +26,7 @@ Bytes tables_of(std::uint64_t pages) {
 // How many pages fit into `capacity` beside their tables.
 std::uint64_t pages_within(Bytes capacity) {
   const Bytes fixed = tables_of(0) + Bytes{kPageSize};  // and what rounding up to pages may take
-  return saturating_sub(capacity, fixed).value * 64 / (kPageSize * 64 + 8 * 64 + 17);
+  return saturating_sub(capacity, fixed).value * 64 / (kPageSize * 64 + 8ull * 64 + 17);
 }
 
 // Punching costs about 3 us a call and 1 us a page; budgets are counted in that.
