@@ -8,6 +8,14 @@ namespace {
 // So that nothing that looks at neighbours together (a region, a chunk, a page table's folio) mixes the two up.
 constexpr std::uint64_t kGap = kHugePageSize;
 
+// Reads and writes: whichever of the two a tracker sees.
+void write_each_page(std::byte* start, Bytes size) {
+  for (std::uint64_t at = 0; at < size.value; at += kPageSize) {
+    auto* word = reinterpret_cast<volatile std::uint64_t*>(start + at);
+    *word = *word + 1;
+  }
+}
+
 }  // namespace
 
 Result<SelfCheck> SelfCheck::create(Bytes each) {
@@ -18,39 +26,33 @@ Result<SelfCheck> SelfCheck::create(Bytes each) {
   // Where all of this process is locked in memory: several methods leave locked memory out.
   ::munlock(memory->data(), memory->size());
   SelfCheck check{std::move(*memory), each};
-  for (const AddressRange& range : {check.used(), check.idle()}) {
-    for (std::uint64_t at = range.start; at < range.end; at += kPageSize) {
-      *reinterpret_cast<volatile std::uint64_t*>(static_cast<std::uintptr_t>(at)) = at;
-    }
-  }
+  for (std::byte* const start : {check.stretch(0), check.stretch(1)}) write_each_page(start, each);
   return check;
 }
 
-AddressRange SelfCheck::stretch(std::uint64_t number) const {
-  const auto start = reinterpret_cast<std::uintptr_t>(memory_.data()) + number * (each_.value + kGap);
+std::byte* SelfCheck::stretch(std::uint64_t number) const {
+  return memory_.data() + number * (each_.value + kGap);
+}
+
+AddressRange SelfCheck::range_of(std::uint64_t number) const {
+  const auto start = reinterpret_cast<std::uintptr_t>(stretch(number));
   return {start, start + each_.value};
 }
 
 AddressRange SelfCheck::used() const {
-  return stretch(0);
+  return range_of(0);
 }
 
 AddressRange SelfCheck::idle() const {
-  return stretch(1);
+  return range_of(1);
 }
 
 void SelfCheck::touch() {
-  const AddressRange range = used();
   // Accessed bits are cleared without a flush of the TLB; taking a right away and giving it back does flush, so that
   // the accesses below go through the page table, as the target's do sooner or later.
-  void* const start = reinterpret_cast<void*>(static_cast<std::uintptr_t>(range.start));
-  ::mprotect(start, range.size(), PROT_NONE);
-  ::mprotect(start, range.size(), PROT_READ | PROT_WRITE);
-  for (std::uint64_t at = range.start; at < range.end; at += kPageSize) {
-    // Read and written: whichever of the two a tracker sees.
-    auto* word = reinterpret_cast<volatile std::uint64_t*>(static_cast<std::uintptr_t>(at));
-    *word = *word + 1;
-  }
+  ::mprotect(stretch(0), each_.value, PROT_NONE);
+  ::mprotect(stretch(0), each_.value, PROT_READ | PROT_WRITE);
+  write_each_page(stretch(0), each_);
 }
 
 void SelfCheck::judge(bool used_was_seen, bool idle_was_seen) {

@@ -35,7 +35,8 @@ class SelfCheck {
 
  private:
   explicit SelfCheck(Mapping memory, Bytes each) : memory_(std::move(memory)), each_(each) {}
-  AddressRange stretch(std::uint64_t number) const;
+  std::byte* stretch(std::uint64_t number) const;
+  AddressRange range_of(std::uint64_t number) const;
 
   Mapping memory_;  // a guard page's worth of untouched memory lies between the two
   Bytes each_;

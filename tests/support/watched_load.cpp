@@ -77,7 +77,12 @@ WatchResult WatchedLoad::watch(telemetry::Tracker& tracker, const std::string& t
   const Nanoseconds cpu_before = tracker.info().cpu;
   counts.start();
   const MonoTime start = clock.now();
-  while (clock.now() - start < request.duration && tracker.info().usable) {
+  const auto watch_on = [&] {
+    const Nanoseconds passed = clock.now() - start;
+    return passed < request.duration ||
+           (passed < 4 * request.duration && (estimate.samples() < request.enough_samples || estimate.unseen() > 0));
+  };
+  while (watch_on() && tracker.info().usable) {
     tracker.round(estimate);
     std::this_thread::sleep_for(request.every);
   }

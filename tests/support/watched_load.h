@@ -25,6 +25,9 @@ struct WatchRequest {
   std::chrono::seconds duration{20};
   Nanoseconds every = std::chrono::milliseconds(250);  // between rounds
   double cpu_share = 0.05;
+  // On a busy machine less is seen in the same time: watch on until there are so many samples, four times as long at
+  // most.
+  std::uint64_t enough_samples = 0;
   Counted what = Counted::kReadsAndWrites;
 };
 

@@ -18,7 +18,7 @@ class IdlePageVm : public testing::Test {
     if (std::getenv("TIDEPOOL_VM") == nullptr) GTEST_SKIP() << "runs in the VM rig: tests/vm/run COMMAND";
   }
   // The emulated processor is some twenty times slower than a real one: its share is larger for that.
-  WatchRequest request_ = {.duration = std::chrono::seconds(12), .cpu_share = 0.1};
+  WatchRequest request_ = {.duration = std::chrono::seconds(12), .cpu_share = 0.1, .enough_samples = 1200};
   const SystemClock clock_;
   const ThreadCpuClock cpu_;
   const kernel::KernelRoots roots_;
@@ -59,10 +59,11 @@ TEST_F(IdlePageVm, FindsHotHugePages) {
 }
 
 TEST_F(IdlePageVm, SaysThatReadsAreSeen) {
-  WatchedLoad load({"--size", "64MiB", "--pattern", "phase-shift", "--hot", "0.25", "--phase", "1000", "--rate", "3000",
+  WatchedLoad load({"--size", "64MiB", "--pattern", "phase-shift", "--hot", "0.19", "--phase", "1000", "--rate", "3000",
                     "--read-ratio", "1", "--verify", "header", "--huge", "off"});
   IdlePageTracker tracker(kQuick, roots_, clock_, cpu_);
   request_.duration = std::chrono::seconds(6);
+  request_.enough_samples = 300;
   expect_true(load.watch(tracker, "reads only", request_), request_);
 }
 
