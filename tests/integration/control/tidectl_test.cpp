@@ -223,7 +223,7 @@ TEST_F(Tidectl, ChangingCommandsDoWhatTheySay) {
   expect({"vm", "release", "web-3"}, 0, {"release", "web-3", "succeeded"});
   expect({"vm", "release", "web-3", "--no-wait"}, 0, {"running", "op-"});
   const std::string id(json::parse(run({"vm", "release", "db 1", "--no-wait", "-o", "json"}).out).at("id").as_string());
-  expect({"operation", id}, 0, {"release", "db 1", id});
+  expect({"operation", id}, 0, {"release", "db 1", id.c_str()});
   expect({"operation", id, "--wait"}, 0, {"release", "succeeded"});
   expect({"operation", "op-999"}, 1, {"op-999"});
 }
