@@ -45,7 +45,7 @@ TEST(Document, NothingThatATerminalObeysIsLeftInJsonAndYaml) {
   for (const std::string& text : {to_pretty_json(document), to_json_line(document)}) {
     EXPECT_EQ(json::parse(text), document) << text;
     EXPECT_NE(text.find("\\u009b31m\\u202e\xc3\xa4"), std::string::npos) << text;
-    EXPECT_NE(text.find("[\"\\u0085\"]"), std::string::npos) << text;
+    EXPECT_NE(text.find("\"\\u0085\""), std::string::npos) << text;
   }
   EXPECT_NE(to_yaml(document).find("\\u009b31m\\u202e\xc3\xa4"), std::string::npos) << to_yaml(document);
 }
