@@ -1,5 +1,6 @@
 #include "daemon/pager/fault_loop.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -23,6 +24,7 @@ constexpr std::size_t kReadyPerPass = 64;
 constexpr int kReadsPerTurn = 16;
 constexpr int kAdviceLooks = 3;
 constexpr auto kLivenessInterval = std::chrono::seconds(1);
+constexpr auto kDrainTime = std::chrono::seconds(5);
 constexpr auto kRetryInterval = std::chrono::milliseconds(1);
 // How long a drop that is under way may keep the events of its VM unread. When the machine is so busy that it does not
 // get on for so long, a fault must not wait any longer.
@@ -101,6 +103,8 @@ class Loop final : public FaultLoop {
     post([this, vm, done = std::move(done)] {
       for (const auto& space : vm->spaces()) {
         unwatch(space.get());
+        UniqueFd copy{::fcntl(space->userfaultfd.fd(), F_DUPFD_CLOEXEC, 0)};
+        if (copy.valid()) drained_.push_back({kernel::Userfaultfd{std::move(copy)}, clock_.now() + kDrainTime});
         service_.free_private(*space, *vm);
         if (service_.hooks().space_gone) service_.hooks().space_gone(*vm, *space);
       }
@@ -145,6 +149,26 @@ class Loop final : public FaultLoop {
     int read_error = 0;     // why its events could not be read the last time
   };
 
+  // Whoever changed its address space while its memory was being given up waits until the event is read, and cannot
+  // even be asked to close its descriptor before: so its events go on being read for a while, and mean nothing.
+  struct Drained {
+    kernel::Userfaultfd userfaultfd;
+    MonoTime until;
+  };
+  void drain(MonoTime now) {
+    std::erase_if(drained_, [&](const Drained& drained) {
+      std::array<uffd_msg, kEventsPerRead> messages;
+      const int count = drained.userfaultfd.read_events(messages);
+      for (const uffd_msg& message : std::span(messages).first(static_cast<std::size_t>(std::max(count, 0)))) {
+        if (message.event == UFFD_EVENT_FORK) ::close(static_cast<int>(message.arg.fork.ufd));
+        if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+        const std::uint64_t page = message.arg.pagefault.address & ~(kPageSize - 1);
+        drained.userfaultfd.wake({page, page + kPageSize});
+      }
+      return count < 0 || now >= drained.until;
+    });
+  }
+
   void run() {
     std::array<epoll_event, kReadyPerPass> ready;
     while (!stopping_) {
@@ -168,6 +192,7 @@ class Loop final : public FaultLoop {
       if (!served) service_.background_step();
       service_.flush_releases();
       if (!paused_.empty() && now >= resume_at_) resume_paused();
+      if (!drained_.empty()) drain(now);
       if (now >= next_liveness_) {
         next_liveness_ = now + kLivenessInterval;
         check_liveness();
@@ -177,7 +202,8 @@ class Loop final : public FaultLoop {
 
   int timeout_ms(bool spinning) const {
     if (spinning || service_.has_background_work()) return 0;
-    if (!paused_.empty() || service_.has_deferred()) return static_cast<int>(kRetryInterval.count());
+    if (!paused_.empty() || !drained_.empty() || service_.has_deferred())
+      return static_cast<int>(kRetryInterval.count());
     return static_cast<int>(kIdleInterval.count());
   }
 
@@ -359,6 +385,7 @@ class Loop final : public FaultLoop {
   std::unordered_map<AddressSpace*, Watched> watched_;
   std::vector<std::shared_ptr<AddressSpace>> paused_;
   MonoTime resume_at_{};
+  std::vector<Drained> drained_;
   std::atomic<std::uint64_t> passes_{0};
   bool stopping_ = false;
   std::thread thread_;
