@@ -1,0 +1,366 @@
+#include "policy/planner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "base/quantity_text.h"
+#include "policy/admission.h"
+#include "policy/arbiter.h"
+
+namespace tidepool::policy {
+namespace {
+
+constexpr Bytes kRegion{kRegionPages * kPageSize};
+constexpr double kPriceMemory = 60;   // seconds in which the price of DRAM falls to a third when it is not scarce
+constexpr double kLimitSlack = 0.05;  // of a limit, at most kept free for what is about to come in
+constexpr UnitMask kCanaryUnits = 0xf;  // a quarter of a MiB
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, value < 10 ? "%.2g" : "%.0f", value);
+  return text;
+}
+
+Bytes bytes_of(double value) {
+  return Bytes{value <= 0 ? 0 : static_cast<std::uint64_t>(std::min(value, 1e18))};
+}
+
+double as_double(Bytes bytes) {
+  return static_cast<double>(bytes.value);
+}
+
+}  // namespace
+
+Planner::Planner(const HostView& host, std::span<VmState* const> vms, const Moment& now, double passed,
+                 PlannerState& state, const PolicyConfig& config)
+    : host_(host),
+      vms_(vms),
+      now_(now),
+      state_(state),
+      config_(config),
+      tiers_(host.tiers, state.dram_price),
+      demotions_left_(config.max_regions_per_tick),
+      restores_left_(config.max_regions_per_tick) {
+  refill(passed);
+  Bytes far;
+  for (const VmState* vm : vms_) {
+    if (counts(*vm)) far += vm->terms.far + vm->terms.leaving;
+  }
+  far_ceiling_ = saturating_sub(host.max_far, far);
+  evacuable_ = !host.require_evacuable || evacuation(host, far, Bytes{}).shortfall == Bytes{};
+  spare_ = host.available;
+  state_.dram_price *= std::exp(-passed / kPriceMemory);
+}
+
+void Planner::refill(double passed) {
+  const auto fill = [&](double& tokens, Bytes per_second) {
+    const double rate = as_double(per_second);
+    // A burst of two seconds at most, but always enough for one region.
+    tokens = std::min(std::max(2 * rate, as_double(kRegion)), tokens + rate * std::clamp(passed, 0.0, 2.0));
+  };
+  fill(state_.demote_tokens, config_.demote_per_second);
+  fill(state_.restore_tokens, config_.restore_per_second);
+}
+
+Bytes Planner::in_dram(const VmState& vm) const {
+  const Bytes paper = vm.terms.mode == Mode::kDryRun ? to_bytes(PageCount{vm.heat.far_pages()}) : Bytes{};
+  const Bytes going = std::max(vm.terms.leaving, to_bytes(PageCount{vm.heat.pending_pages()}));
+  return saturating_sub(saturating_sub(vm.terms.resident, going), paper);
+}
+
+void Planner::run(const Pressure& pressure, Plan& plan) {
+  const std::vector<Want> all = wants(pressure);
+  const std::size_t count = vms_.size();
+  const std::size_t first = count == 0 ? 0 : state_.turn++ % count;
+  // What must go has the first call on the bandwidth; then everybody in turn.
+  for (const bool forced : {true, false}) {
+    for (std::size_t n = 0; n < count; ++n) {
+      const std::size_t i = (first + n) % count;
+      if ((all[i].amount > Bytes{}) == forced) plan_vm(*vms_[i], all[i], plan);
+    }
+  }
+}
+
+std::vector<Planner::Want> Planner::wants(const Pressure& pressure) {
+  std::vector<Want> wants(vms_.size());
+  for (std::size_t i = 0; i < vms_.size(); ++i) {
+    const VmState& vm = *vms_[i];
+    if (!vm.terms.limit) continue;
+    // What is likely to come in before a move that begins now has freed anything.
+    const double inflow = vm.heat.fault_rate() * vm.heat.move_seconds() * kPageSize;
+    const Bytes slack = bytes_of(std::min(inflow, kLimitSlack * as_double(*vm.terms.limit)));
+    wants[i] = {saturating_sub(in_dram(vm) + slack, *vm.terms.limit), Reason::kOverLimit, Pick::kAny};
+  }
+  if (pressure.level != PressureLevel::kNone && pressure.shortage > Bytes{}) share_among(pressure, wants);
+  return wants;
+}
+
+void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
+  const bool cold_only = pressure.level == PressureLevel::kTrimCold;
+  std::vector<Claim> claims(vms_.size());
+  for (std::size_t i = 0; i < vms_.size(); ++i) {
+    const VmState& vm = *vms_[i];
+    claims[i].pages = cold_only ? &vm.heat.ripe() : &vm.heat.movable();
+    claims[i].worth = vm.terms.weight * vm.terms.fault_cost;
+    if (counts(vm) && !vm.terms.held) claims[i].surplus = saturating_sub(in_dram(vm), vm.terms.guarantee);
+  }
+  // A demotion frees less than it moves where the tier takes DRAM itself.
+  const double freed = std::max(0.05, 1 - tiers_.dram_per_byte(0.01f));
+  // What is under way will have freed its part.
+  Bytes going;
+  for (const VmState* vm : vms_) {
+    if (counts(*vm)) going += std::max(vm->terms.leaving, to_bytes(PageCount{vm->heat.pending_pages()}));
+  }
+  const Bytes missing = saturating_sub(bytes_of(as_double(pressure.shortage) / freed), going);
+  const Shares shares = share_shortage(claims, missing);
+  if (missing > Bytes{}) state_.dram_price = std::max(state_.dram_price, shares.price);
+  for (std::size_t i = 0; i < wants.size(); ++i) {
+    if (shares.give[i] > wants[i].amount)
+      wants[i] = {shares.give[i], Reason::kHostPressure, cold_only ? Pick::kRipe : Pick::kAny};
+  }
+}
+
+void Planner::plan_vm(VmState& vm, const Want& want, Plan& plan) {
+  if (host_.frozen) return record(vm, nothing(vm, Reason::kFrozen, "the host is frozen"), plan);
+  if (vm.terms.held) return record(vm, nothing(vm, Reason::kHeld, "held"), plan);
+  if (restore_guarantee(vm, plan)) return;
+  if (want.amount > Bytes{}) return force(vm, want, plan);
+  if (vm.stall.over()) return promote_back(vm, plan);
+  if (vm.stall.paused(now_.tenths)) {
+    return record(vm,
+                  nothing(vm, Reason::kStallBudget,
+                          "stall was above its budget of " + share_text(vm.terms.budget) + ": waiting another " +
+                              std::to_string((vm.stall.paused_until() - now_.tenths) / 10) + " s"),
+                  plan);
+  }
+  if (vm.pingpong.paused(now_.tenths)) {
+    return record(vm,
+                  nothing(vm, Reason::kPingpong,
+                          std::to_string(vm.pingpong.returned()) + " of " + std::to_string(vm.pingpong.moved()) +
+                              " trimmed pages came back"),
+                  plan);
+  }
+  trim(vm, plan);
+}
+
+bool Planner::restore_guarantee(VmState& vm, Plan& plan) {
+  if (vm.terms.resident >= vm.terms.guarantee || vm.heat.far_pages() == 0) return false;
+  const Bytes missing = saturating_sub(vm.terms.guarantee, vm.terms.resident);
+  Decision decision =
+      restore(vm, Reason::kBelowGuarantee, missing, 0,
+              "resident " + short_text(vm.terms.resident) + ", guarantee " + short_text(vm.terms.guarantee), plan);
+  if (decision.regions == 0 && decision.reason == Reason::kNothingCold) return false;
+  record(vm, std::move(decision), plan);
+  return true;
+}
+
+void Planner::promote_back(VmState& vm, Plan& plan) {
+  const std::string stall = "stall " + share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
+  // Worth it when the waits that it saves within the horizon cost more than the copy.
+  const double horizon = std::chrono::duration<double>(config_.gate_horizon).count();
+  const double copy = std::chrono::duration<double>(config_.restore_cost).count();
+  const auto least = static_cast<float>(copy / std::max(1e-9, horizon * vm.terms.fault_cost));
+  Bytes room = saturating_sub(host_.available, host_.reserve);
+  if (vm.terms.limit) room = std::min(room, saturating_sub(*vm.terms.limit, in_dram(vm)));
+  Decision decision = restore(vm, Reason::kPromoteBack, room, least, stall, plan);
+  if (decision.regions == 0) {
+    const bool no_room = room < kRegion && vm.heat.far_pages() > 0;
+    decision = nothing(vm, Reason::kStallBudget, stall + (no_room ? "; no memory to bring more home" : ""));
+  }
+  record(vm, std::move(decision), plan);
+}
+
+Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_rate, std::string detail, Plan& plan) {
+  const bool real = counts(vm);
+  const Bytes bandwidth = bytes_of(state_.restore_tokens);
+  const Bytes room = std::min({amount, spare_, bandwidth});
+  vm.heat.most_missed({(room.value + kPageSize - 1) / kPageSize, restores_left_}, scratch_);
+  Decision decision{vm.id, Action::kRestore, reason, 0, Bytes{}, !real, std::move(detail)};
+  for (const Candidate& candidate : scratch_) {
+    const Bytes bytes = to_bytes(PageCount{candidate.pages});
+    if (candidate.rate < least_rate || decision.bytes >= amount) break;
+    if (decision.bytes + bytes > std::min(spare_, bandwidth)) continue;
+    // Beyond what is missing only as far as a limit allows.
+    if (vm.terms.limit && in_dram(vm) + decision.bytes + bytes > std::max(*vm.terms.limit, vm.terms.guarantee)) break;
+    decision.bytes += bytes;
+    ++decision.regions;
+    if (vm.terms.mode == Mode::kObserve) continue;
+    vm.heat.note_restore(candidate);
+    if (real)
+      plan.restores.push_back({vm.id, candidate.id, candidate.units, candidate.pages, 0, reason, candidate.rate});
+  }
+  if (decision.regions == 0) {
+    if (scratch_.empty() && room > Bytes{}) return nothing(vm, Reason::kNothingCold, "nothing is far");
+    const bool full = std::min(amount, spare_) < kRegion;
+    return nothing(vm, full ? Reason::kNoMemory : Reason::kRateLimit,
+                   decision.detail + (full ? "; available " + short_text(spare_) : ""));
+  }
+  if (real) {
+    spare_ = saturating_sub(spare_, decision.bytes);
+    state_.restore_tokens -= as_double(decision.bytes);
+    restores_left_ -= std::min(restores_left_, decision.regions);
+  }
+  return decision;
+}
+
+// The smallest bound decides, and names itself.
+Planner::Bound Planner::tightest(const VmState& vm) const {
+  const Bound bounds[] = {{saturating_sub(in_dram(vm), vm.terms.guarantee), Reason::kGuarantee},
+                          {evacuable_ ? Bytes{~0ull} : Bytes{}, Reason::kNotEvacuable},
+                          {far_ceiling_, Reason::kFarCeiling},
+                          {tiers_.room(), Reason::kPoolFull},
+                          {bytes_of(state_.demote_tokens), Reason::kRateLimit}};
+  return *std::min_element(std::begin(bounds), std::end(bounds),
+                           [](const Bound& a, const Bound& b) { return a.room < b.room; });
+}
+
+void Planner::force(VmState& vm, const Want& want, Plan& plan) {
+  const Bound bound = tightest(vm);
+  const Bytes amount = std::min(want.amount, bound.room);
+  vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left_}, scratch_);
+  Decision decision =
+      demote(vm, scratch_, want.reason, MoveKind::kForced, want.amount, bound, -1, plan);
+  if (decision.regions > 0) {
+    decision.detail = want.reason == Reason::kOverLimit
+                          ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " +
+                                short_text(*vm.terms.limit)
+                          : "its share of the host's shortage is " + short_text(want.amount);
+    if (vm.stall.over())
+      decision.detail += "; stall " + share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
+  }
+  record(vm, std::move(decision), plan);
+}
+
+void Planner::trim(VmState& vm, Plan& plan) {
+  const Bound bound = tightest(vm);
+  const double allowed = vm.terms.faults_allowed * config_.fault_headroom * vm.stall.trust();
+  const double spent = vm.heat.fault_rate() + vm.predicted;
+  const std::string budget = number(allowed) + " faults/s allowed, " + number(vm.heat.fault_rate()) + " measured, " +
+                             number(vm.predicted) + " expected";
+  vm.heat.coldest(Pick::kRipe, {bound.room.value / kPageSize, demotions_left_}, scratch_);
+  Decision decision =
+      demote(vm, scratch_, Reason::kCold, MoveKind::kTrim, Bytes{~0ull}, bound, std::max(0.0, allowed - spent), plan);
+  if (decision.regions > 0) {
+    decision.detail = "unused for " + std::to_string(vm.heat.ripe_age()) + " scan periods; " + budget;
+    return record(vm, std::move(decision), plan);
+  }
+  if (decision.reason == Reason::kFaultBudget) decision.detail = budget;
+  if (decision.reason != Reason::kNothingCold) return record(vm, std::move(decision), plan);
+  canaries(vm, plan);
+}
+
+// Memory of which only writes are seen, or nothing: a part goes, and its far pages tell how it is used.
+void Planner::canaries(VmState& vm, Plan& plan) {
+  const Bound bound = tightest(vm);
+  const Bytes share = std::max(kRegion, bytes_of(config_.canary_share * as_double(vm.terms.resident)));
+  const Bytes unproven = to_bytes(PageCount{vm.heat.unproven_canaries()});
+  const Bytes amount = saturating_sub(share, unproven);
+  vm.heat.coldest(Pick::kUnknown, {(amount.value + kPageSize - 1) / kPageSize * 8, demotions_left_}, scratch_);
+  if (vm.terms.partial) {
+    for (Candidate& candidate : scratch_) {
+      // Another part of every region, and of the same region another time.
+      const unsigned turn = (candidate.id.region * 5 + now_.period) % (kUnits / 4);
+      candidate.units &= kCanaryUnits << (4 * turn);
+      candidate.pages = static_cast<std::uint16_t>(std::min<unsigned>(candidate.pages, 4 * kUnitPages));
+    }
+  }
+  const double allowed =
+      std::max(0.0, vm.terms.faults_allowed * config_.fault_headroom * vm.stall.trust() - vm.heat.fault_rate() -
+                        vm.predicted);
+  Decision decision = amount == Bytes{} ? nothing(vm, Reason::kNothingCold, "")
+                                        : demote(vm, scratch_, Reason::kCanary, MoveKind::kCanary, amount, bound,
+                                                 allowed, plan);
+  if (decision.regions > 0) {
+    decision.detail = "reads are not seen: a part goes and is watched; " + short_text(unproven) + " of " +
+                      short_text(share) + " out";
+  } else if (decision.reason == Reason::kNothingCold) {
+    decision.detail = "no region is known to have been unused for " + std::to_string(vm.heat.ripe_age()) + " scan periods";
+  }
+  record(vm, std::move(decision), plan);
+}
+
+Decision Planner::demote(VmState& vm, std::span<const Candidate> candidates, Reason reason, MoveKind kind, Bytes amount,
+                         const Bound& bound, double faults, Plan& plan) {
+  const bool real = counts(vm);
+  Decision decision{vm.id, Action::kDemote, reason, 0, Bytes{}, !real, ""};
+  Reason why_not = candidates.empty() ? Reason::kNothingCold : bound.reason;
+  if (candidates.empty() && bound.room < Bytes{kPageSize}) why_not = bound.reason;
+  double expected = 0;
+  for (const Candidate& candidate : candidates) {
+    const Bytes bytes = to_bytes(PageCount{candidate.pages});
+    if (decision.bytes >= amount) break;
+    // Whole regions: the last one must fit entirely, so that no bound is ever exceeded.
+    if (decision.bytes + bytes > bound.room) continue;
+    const double uses = static_cast<double>(candidate.rate) * candidate.pages;
+    if (faults >= 0 && expected + uses > faults) {
+      why_not = Reason::kFaultBudget;
+      break;
+    }
+    if (decision.regions >= demotions_left_) {
+      why_not = Reason::kRateLimit;
+      break;
+    }
+    const int tier = tiers_.choose(candidate.rate, candidate.pages);
+    if (tier < 0) {
+      why_not = Reason::kPoolFull;
+      break;
+    }
+    expected += uses;
+    decision.bytes += bytes;
+    ++decision.regions;
+    if (vm.terms.mode == Mode::kObserve) continue;
+    vm.heat.note_demotion(candidate, kind);
+    if (!real) continue;
+    tiers_.take(tier, candidate.pages);
+    plan.demotions.push_back({vm.id, candidate.id, candidate.units, candidate.pages, static_cast<std::uint8_t>(tier),
+                              reason, candidate.rate});
+  }
+  if (decision.regions == 0) return nothing(vm, why_not, bound_text(vm, why_not));
+  if (vm.terms.mode != Mode::kObserve && kind != MoveKind::kForced) vm.predicted += expected;
+  if (real) {
+    far_ceiling_ = saturating_sub(far_ceiling_, decision.bytes);
+    state_.demote_tokens -= as_double(decision.bytes);
+    demotions_left_ -= std::min(demotions_left_, decision.regions);
+  }
+  return decision;
+}
+
+std::string Planner::bound_text(const VmState& vm, Reason reason) const {
+  switch (reason) {
+    case Reason::kGuarantee:
+      return "resident " + short_text(in_dram(vm)) + ", guarantee " + short_text(vm.terms.guarantee);
+    case Reason::kFarCeiling:
+      return "far memory has reached safety.max_far, " + short_text(host_.max_far);
+    case Reason::kPoolFull: {
+      Bytes used;
+      Bytes capacity;
+      for (const TierView& tier : host_.tiers) used += tier.used, capacity += tier.capacity;
+      return "pool used " + short_text(used) + " of " + short_text(capacity);
+    }
+    case Reason::kNotEvacuable:
+      return "what is far would not fit back: available " + short_text(host_.available) + ", reserve " +
+             short_text(host_.reserve);
+    case Reason::kRateLimit:
+      return "limit of " + short_text(config_.demote_per_second) + " and " +
+             std::to_string(config_.max_regions_per_tick) + " regions per second";
+    default:
+      return {};
+  }
+}
+
+Decision Planner::nothing(const VmState& vm, Reason reason, std::string detail) {
+  return {vm.id, Action::kNone, reason, 0, Bytes{}, vm.terms.mode != Mode::kActive, std::move(detail)};
+}
+
+// Moves are always recorded; that nothing is done, or would be, only when it is something new.
+void Planner::record(VmState& vm, Decision decision, Plan& plan) const {
+  const bool moves = decision.action != Action::kNone && vm.terms.mode != Mode::kObserve;
+  const bool news = !vm.recorded || moves || vm.last.action != decision.action || vm.last.reason != decision.reason ||
+                    vm.last.would != decision.would;
+  vm.recorded = true;
+  if (news) plan.decisions.push_back(decision);
+  vm.last = std::move(decision);
+}
+
+}  // namespace tidepool::policy
