@@ -26,7 +26,7 @@ struct HeatConfig {
   float unknown_rate = 0.02f;   // uses per page and second of memory of which nothing is known
   float proof_watch = 8;        // page-seconds of seeing reads below which a region counts as unknown
   std::uint16_t max_parts = 16384;  // split regions per memory object
-  Nanoseconds move_timeout = std::chrono::seconds(20);  // a planned move that has not begun by then did nothing
+  Nanoseconds move_timeout = std::chrono::seconds(10);  // a planned move that has not begun by then did nothing
 };
 
 struct PolicyConfig {
@@ -37,6 +37,10 @@ struct PolicyConfig {
   Bytes demote_per_second{256ull << 20};
   Bytes restore_per_second{1024ull << 20};
   std::uint32_t max_regions_per_tick = 1024;  // demotions, all VMs together; restores likewise
+  // Moves that whoever carries them out works on at once, all VMs together and per VM: more would wait in a queue, and
+  // be old when their turn comes.
+  std::uint32_t moves_under_way = 128;
+  std::uint32_t moves_under_way_per_vm = 64;
 
   // Cold-age threshold: the percentile of the past minutes' thresholds that the next minute uses.
   double threshold_percentile = 0.98;

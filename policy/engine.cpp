@@ -155,7 +155,7 @@ void Engine::settle_tick(VmState& vm, const Moment& now, std::chrono::seconds ti
   vm.pingpong.measure(regrets.moved, regrets.returned, now.tenths, config);
   if (now.tenths >= vm.next_minute) {
     vm.next_minute = now.tenths + kMinute;
-    vm.heat.threshold().end_minute(terms.faults_allowed * config.fault_headroom * 60, config.threshold_percentile);
+    vm.heat.threshold().end_minute(terms.faults_allowed * 60, config.threshold_percentile);
     if (vm.history.windows() != std::clamp(config.day_windows, 1u, kMaxDayWindows))
       vm.history = Utilisation(config.day_windows);
     const double need = vm.heat.miss_curve().least_local(terms.faults_allowed);

@@ -48,6 +48,9 @@ Planner::Planner(const HostView& host, std::span<VmState* const> vms, const Mome
     if (counts(*vm)) far += vm->terms.far + vm->terms.leaving;
   }
   far_ceiling_ = saturating_sub(host.max_far, far);
+  std::uint32_t under_way = 0;
+  for (const VmState* vm : vms_) under_way += vm->heat.pending_moves();
+  demotions_left_ = std::min(demotions_left_, config.moves_under_way - std::min(config.moves_under_way, under_way));
   evacuable_ = !host.require_evacuable || evacuation(host, far, Bytes{}).shortfall == Bytes{};
   spare_ = host.available;
   state_.dram_price *= std::exp(-passed / kPriceMemory);
@@ -80,6 +83,11 @@ void Planner::run(const Pressure& pressure, Plan& plan) {
       if ((all[i].amount > Bytes{}) == forced) plan_vm(*vms_[i], all[i], plan);
     }
   }
+}
+
+std::uint32_t Planner::demotions_left(const VmState& vm) const {
+  const std::uint32_t own = vm.heat.pending_moves();
+  return std::min(demotions_left_, config_.moves_under_way_per_vm - std::min(config_.moves_under_way_per_vm, own));
 }
 
 std::vector<Planner::Want> Planner::wants(const Pressure& pressure) {
@@ -205,9 +213,10 @@ Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_
 }
 
 // The smallest bound decides, and names itself.
-Planner::Bound Planner::tightest(const VmState& vm) const {
+// The host's own need is not held up by what would not fit back: a demotion changes nothing of that.
+Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
   const Bound bounds[] = {{saturating_sub(in_dram(vm), vm.terms.guarantee), Reason::kGuarantee},
-                          {evacuable_ ? Bytes{~0ull} : Bytes{}, Reason::kNotEvacuable},
+                          {evacuable_ || urgent ? Bytes{~0ull} : Bytes{}, Reason::kNotEvacuable},
                           {far_ceiling_, Reason::kFarCeiling},
                           {tiers_.room(), Reason::kPoolFull},
                           {bytes_of(state_.demote_tokens), Reason::kRateLimit}};
@@ -216,11 +225,12 @@ Planner::Bound Planner::tightest(const VmState& vm) const {
 }
 
 void Planner::force(VmState& vm, const Want& want, Plan& plan) {
-  const Bound bound = tightest(vm);
+  const Bound bound = tightest(vm, want.reason == Reason::kHostPressure);
   const Bytes amount = std::min(want.amount, bound.room);
-  vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left_}, scratch_);
+  vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left(vm)}, scratch_);
   Decision decision =
       demote(vm, scratch_, want.reason, MoveKind::kForced, want.amount, bound, -1, plan);
+  vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
   if (decision.regions > 0) {
     decision.detail = want.reason == Reason::kOverLimit
                           ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " +
@@ -238,7 +248,7 @@ void Planner::trim(VmState& vm, Plan& plan) {
   const double spent = vm.heat.fault_rate() + vm.predicted;
   const std::string budget = number(allowed) + " faults/s allowed, " + number(vm.heat.fault_rate()) + " measured, " +
                              number(vm.predicted) + " expected";
-  vm.heat.coldest(Pick::kRipe, {bound.room.value / kPageSize, demotions_left_}, scratch_);
+  vm.heat.coldest(Pick::kRipe, {bound.room.value / kPageSize, demotions_left(vm)}, scratch_);
   Decision decision =
       demote(vm, scratch_, Reason::kCold, MoveKind::kTrim, Bytes{~0ull}, bound, std::max(0.0, allowed - spent), plan);
   if (decision.regions > 0) {
@@ -256,7 +266,7 @@ void Planner::canaries(VmState& vm, Plan& plan) {
   const Bytes share = std::max(kRegion, bytes_of(config_.canary_share * as_double(vm.terms.resident)));
   const Bytes unproven = to_bytes(PageCount{vm.heat.unproven_canaries()});
   const Bytes amount = saturating_sub(share, unproven);
-  vm.heat.coldest(Pick::kUnknown, {(amount.value + kPageSize - 1) / kPageSize * 8, demotions_left_}, scratch_);
+  vm.heat.coldest(Pick::kUnknown, {(amount.value + kPageSize - 1) / kPageSize * 8, demotions_left(vm)}, scratch_);
   if (vm.terms.partial) {
     for (Candidate& candidate : scratch_) {
       // Another part of every region, and of the same region another time.
@@ -284,7 +294,9 @@ Decision Planner::demote(VmState& vm, std::span<const Candidate> candidates, Rea
                          const Bound& bound, double faults, Plan& plan) {
   const bool real = counts(vm);
   Decision decision{vm.id, Action::kDemote, reason, 0, Bytes{}, !real, ""};
+  const std::uint32_t most = demotions_left(vm);
   Reason why_not = candidates.empty() ? Reason::kNothingCold : bound.reason;
+  if (candidates.empty() && most == 0) why_not = Reason::kRateLimit;
   if (candidates.empty() && bound.room < Bytes{kPageSize}) why_not = bound.reason;
   double expected = 0;
   for (const Candidate& candidate : candidates) {
@@ -297,7 +309,7 @@ Decision Planner::demote(VmState& vm, std::span<const Candidate> candidates, Rea
       why_not = Reason::kFaultBudget;
       break;
     }
-    if (decision.regions >= demotions_left_) {
+    if (decision.regions >= most) {
       why_not = Reason::kRateLimit;
       break;
     }
@@ -342,8 +354,8 @@ std::string Planner::bound_text(const VmState& vm, Reason reason) const {
       return "what is far would not fit back: available " + short_text(host_.available) + ", reserve " +
              short_text(host_.reserve);
     case Reason::kRateLimit:
-      return "limit of " + short_text(config_.demote_per_second) + " and " +
-             std::to_string(config_.max_regions_per_tick) + " regions per second";
+      return short_text(config_.demote_per_second) + " per second, " + std::to_string(vm.heat.pending_moves()) +
+             " moves under way";
     default:
       return {};
   }

@@ -46,7 +46,7 @@ class Planner {
     Bytes room;
     Reason reason;
   };
-  Bound tightest(const VmState& vm) const;
+  Bound tightest(const VmState& vm, bool urgent = false) const;
   // Demotes candidates as far as `room` and `faults` (per second) go.
   Decision demote(VmState& vm, std::span<const Candidate> candidates, Reason reason, MoveKind kind, Bytes amount,
                   const Bound& bound, double faults, Plan& plan);
@@ -67,6 +67,8 @@ class Planner {
   Bytes far_ceiling_;
   bool evacuable_ = true;
   Bytes spare_;  // host memory that may still be filled by what comes home
+  std::uint32_t demotions_left(const VmState& vm) const;
+
   std::uint32_t demotions_left_;
   std::uint32_t restores_left_;
   std::vector<Candidate> scratch_;

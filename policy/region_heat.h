@@ -37,6 +37,8 @@ struct RegionHeat {
   static constexpr std::uint8_t kCanary = 4;      // its last demotion was of a part, to learn
   static constexpr std::uint8_t kPaper = 8;       // its far pages are far on paper only (dry run)
   static constexpr std::uint8_t kFruitless = 16;  // its last move did nothing
+  static constexpr std::uint8_t kWarmer = 32;     // what was seen last was more than was expected
+  static constexpr std::uint8_t kCooler = 64;     // or less
   bool has(std::uint8_t flag) const { return (flags & flag) != 0; }
   void set(std::uint8_t flag, bool on) {
     flags = static_cast<std::uint8_t>(on ? flags | flag : flags & ~flag);

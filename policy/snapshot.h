@@ -74,8 +74,8 @@ struct VmView {
 struct TierView {
   std::string name;
   bool usable = true;
-  Bytes capacity;
-  Bytes used;
+  Bytes capacity{};
+  Bytes used{};
   double ratio = 1;         // bytes that it takes for a byte of far memory, on average
   bool host_dram = true;    // it takes them from this host's DRAM, and gives them back as pages go home
   Nanoseconds fault_cost = std::chrono::microseconds(20);  // measured wait for a page from it

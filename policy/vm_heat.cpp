@@ -160,7 +160,7 @@ void VmHeat::take_news(Object& object, const RegionNews& news) {
   const int fewer_far = was_far - region.far;
   // First touches: it grew by more than what came home.
   if (come > std::max(0, fewer_far)) used(region, 0);
-  if (region.has(RegionHeat::kPending) && -fewer_far * 2 >= region.moved) {
+  if (region.has(RegionHeat::kPending) && fewer_far < 0) {
     const auto took = static_cast<std::uint16_t>(now_.seconds - region.planned_at);
     move_seconds_ += 0.02 * (std::min<double>(took, 60) - move_seconds_);
     settle(region);
@@ -293,6 +293,7 @@ void VmHeat::settle(RegionHeat& region) {
   if (!region.has(RegionHeat::kPending)) return;
   region.set(RegionHeat::kPending, false);
   pending_ -= std::min<std::uint64_t>(pending_, region.moved);
+  --pending_moves_;
 }
 
 std::uint8_t VmHeat::age_of(const RegionHeat& region) const {
@@ -308,6 +309,10 @@ std::uint16_t VmHeat::movable_of(const Object& object, const RegionHeat& region)
     pages -= std::popcount(hot) * static_cast<int>(kUnitPages);
   }
   return static_cast<std::uint16_t>(std::max(0, pages));
+}
+
+void VmHeat::price_moves(bool short_of_moves) {
+  move_price_ = std::clamp(move_price_ * (short_of_moves ? 1.25f : 0.95f), kLeastMovePrice, kMostMovePrice);
 }
 
 // ---- rates ----
@@ -335,8 +340,12 @@ float VmHeat::far_rate(const Object& object, std::uint32_t index) const {
 
 void VmHeat::learn(Object& object, std::uint32_t index, Exposure& into, Exposure what, float prior) {
   RegionHeat& region = object.regions[index];
+  // Once may be a scan that passes through, or chance; twice in a row is a change.
   const int news = surprise(prior * what.watch, what.uses);
-  if (news != 0) {
+  const bool again = news != 0 && region.has(news > 0 ? RegionHeat::kWarmer : RegionHeat::kCooler);
+  region.set(RegionHeat::kWarmer, news > 0);
+  region.set(RegionHeat::kCooler, news < 0);
+  if (again) {
     into.fade(kForget);
     region.momentum = static_cast<std::int8_t>(std::clamp(region.momentum + 48 * news, -96, 96));
   }
@@ -408,7 +417,7 @@ void VmHeat::file(Object& object, std::uint32_t index) {
   const std::uint16_t pages = movable_of(object, region);
   if (pages == 0) return;
   // A move has a price of its own: the fewer pages share it, the colder they must be to be worth it.
-  float rate = resident_rate(object, index) * (1 + 32.0f / static_cast<float>(pages));
+  float rate = resident_rate(object, index) * (1 + kLeastMovePrice / static_cast<float>(pages));
   if (region.momentum != 0) rate *= std::exp2(static_cast<float>(region.momentum) / 64);
   const std::uint8_t t = temperature_of(rate);
   std::uint8_t filed = t;

@@ -67,6 +67,7 @@ class VmHeat {
   std::uint64_t resident_pages() const { return resident_; }
   std::uint64_t far_pages() const { return far_; }
   std::uint64_t pending_pages() const { return pending_; }
+  std::uint32_t pending_moves() const { return pending_moves_; }
   std::uint64_t unproven_canaries() const { return canaries_; }
   // Pages that could go, by temperature; and those of regions that are ripe and known.
   const std::array<std::int64_t, kTemperatures>& movable() const { return any_.pages; }
@@ -93,6 +94,8 @@ class VmHeat {
   void most_missed(PickLimits limits, std::vector<Candidate>& out);
   void note_demotion(const Candidate& candidate, MoveKind kind);
   void note_restore(const Candidate& candidate);
+  // Moves were what was short in this tick, or were not: how much a region's few pages count against it.
+  void price_moves(bool short_of_moves);
   // A noted demotion that did not even begin.
   void forget_move(RegionId id);
 
@@ -122,6 +125,8 @@ class VmHeat {
       regions[temperature] += sign;
     }
   };
+  static constexpr float kLeastMovePrice = 32;
+  static constexpr float kMostMovePrice = 8192;
   static constexpr std::uint8_t kRipeBit = 0x80;
   static constexpr std::uint8_t kUnknownBit = 0x40;
   static constexpr std::uint8_t kTemperatureBits = 0x3f;
@@ -176,8 +181,10 @@ class VmHeat {
   std::uint64_t resident_ = 0;
   std::uint64_t far_ = 0;
   std::uint64_t pending_ = 0;
+  std::uint32_t pending_moves_ = 0;
   std::uint64_t canaries_ = 0;
-  Filed any_;   // neither ripe nor picked as unknown: all with a temperature
+  float move_price_ = kLeastMovePrice;
+  Filed any_;   // all that could go
   Filed ripe_;  // of them, ripe and known
   Filed unknown_;
   Filed missed_;  // far pages

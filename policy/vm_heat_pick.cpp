@@ -9,6 +9,8 @@ namespace {
 
 // A temperature is half an octave wide: within the last one that is needed, so many more regions are compared exactly.
 constexpr std::size_t kSpare = 256;
+constexpr std::size_t kSpareWhenShort = 4096;
+constexpr unsigned kWarmerWhenShort = 4;  // half octaves
 
 bool colder(const Candidate& a, const Candidate& b) {
   return a.rate != b.rate ? a.rate < b.rate : a.id < b.id;
@@ -36,7 +38,12 @@ void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out)
     regions += static_cast<std::uint64_t>(filed.regions[last]);
   }
   last = std::min(last, kTemperatures - 1);
-  const std::size_t most_of_last = limits.regions - std::min<std::uint64_t>(regions, limits.regions) + kSpare;
+  std::size_t most_of_last = limits.regions - std::min<std::uint64_t>(regions, limits.regions) + kSpare;
+  if (move_price_ > kLeastMovePrice) {
+    // Moves are short: somewhat warmer regions with many pages may be the better choice.
+    most_of_last += kSpareWhenShort;
+  }
+  const unsigned warmest = move_price_ > kLeastMovePrice ? std::min(last + kWarmerWhenShort, kTemperatures - 1) : last;
   std::size_t of_last = 0;
 
   // From another place every time, so that within the last temperature everybody has a turn.
@@ -48,15 +55,17 @@ void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out)
     for (std::uint32_t i = 0, r = turn; i < count; ++i, r = r + 1 == count ? 0 : r + 1) {
       const std::uint8_t temperature = object.temperature[r];
       const unsigned t = temperature & kTemperatureBits;
-      if (t == 0 || t > last || (temperature & mask) != wanted) continue;
-      if (t == last && ++of_last > most_of_last) continue;
+      if (t == 0 || t > warmest || (temperature & mask) != wanted) continue;
+      if (t >= last && ++of_last > most_of_last) continue;
       Candidate candidate =
           candidate_of(object, r, movable_of(object, object.regions[r]), resident_rate(object, r));
       if (object.regions[r].part != 0 && partial_) candidate.units = object.parts[object.regions[r].part - 1].cold;
       out.push_back(candidate);
     }
   }
+  for (Candidate& each : out) each.rate *= 1 + move_price_ / static_cast<float>(each.pages);
   std::sort(out.begin(), out.end(), colder);
+  for (Candidate& each : out) each.rate /= 1 + move_price_ / static_cast<float>(each.pages);
   std::uint64_t sum = 0;
   std::size_t keep = 0;
   while (keep < out.size() && keep < limits.regions && sum < limits.pages) sum += out[keep++].pages;
@@ -117,6 +126,7 @@ void VmHeat::note_demotion(const Candidate& candidate, MoveKind kind) {
   } else {
     region.set(RegionHeat::kPending, true);
     pending_ += candidate.pages;
+    ++pending_moves_;
   }
   file(*object, candidate.id.region);
 }

@@ -64,11 +64,15 @@ void VmHeat::sweep_region(Object& object, std::uint32_t index) {
   region.momentum = static_cast<std::int8_t>(region.momentum / 2);
 
   const auto since_planned = static_cast<std::uint16_t>(now_.seconds - region.planned_at);
-  if (region.has(RegionHeat::kPending) && since_planned * 1.0 > std::chrono::duration<double>(config_.move_timeout).count()) {
+  if (region.has(RegionHeat::kPending) &&
+      since_planned > std::chrono::duration<double>(config_.move_timeout).count()) {
     settle(region);
-    region.set(RegionHeat::kFruitless, true);
-    region.demoted_at = 0;
-    if (region.backoff < 6) ++region.backoff;
+    // Unless as much came back as went, nothing went.
+    if (region.returned == 0) {
+      region.set(RegionHeat::kFruitless, true);
+      region.demoted_at = 0;
+      if (region.backoff < 6) ++region.backoff;
+    }
   } else if (region.has(RegionHeat::kFruitless) && since_planned > kFruitlessPause << std::min<int>(region.backoff, 5)) {
     region.set(RegionHeat::kFruitless, false);
   } else if (region.backoff > 0 && age >= kForgiveAge && rounds_ % 8 == 0) {
