@@ -34,7 +34,7 @@ Shares share_shortage(std::span<const Claim> claims, Bytes wanted) {
       const int t = value - shifts[i];
       offers[i] = Bytes{};
       if (t < 1 || t >= static_cast<int>(kTemperatures)) continue;
-      const auto pages = std::max<std::int64_t>(0, (*claims[i].pages)[static_cast<unsigned>(t)]);
+      const auto pages = std::max<std::int32_t>(0, (*claims[i].pages)[static_cast<unsigned>(t)]);
       offers[i] = std::min(to_bytes(PageCount{static_cast<std::uint64_t>(pages)}),
                            saturating_sub(claims[i].surplus, shares.give[i]));
       sum += offers[i];

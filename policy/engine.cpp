@@ -10,6 +10,7 @@ namespace tidepool::policy {
 namespace {
 
 constexpr std::int64_t kLongestTick = 60;        // seconds; what lies between is not known to have passed
+constexpr std::size_t kLookAhead = 6;
 constexpr std::uint32_t kMinute = 600;           // tenths
 constexpr double kPredictionMemory = 10;         // seconds after which what was expected has been measured
 constexpr std::size_t kWaitingHistories = 10000;  // of VMs that are not adopted yet
@@ -86,8 +87,13 @@ Moment Engine::advance_clock(MonoTime now, const PolicyConfig& config, IntakeCou
 void Engine::take_samples(const Snapshot& snapshot, IntakeCounts& counts) {
   for (const bool far : {true, false}) {
     VmState* vm = nullptr;
-    for (const AccessSample& sample : snapshot.samples) {
+    for (std::size_t i = 0; i < snapshot.samples.size(); ++i) {
+      const AccessSample& sample = snapshot.samples[i];
       if (sample.far != far) continue;
+      if (i + kLookAhead < snapshot.samples.size()) {
+        const AccessSample& soon = snapshot.samples[i + kLookAhead];
+        if (vm != nullptr && vm->id == soon.object.vm) vm->heat.expect(soon);
+      }
       if (vm == nullptr || vm->id != sample.object.vm) vm = find(sample.object.vm);
       if (vm != nullptr) {
         vm->heat.take(sample, counts);

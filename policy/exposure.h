@@ -44,6 +44,15 @@ inline int surprise(float expected, float seen) {
   return 0;
 }
 
+// 2^x for -120 < x < 120 to a thousandth, 0 below: fading is done for every region that is looked at.
+inline float fast_exp2(float x) {
+  if (x <= -120) return 0;
+  const auto whole = static_cast<std::int32_t>(x + 256) - 256;  // rounded down
+  const float rest = x - static_cast<float>(whole);
+  const float fraction = 1 + rest * (0.69583f + rest * (0.22606f + rest * 0.078024f));
+  return std::bit_cast<float>((whole + 127) << 23) * fraction;
+}
+
 // Rates in half octaves, coldest first: 1 is one use of a page in a month, 63 five hundred in a second. 0: none.
 inline constexpr unsigned kTemperatures = 64;
 

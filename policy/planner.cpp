@@ -130,24 +130,22 @@ void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
 }
 
 void Planner::plan_vm(VmState& vm, const Want& want, Plan& plan) {
-  if (host_.frozen) return record(vm, nothing(vm, Reason::kFrozen, "the host is frozen"), plan);
-  if (vm.terms.held) return record(vm, nothing(vm, Reason::kHeld, "held"), plan);
+  if (host_.frozen) return record(vm, nothing(vm, Reason::kFrozen), plan, [] { return "the host is frozen"; });
+  if (vm.terms.held) return record(vm, nothing(vm, Reason::kHeld), plan, [] { return "held"; });
   if (restore_guarantee(vm, plan)) return;
   if (want.amount > Bytes{}) return force(vm, want, plan);
   if (vm.stall.over()) return promote_back(vm, plan);
   if (vm.stall.paused(now_.tenths)) {
-    return record(vm,
-                  nothing(vm, Reason::kStallBudget,
-                          "stall was above its budget of " + share_text(vm.terms.budget) + ": waiting another " +
-                              std::to_string((vm.stall.paused_until() - now_.tenths) / 10) + " s"),
-                  plan);
+    return record(vm, nothing(vm, Reason::kStallBudget), plan, [&] {
+      return "stall was above its budget of " + share_text(vm.terms.budget) + ": waiting another " +
+             std::to_string((vm.stall.paused_until() - now_.tenths) / 10) + " s";
+    });
   }
   if (vm.pingpong.paused(now_.tenths)) {
-    return record(vm,
-                  nothing(vm, Reason::kPingpong,
-                          std::to_string(vm.pingpong.returned()) + " of " + std::to_string(vm.pingpong.moved()) +
-                              " trimmed pages came back"),
-                  plan);
+    return record(vm, nothing(vm, Reason::kPingpong), plan, [&] {
+      return std::to_string(vm.pingpong.returned()) + " of " + std::to_string(vm.pingpong.moved()) +
+             " trimmed pages came back";
+    });
   }
   trim(vm, plan);
 }
@@ -155,42 +153,44 @@ void Planner::plan_vm(VmState& vm, const Want& want, Plan& plan) {
 bool Planner::restore_guarantee(VmState& vm, Plan& plan) {
   if (vm.terms.resident >= vm.terms.guarantee || vm.heat.far_pages() == 0) return false;
   const Bytes missing = saturating_sub(vm.terms.guarantee, vm.terms.resident);
-  Decision decision =
-      restore(vm, Reason::kBelowGuarantee, missing, 0,
-              "resident " + short_text(vm.terms.resident) + ", guarantee " + short_text(vm.terms.guarantee), plan);
-  if (decision.regions == 0 && decision.reason == Reason::kNothingCold) return false;
-  record(vm, std::move(decision), plan);
+  const Decision decision = restore(vm, Reason::kBelowGuarantee, missing, 0, plan);
+  if (decision.reason == Reason::kNothingCold) return false;
+  record(vm, decision, plan, [&] {
+    return "resident " + short_text(vm.terms.resident) + ", guarantee " + short_text(vm.terms.guarantee) +
+           (decision.regions == 0 ? ", available " + short_text(spare_) : "");
+  });
   return true;
 }
 
 void Planner::promote_back(VmState& vm, Plan& plan) {
-  const std::string stall = "stall " + share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
   // Worth it when the waits that it saves within the horizon cost more than the copy.
   const double horizon = std::chrono::duration<double>(config_.gate_horizon).count();
   const double copy = std::chrono::duration<double>(config_.restore_cost).count();
   const auto least = static_cast<float>(copy / std::max(1e-9, horizon * vm.terms.fault_cost));
   Bytes room = saturating_sub(host_.available, host_.reserve);
   if (vm.terms.limit) room = std::min(room, saturating_sub(*vm.terms.limit, in_dram(vm)));
-  Decision decision = restore(vm, Reason::kPromoteBack, room, least, stall, plan);
-  if (decision.regions == 0) {
-    const bool no_room = room < kRegion && vm.heat.far_pages() > 0;
-    decision = nothing(vm, Reason::kStallBudget, stall + (no_room ? "; no memory to bring more home" : ""));
-  }
-  record(vm, std::move(decision), plan);
+  Decision decision = restore(vm, Reason::kPromoteBack, room, least, plan);
+  const bool no_room = room < kRegion && vm.heat.far_pages() > 0;
+  if (decision.regions == 0) decision = nothing(vm, Reason::kStallBudget);
+  record(vm, decision, plan, [&] {
+    return "stall " + share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget) +
+           (no_room && decision.regions == 0 ? "; no memory to bring more home" : "");
+  });
 }
 
-Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_rate, std::string detail, Plan& plan) {
+Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_rate, Plan& plan) {
   const bool real = counts(vm);
   const Bytes bandwidth = bytes_of(state_.restore_tokens);
   const Bytes room = std::min({amount, spare_, bandwidth});
   vm.heat.most_missed({(room.value + kPageSize - 1) / kPageSize, restores_left_}, scratch_);
-  Decision decision{vm.id, Action::kRestore, reason, 0, Bytes{}, !real, std::move(detail)};
+  Decision decision{vm.id, Action::kRestore, reason, 0, Bytes{}, !real, ""};
+  const Bytes resident = in_dram(vm);
   for (const Candidate& candidate : scratch_) {
     const Bytes bytes = to_bytes(PageCount{candidate.pages});
     if (candidate.rate < least_rate || decision.bytes >= amount) break;
     if (decision.bytes + bytes > std::min(spare_, bandwidth)) continue;
     // Beyond what is missing only as far as a limit allows.
-    if (vm.terms.limit && in_dram(vm) + decision.bytes + bytes > std::max(*vm.terms.limit, vm.terms.guarantee)) break;
+    if (vm.terms.limit && resident + decision.bytes + bytes > std::max(*vm.terms.limit, vm.terms.guarantee)) break;
     decision.bytes += bytes;
     ++decision.regions;
     if (vm.terms.mode == Mode::kObserve) continue;
@@ -199,10 +199,8 @@ Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_
       plan.restores.push_back({vm.id, candidate.id, candidate.units, candidate.pages, 0, reason, candidate.rate});
   }
   if (decision.regions == 0) {
-    if (scratch_.empty() && room > Bytes{}) return nothing(vm, Reason::kNothingCold, "nothing is far");
-    const bool full = std::min(amount, spare_) < kRegion;
-    return nothing(vm, full ? Reason::kNoMemory : Reason::kRateLimit,
-                   decision.detail + (full ? "; available " + short_text(spare_) : ""));
+    if (scratch_.empty() && room > Bytes{}) return nothing(vm, Reason::kNothingCold);
+    return nothing(vm, std::min(amount, spare_) < kRegion ? Reason::kNoMemory : Reason::kRateLimit);
   }
   if (real) {
     spare_ = saturating_sub(spare_, decision.bytes);
@@ -228,36 +226,39 @@ void Planner::force(VmState& vm, const Want& want, Plan& plan) {
   const Bound bound = tightest(vm, want.reason == Reason::kHostPressure);
   const Bytes amount = std::min(want.amount, bound.room);
   vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left(vm)}, scratch_);
-  Decision decision =
-      demote(vm, scratch_, want.reason, MoveKind::kForced, want.amount, bound, -1, plan);
+  const Decision decision = demote(vm, want.reason, MoveKind::kForced, want.amount, bound, -1, plan);
   vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
-  if (decision.regions > 0) {
-    decision.detail = want.reason == Reason::kOverLimit
-                          ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " +
-                                short_text(*vm.terms.limit)
-                          : "its share of the host's shortage is " + short_text(want.amount);
+  record(vm, decision, plan, [&] {
+    if (decision.regions == 0) return bound_text(vm, decision.reason);
+    std::string text = want.reason == Reason::kOverLimit
+                           ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " +
+                                 short_text(*vm.terms.limit)
+                           : "its share of the host's shortage is " + short_text(want.amount);
     if (vm.stall.over())
-      decision.detail += "; stall " + share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
-  }
-  record(vm, std::move(decision), plan);
+      text += "; stall " + share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
+    return text;
+  });
+}
+
+double Planner::faults_left(const VmState& vm) const {
+  const double allowed = vm.terms.faults_allowed * config_.fault_headroom * vm.stall.trust();
+  return std::max(0.0, allowed - vm.heat.fault_rate() - vm.predicted);
 }
 
 void Planner::trim(VmState& vm, Plan& plan) {
   const Bound bound = tightest(vm);
-  const double allowed = vm.terms.faults_allowed * config_.fault_headroom * vm.stall.trust();
-  const double spent = vm.heat.fault_rate() + vm.predicted;
-  const std::string budget = number(allowed) + " faults/s allowed, " + number(vm.heat.fault_rate()) + " measured, " +
-                             number(vm.predicted) + " expected";
+  const double measured = vm.heat.fault_rate();
+  const double expected = vm.predicted;
   vm.heat.coldest(Pick::kRipe, {bound.room.value / kPageSize, demotions_left(vm)}, scratch_);
-  Decision decision =
-      demote(vm, scratch_, Reason::kCold, MoveKind::kTrim, Bytes{~0ull}, bound, std::max(0.0, allowed - spent), plan);
-  if (decision.regions > 0) {
-    decision.detail = "unused for " + std::to_string(vm.heat.ripe_age()) + " scan periods; " + budget;
-    return record(vm, std::move(decision), plan);
-  }
-  if (decision.reason == Reason::kFaultBudget) decision.detail = budget;
-  if (decision.reason != Reason::kNothingCold) return record(vm, std::move(decision), plan);
-  canaries(vm, plan);
+  const Decision decision =
+      demote(vm, Reason::kCold, MoveKind::kTrim, Bytes{~0ull}, bound, faults_left(vm), plan);
+  if (decision.reason == Reason::kNothingCold) return canaries(vm, plan);
+  record(vm, decision, plan, [&] {
+    if (decision.regions == 0 && decision.reason != Reason::kFaultBudget) return bound_text(vm, decision.reason);
+    return "unused for " + std::to_string(vm.heat.ripe_age()) + " scan periods; " +
+           number(vm.terms.faults_allowed * config_.fault_headroom * vm.stall.trust()) + " faults/s allowed, " +
+           number(measured) + " measured, " + number(expected) + " expected";
+  });
 }
 
 // Memory of which only writes are seen, or nothing: a part goes, and its far pages tell how it is used.
@@ -274,24 +275,24 @@ void Planner::canaries(VmState& vm, Plan& plan) {
       candidate.units &= kCanaryUnits << (4 * turn);
       candidate.pages = static_cast<std::uint16_t>(std::min<unsigned>(candidate.pages, 4 * kUnitPages));
     }
+    std::erase_if(scratch_, [](const Candidate& candidate) { return candidate.units == 0; });
   }
-  const double allowed =
-      std::max(0.0, vm.terms.faults_allowed * config_.fault_headroom * vm.stall.trust() - vm.heat.fault_rate() -
-                        vm.predicted);
-  Decision decision = amount == Bytes{} ? nothing(vm, Reason::kNothingCold, "")
-                                        : demote(vm, scratch_, Reason::kCanary, MoveKind::kCanary, amount, bound,
-                                                 allowed, plan);
-  if (decision.regions > 0) {
-    decision.detail = "reads are not seen: a part goes and is watched; " + short_text(unproven) + " of " +
-                      short_text(share) + " out";
-  } else if (decision.reason == Reason::kNothingCold) {
-    decision.detail = "no region is known to have been unused for " + std::to_string(vm.heat.ripe_age()) + " scan periods";
-  }
-  record(vm, std::move(decision), plan);
+  const Decision decision =
+      amount == Bytes{} ? nothing(vm, Reason::kNothingCold)
+                        : demote(vm, Reason::kCanary, MoveKind::kCanary, amount, bound, faults_left(vm), plan);
+  record(vm, decision, plan, [&] {
+    if (decision.regions > 0) {
+      return "reads are not seen: a part goes and is watched; " + short_text(unproven) + " of " + short_text(share) +
+             " were out";
+    }
+    if (decision.reason != Reason::kNothingCold) return bound_text(vm, decision.reason);
+    return "no region is known to have been unused for " + std::to_string(vm.heat.ripe_age()) + " scan periods";
+  });
 }
 
-Decision Planner::demote(VmState& vm, std::span<const Candidate> candidates, Reason reason, MoveKind kind, Bytes amount,
-                         const Bound& bound, double faults, Plan& plan) {
+Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount, const Bound& bound, double faults,
+                         Plan& plan) {
+  const std::vector<Candidate>& candidates = scratch_;
   const bool real = counts(vm);
   Decision decision{vm.id, Action::kDemote, reason, 0, Bytes{}, !real, ""};
   const std::uint32_t most = demotions_left(vm);
@@ -328,7 +329,7 @@ Decision Planner::demote(VmState& vm, std::span<const Candidate> candidates, Rea
     plan.demotions.push_back({vm.id, candidate.id, candidate.units, candidate.pages, static_cast<std::uint8_t>(tier),
                               reason, candidate.rate});
   }
-  if (decision.regions == 0) return nothing(vm, why_not, bound_text(vm, why_not));
+  if (decision.regions == 0) return nothing(vm, why_not);
   if (vm.terms.mode != Mode::kObserve && kind != MoveKind::kForced) vm.predicted += expected;
   if (real) {
     far_ceiling_ = saturating_sub(far_ceiling_, decision.bytes);
@@ -361,18 +362,22 @@ std::string Planner::bound_text(const VmState& vm, Reason reason) const {
   }
 }
 
-Decision Planner::nothing(const VmState& vm, Reason reason, std::string detail) {
-  return {vm.id, Action::kNone, reason, 0, Bytes{}, vm.terms.mode != Mode::kActive, std::move(detail)};
+Decision Planner::nothing(const VmState& vm, Reason reason) {
+  return {vm.id, Action::kNone, reason, 0, Bytes{}, vm.terms.mode != Mode::kActive, {}};
 }
 
-// Moves are always recorded; that nothing is done, or would be, only when it is something new.
-void Planner::record(VmState& vm, Decision decision, Plan& plan) const {
+// Moves are always recorded; that nothing is done, or would be, only when it is something new. The text is written only
+// then.
+template <class Detail>
+void Planner::record(VmState& vm, const Decision& decision, Plan& plan, Detail&& detail) const {
   const bool moves = decision.action != Action::kNone && vm.terms.mode != Mode::kObserve;
   const bool news = !vm.recorded || moves || vm.last.action != decision.action || vm.last.reason != decision.reason ||
                     vm.last.would != decision.would;
   vm.recorded = true;
-  if (news) plan.decisions.push_back(decision);
-  vm.last = std::move(decision);
+  vm.last = decision;
+  if (!news) return;
+  plan.decisions.push_back(decision);
+  plan.decisions.back().detail = detail();
 }
 
 }  // namespace tidepool::policy

@@ -47,12 +47,15 @@ class Planner {
     Reason reason;
   };
   Bound tightest(const VmState& vm, bool urgent = false) const;
-  // Demotes candidates as far as `room` and `faults` (per second) go.
-  Decision demote(VmState& vm, std::span<const Candidate> candidates, Reason reason, MoveKind kind, Bytes amount,
-                  const Bound& bound, double faults, Plan& plan);
-  Decision restore(VmState& vm, Reason reason, Bytes amount, float least_rate, std::string detail, Plan& plan);
-  void record(VmState& vm, Decision decision, Plan& plan) const;
-  static Decision nothing(const VmState& vm, Reason reason, std::string detail);
+  // Demotes as far as `room` and `faults` (per second) go.
+  // The candidates are those in `scratch_`.
+  Decision demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount, const Bound& bound, double faults,
+                  Plan& plan);
+  Decision restore(VmState& vm, Reason reason, Bytes amount, float least_rate, Plan& plan);
+  double faults_left(const VmState& vm) const;
+  template <class Detail>
+  void record(VmState& vm, const Decision& decision, Plan& plan, Detail&& detail) const;
+  static Decision nothing(const VmState& vm, Reason reason);
   std::string bound_text(const VmState& vm, Reason reason) const;
 
   Bytes in_dram(const VmState& vm) const;  // resident, without what is on its way out

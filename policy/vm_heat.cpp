@@ -8,6 +8,7 @@ namespace {
 
 // Memory that a sample may speak of: 128 GiB; what lies beyond is left out.
 constexpr std::uint64_t kMaxRegionsPerSample = 65536;
+constexpr std::size_t kLookAhead = 6;      // what is reported so much later is fetched from memory now
 constexpr std::size_t kMaxObjects = 4096;  // of a VM
 constexpr double kMaxInterval = 3600;  // seconds; nobody watches for longer
 constexpr float kForget = 0.25f;       // what is left of evidence that was contradicted
@@ -24,15 +25,13 @@ float seconds_of(const AccessSample& sample) {
 
 }  // namespace
 
-// Takes a region out of the sums and puts it back as it is then.
 class VmHeat::Change {
  public:
   Change(VmHeat& heat, Object& object, std::uint32_t region, std::uint16_t refaults = 0)
-      : heat_(heat), object_(object), region_(region) {
-    heat_.unfile(object_, region_);
+      : heat_(heat), object_(object), region_(region), before_(heat.filed(object, region)) {
     heat_.advance(object_, region_, refaults);
   }
-  ~Change() { heat_.file(object_, region_); }
+  ~Change() { heat_.refile(object_, region_, before_); }
   Change(const Change&) = delete;
   Change& operator=(const Change&) = delete;
 
@@ -40,6 +39,7 @@ class VmHeat::Change {
   VmHeat& heat_;
   Object& object_;
   std::uint32_t region_;
+  Entry before_;
 };
 
 VmHeat::VmHeat() = default;
@@ -60,8 +60,7 @@ void VmHeat::begin_tick(const Moment& now, const HeatConfig& config) {
   // A tracker that needs long for a round must not have forgotten the last one.
   const double round = looks_per_second_ > 0 ? static_cast<double>(regions_) / looks_per_second_ : 0;
   half_life_ = std::max(1.0f, std::max(configured, static_cast<float>(std::min(4 * round, kMaxInterval))));
-  faded_tenths_ = 0;
-  faded_ = 1;
+  fade_per_tenth_ = -0.1f / half_life_;
 }
 
 void VmHeat::set_paper(bool paper) {
@@ -127,7 +126,9 @@ void VmHeat::take(const ObjectView& view, IntakeCounts& counts) {
     counts.news_absurd += view.news.size();
     return;
   }
-  for (const RegionNews& news : view.news) {
+  for (std::size_t i = 0; i < view.news.size(); ++i) {
+    const RegionNews& news = view.news[i];
+    if (i + kLookAhead < view.news.size()) prefetch(*object, view.news[i + kLookAhead].region);
     ++counts.news;
     if (news.region >= object->regions.size() || news.resident > kRegionPages || news.far > kRegionPages ||
         news.resident + news.far > static_cast<int>(kRegionPages) || news.incompressible > kRegionPages) {
@@ -167,10 +168,19 @@ void VmHeat::take_news(Object& object, const RegionNews& news) {
   }
 }
 
+void VmHeat::prefetch(const Object& object, std::uint64_t region) {
+  if (region < object.regions.size()) __builtin_prefetch(&object.regions[region], 1);
+}
+
+void VmHeat::expect(const AccessSample& sample) const {
+  if (const Object* object = find(sample.object.object)) prefetch(*object, sample.pages.first.value / kRegionPages);
+}
+
 void VmHeat::take(const AccessSample& sample, IntakeCounts& counts) {
   ++counts.samples;
   Object* object = find(sample.object.object);
-  if (!well_formed(sample) || !(seconds_of(sample) >= 0) || seconds_of(sample) > kMaxInterval) {
+  const float seconds = seconds_of(sample);
+  if (!well_formed(sample) || !(seconds >= 0) || seconds > kMaxInterval) {
     ++counts.samples_absurd;
     return;
   }
@@ -194,7 +204,7 @@ void VmHeat::take(const AccessSample& sample, IntakeCounts& counts) {
       if (sample.far) {
         take_refaults(*object, index, run, share * static_cast<float>(sample.used));
       } else {
-        take_share(*object, index, sample, run, share);
+        take_share(*object, index, sample, run, share, seconds);
       }
     }
     from = to;
@@ -222,11 +232,11 @@ void VmHeat::take_refaults(Object& object, std::uint32_t index, PageRun run, flo
   if (unit != 0 && region.part != 0) object.parts[region.part - 1].units[std::countr_zero(unit)] += Exposure{1, 1};
 }
 
-void VmHeat::take_share(Object& object, std::uint32_t index, const AccessSample& sample, PageRun run, float share) {
+void VmHeat::take_share(Object& object, std::uint32_t index, const AccessSample& sample, PageRun run, float share,
+                        float seconds) {
   const Change change(*this, object, index);
   RegionHeat& region = object.regions[index];
   ++looks_now_;
-  const float seconds = seconds_of(sample);
   const float watched = share * static_cast<float>(sample.watched);
   const float seen = share * static_cast<float>(sample.used);
   const float prior = resident_rate(object, index);
@@ -376,60 +386,49 @@ void VmHeat::advance(Object& object, std::uint32_t index, std::uint16_t refaults
   if (trimmed && now_.tenths - region.demoted_at <= kFirstMinute) outcome_ += what;
 }
 
-// Most regions were last looked at equally long ago.
-float VmHeat::fading(std::uint32_t tenths) {
-  if (tenths != faded_tenths_) {
-    faded_tenths_ = tenths;
-    faded_ = std::exp2(-0.1f * static_cast<float>(tenths) / half_life_);
-  }
-  return faded_;
+float VmHeat::fading(std::uint32_t tenths) const {
+  return fast_exp2(static_cast<float>(tenths) * fade_per_tenth_);
 }
 
 // ---- the sums ----
 
-VmHeat::Filed& VmHeat::file_of(std::uint8_t filed) {
-  return (filed & kUnknownBit) != 0 ? unknown_ : ripe_;
+VmHeat::Entry VmHeat::filed(const Object& object, std::uint32_t index) const {
+  return {object.temperature[index], object.far_temperature[index], movable_of(object, object.regions[index]),
+          object.regions[index].far};
 }
 
-void VmHeat::unfile(Object& object, std::uint32_t index) {
-  const RegionHeat& region = object.regions[index];
-  const std::uint8_t filed = object.temperature[index];
-  if (const unsigned t = filed & kTemperatureBits; t != 0) {
-    const std::int64_t pages = movable_of(object, region);
-    any_.count(t, pages, -1);
-    if ((filed & kRipeBit) != 0) file_of(filed).count(t, pages, -1);
-    if ((filed & (kRipeBit | kUnknownBit)) == kRipeBit) ripe_total_ -= pages;
-    object.temperature[index] = 0;
+void VmHeat::count(const Entry& entry, std::int32_t sign) {
+  if (const unsigned t = entry.temperature & kTemperatureBits; t != 0) {
+    any_.count(t, entry.pages, sign);
+    if ((entry.temperature & kRipeBit) != 0)
+      ((entry.temperature & kUnknownBit) != 0 ? unknown_ : ripe_).count(t, entry.pages, sign);
   }
-  if (const unsigned t = object.far_temperature[index]; t != 0) {
-    missed_.count(t, region.far, -1);
-    object.far_temperature[index] = 0;
-  }
+  if (entry.far_temperature != 0) missed_.count(entry.far_temperature, entry.far, sign);
 }
 
-void VmHeat::file(Object& object, std::uint32_t index) {
+void VmHeat::refile(Object& object, std::uint32_t index, const Entry& before) {
   const RegionHeat& region = object.regions[index];
-  if (region.far > 0) {
-    const std::uint8_t t = temperature_of(far_rate(object, index));
-    object.far_temperature[index] = t;
-    missed_.count(t, region.far, 1);
+  Entry now{0, 0, movable_of(object, region), region.far};
+  const float prior = prior_of(object, index);
+  if (now.far > 0) now.far_temperature = temperature_of(region.far_seen.rate(prior, config_.prior_watch));
+  if (now.pages > 0) {
+    // A move has a price of its own: the fewer pages share it, the colder they must be to be worth it.
+    const float rate = region.part != 0 && partial_ ? object.parts[region.part - 1].cold_rate
+                                                    : region.seen.rate(prior, config_.prior_watch);
+    float cost = rate * (1 + kLeastMovePrice / static_cast<float>(now.pages));
+    if (region.momentum != 0) cost *= fast_exp2(static_cast<float>(region.momentum) / 64);
+    now.temperature = temperature_of(cost);
+    const unsigned needed = std::min<unsigned>(unsigned{ripe_age_} << region.backoff, kAges - 1);
+    if (age_of(region) >= needed) {
+      now.temperature |= kRipeBit;
+      if (region.seen.watch + region.far_seen.watch < config_.proof_watch) now.temperature |= kUnknownBit;
+    }
   }
-  const std::uint16_t pages = movable_of(object, region);
-  if (pages == 0) return;
-  // A move has a price of its own: the fewer pages share it, the colder they must be to be worth it.
-  float rate = resident_rate(object, index) * (1 + kLeastMovePrice / static_cast<float>(pages));
-  if (region.momentum != 0) rate *= std::exp2(static_cast<float>(region.momentum) / 64);
-  const std::uint8_t t = temperature_of(rate);
-  std::uint8_t filed = t;
-  const unsigned needed = std::min<unsigned>(unsigned{ripe_age_} << region.backoff, kAges - 1);
-  if (age_of(region) >= needed) {
-    filed |= kRipeBit;
-    if (region.seen.watch + region.far_seen.watch < config_.proof_watch) filed |= kUnknownBit;
-  }
-  object.temperature[index] = filed;
-  any_.count(t, pages, 1);
-  if ((filed & kRipeBit) != 0) file_of(filed).count(t, pages, 1);
-  if ((filed & (kRipeBit | kUnknownBit)) == kRipeBit) ripe_total_ += pages;
+  if (now == before) return;
+  count(before, -1);
+  count(now, 1);
+  object.temperature[index] = now.temperature;
+  object.far_temperature[index] = now.far_temperature;
 }
 
 }  // namespace tidepool::policy

@@ -56,6 +56,8 @@ class VmHeat {
   void set_paper(bool paper);
   // Learns of memory objects and their size.
   void know(const ObjectView& object);
+  // A sample that comes soon: its region's memory is on the way when it does.
+  void expect(const AccessSample& sample) const;
   // First all samples of far pages, then the others: time that passes for a region is accounted with the first of them.
   void take(const AccessSample& sample, IntakeCounts& counts);
   void take(const ObjectView& object, IntakeCounts& counts);
@@ -70,9 +72,9 @@ class VmHeat {
   std::uint32_t pending_moves() const { return pending_moves_; }
   std::uint64_t unproven_canaries() const { return canaries_; }
   // Pages that could go, by temperature; and those of regions that are ripe and known.
-  const std::array<std::int64_t, kTemperatures>& movable() const { return any_.pages; }
-  const std::array<std::int64_t, kTemperatures>& ripe() const { return ripe_.pages; }
-  std::int64_t ripe_pages() const { return ripe_total_; }
+  const std::array<std::int32_t, kTemperatures>& movable() const { return any_.pages; }
+  const std::array<std::int32_t, kTemperatures>& ripe() const { return ripe_.pages; }
+  std::int64_t ripe_pages() const { return ripe_.all_pages; }
   std::uint8_t ripe_age() const { return ripe_age_; }
   // How long a planned move takes to take effect, in seconds, on average.
   double move_seconds() const { return move_seconds_; }
@@ -86,7 +88,7 @@ class VmHeat {
   const RefaultDistances& refault_distances() const { return distances_; }
   MissCurve miss_curve() const;
   // Pages, resident and far, by age in scan periods, as of the last whole sweep.
-  const std::array<std::uint64_t, kAges>& pages_by_age() const { return by_age_; }
+  const std::array<std::uint32_t, kAges>& pages_by_age() const { return by_age_; }
   Bytes footprint() const;
 
   // ---- picking
@@ -118,12 +120,22 @@ class VmHeat {
     std::vector<std::uint16_t> free_parts;
   };
   struct Filed {
-    std::array<std::int64_t, kTemperatures> pages{};
-    std::array<std::int64_t, kTemperatures> regions{};
-    void count(unsigned temperature, std::int64_t n, std::int64_t sign) {
+    std::array<std::int32_t, kTemperatures> pages{};
+    std::array<std::int32_t, kTemperatures> regions{};
+    std::int64_t all_pages = 0;
+    void count(unsigned temperature, std::int32_t n, std::int32_t sign) {
       pages[temperature] += sign * n;
       regions[temperature] += sign;
+      all_pages += sign * n;
     }
+  };
+  // Under what a region is filed in the sums.
+  struct Entry {
+    std::uint8_t temperature = 0;
+    std::uint8_t far_temperature = 0;
+    std::uint16_t pages = 0;
+    std::uint16_t far = 0;
+    bool operator==(const Entry&) const = default;
   };
   static constexpr float kLeastMovePrice = 32;
   static constexpr float kMostMovePrice = 8192;
@@ -131,18 +143,19 @@ class VmHeat {
   static constexpr std::uint8_t kUnknownBit = 0x40;
   static constexpr std::uint8_t kTemperatureBits = 0x3f;
 
-  // Takes a region out of the sums while it changes; see unfile and file.
+  // Brings a region up to date, and, when it goes, the sums as well.
   class Change;
 
+  static void prefetch(const Object& object, std::uint64_t region);
   Object* find(std::uint32_t object);
   const Object* find(std::uint32_t object) const;
   void grow(Object& object, PageCount pages);
-  void unfile(Object& object, std::uint32_t region);
-  void file(Object& object, std::uint32_t region);
-  Filed& file_of(std::uint8_t filed);
+  Entry filed(const Object& object, std::uint32_t region) const;
+  void refile(Object& object, std::uint32_t region, const Entry& before);
+  void count(const Entry& entry, std::int32_t sign);
 
   void advance(Object& object, std::uint32_t region, std::uint16_t refaults = 0);
-  float fading(std::uint32_t tenths);
+  float fading(std::uint32_t tenths) const;
   void learn(Object& object, std::uint32_t region, Exposure& into, Exposure what, float prior);
   float prior_of(const Object& object, std::uint32_t region) const;
   float resident_rate(const Object& object, std::uint32_t region) const;
@@ -155,7 +168,8 @@ class VmHeat {
 
   void take_news(Object& object, const RegionNews& news);
   void take_refaults(Object& object, std::uint32_t region, PageRun run, float pages);
-  void take_share(Object& object, std::uint32_t region, const AccessSample& sample, PageRun run, float share);
+  void take_share(Object& object, std::uint32_t region, const AccessSample& sample, PageRun run, float share,
+                  float seconds);
   static UnitMask unit_of(PageRun run);
   void sweep_region(Object& object, std::uint32_t region);
   void roll_window(Object& object, std::uint32_t region);
@@ -169,8 +183,7 @@ class VmHeat {
   HeatConfig config_;
   double tick_seconds_ = 0;
   float half_life_ = 60;  // seconds
-  std::uint32_t faded_tenths_ = 0;
-  float faded_ = 1;
+  float fade_per_tenth_ = 0;
   bool paper_ = false;
   bool partial_ = false;
   std::uint8_t ripe_age_ = 255;
@@ -188,7 +201,6 @@ class VmHeat {
   Filed ripe_;  // of them, ripe and known
   Filed unknown_;
   Filed missed_;  // far pages
-  std::int64_t ripe_total_ = 0;
 
   Exposure outcome_;  // of far pages in the first minute after they were trimmed
   std::uint32_t evicted_ = 0;
@@ -205,8 +217,8 @@ class VmHeat {
   std::uint32_t sweep_region_ = 0;
   std::uint32_t pick_from_ = 0;
   std::uint32_t rounds_ = 0;
-  std::array<std::uint64_t, kAges> by_age_{};
-  std::array<std::uint64_t, kAges> by_age_next_{};
+  std::array<std::uint32_t, kAges> by_age_{};
+  std::array<std::uint32_t, kAges> by_age_next_{};
 };
 
 }  // namespace tidepool::policy

@@ -25,7 +25,8 @@ Candidate VmHeat::candidate_of(const Object& object, std::uint32_t region, std::
 void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out) {
   out.clear();
   if (limits.pages == 0 || limits.regions == 0) return;
-  const Filed& filed = which == Pick::kAny ? any_ : which == Pick::kRipe ? ripe_ : unknown_;
+  const Filed& sums = which == Pick::kAny ? any_ : which == Pick::kRipe ? ripe_ : unknown_;
+  if (sums.all_pages <= 0) return;
   const std::uint8_t mask = which == Pick::kAny ? 0 : kRipeBit | kUnknownBit;
   const std::uint8_t wanted = which == Pick::kAny ? 0 : which == Pick::kRipe ? kRipeBit : kRipeBit | kUnknownBit;
   // The last temperature that is needed, and how many regions lie below it.
@@ -33,9 +34,9 @@ void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out)
   std::uint64_t pages = 0;
   std::uint64_t regions = 0;
   for (; last < kTemperatures; ++last) {
-    pages += static_cast<std::uint64_t>(std::max<std::int64_t>(0, filed.pages[last]));
-    if (pages >= limits.pages || regions + static_cast<std::uint64_t>(filed.regions[last]) >= limits.regions) break;
-    regions += static_cast<std::uint64_t>(filed.regions[last]);
+    pages += static_cast<std::uint64_t>(std::max<std::int32_t>(0, sums.pages[last]));
+    if (pages >= limits.pages || regions + static_cast<std::uint64_t>(sums.regions[last]) >= limits.regions) break;
+    regions += static_cast<std::uint64_t>(sums.regions[last]);
   }
   last = std::min(last, kTemperatures - 1);
   std::size_t most_of_last = limits.regions - std::min<std::uint64_t>(regions, limits.regions) + kSpare;
@@ -79,8 +80,8 @@ void VmHeat::most_missed(PickLimits limits, std::vector<Candidate>& out) {
   std::uint64_t pages = 0;
   std::uint64_t regions = 0;
   for (; last > 1; --last) {
-    pages += static_cast<std::uint64_t>(std::max<std::int64_t>(0, missed_.pages[last]));
-    regions += static_cast<std::uint64_t>(std::max<std::int64_t>(0, missed_.regions[last]));
+    pages += static_cast<std::uint64_t>(std::max<std::int32_t>(0, missed_.pages[last]));
+    regions += static_cast<std::uint64_t>(std::max<std::int32_t>(0, missed_.regions[last]));
     if (pages >= limits.pages || regions >= limits.regions) break;
   }
   for (const Object& object : objects_) {
@@ -102,7 +103,7 @@ void VmHeat::most_missed(PickLimits limits, std::vector<Candidate>& out) {
 void VmHeat::note_demotion(const Candidate& candidate, MoveKind kind) {
   Object* object = find(candidate.id.object);
   if (object == nullptr || candidate.id.region >= object->regions.size()) return;
-  unfile(*object, candidate.id.region);
+  const Entry before = filed(*object, candidate.id.region);
   advance(*object, candidate.id.region);
   RegionHeat& region = object->regions[candidate.id.region];
   if (region.has(RegionHeat::kCanary)) canaries_ -= std::min<std::uint64_t>(canaries_, region.moved);
@@ -128,13 +129,13 @@ void VmHeat::note_demotion(const Candidate& candidate, MoveKind kind) {
     pending_ += candidate.pages;
     ++pending_moves_;
   }
-  file(*object, candidate.id.region);
+  refile(*object, candidate.id.region, before);
 }
 
 void VmHeat::note_restore(const Candidate& candidate) {
   Object* object = find(candidate.id.object);
   if (object == nullptr || candidate.id.region >= object->regions.size()) return;
-  unfile(*object, candidate.id.region);
+  const Entry before = filed(*object, candidate.id.region);
   advance(*object, candidate.id.region);
   RegionHeat& region = object->regions[candidate.id.region];
   // What is fetched is wanted: it starts its life at home as used.
@@ -146,7 +147,7 @@ void VmHeat::note_restore(const Candidate& candidate) {
     region.resident = static_cast<std::uint16_t>(region.resident + region.far);
     region.far = 0;
   }
-  file(*object, candidate.id.region);
+  refile(*object, candidate.id.region, before);
 }
 
 void VmHeat::forget_move(RegionId id) {
@@ -154,12 +155,12 @@ void VmHeat::forget_move(RegionId id) {
   if (object == nullptr || id.region >= object->regions.size()) return;
   RegionHeat& region = object->regions[id.region];
   if (!region.has(RegionHeat::kPending)) return;
-  unfile(*object, id.region);
+  const Entry before = filed(*object, id.region);
   settle(region);
   if (region.has(RegionHeat::kCanary)) canaries_ -= std::min<std::uint64_t>(canaries_, region.moved);
   region.set(RegionHeat::kCanary, false);
   region.demoted_at = 0;
-  file(*object, id.region);
+  refile(*object, id.region, before);
 }
 
 float VmHeat::rate_at(std::uint32_t id, std::uint32_t region) const {

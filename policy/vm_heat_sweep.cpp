@@ -24,9 +24,9 @@ void VmHeat::sweep(std::uint8_t ripe_age, std::uint32_t regret, bool partial) {
     for (Object& object : objects_) {
       for (std::uint32_t r = 0; r < object.regions.size(); ++r) {
         if (object.regions[r].part == 0) continue;
-        unfile(object, r);
+        const Entry before = filed(object, r);
         merge(object, object.regions[r]);
-        file(object, r);
+        refile(object, r, before);
       }
     }
     partial_ = partial;
@@ -40,6 +40,7 @@ void VmHeat::sweep(std::uint8_t ripe_age, std::uint32_t regret, bool partial) {
       sweep_object_ = 0;
       end_round();
     }
+    prefetch(objects_[sweep_object_], sweep_region_ + 6);
     sweep_region(objects_[sweep_object_], sweep_region_++);
   }
 }
@@ -54,7 +55,7 @@ void VmHeat::end_round() {
 }
 
 void VmHeat::sweep_region(Object& object, std::uint32_t index) {
-  unfile(object, index);
+  const Entry before = filed(object, index);
   advance(object, index);
   RegionHeat& region = object.regions[index];
   const std::uint8_t age = age_of(region);
@@ -85,7 +86,7 @@ void VmHeat::sweep_region(Object& object, std::uint32_t index) {
     canaries_ -= std::min<std::uint64_t>(canaries_, region.moved);
   }
   roll_window(object, index);
-  file(object, index);
+  refile(object, index, before);
 }
 
 // Units that are used in one window and the next, beside others that are not in either: the inside differs.
@@ -173,7 +174,7 @@ void VmHeat::judge_part(Object& object, RegionHeat& region, float prior) {
 MissCurve VmHeat::miss_curve() const {
   RateHistogram pages{};
   for (unsigned t = 0; t < kTemperatures; ++t) {
-    pages[t] = static_cast<double>(any_.pages[t] + missed_.pages[t]);
+    pages[t] = static_cast<double>(any_.pages[t]) + missed_.pages[t];
   }
   return MissCurve(pages);
 }
