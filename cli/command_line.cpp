@@ -66,8 +66,8 @@ void no_wait_flag(Line& line, CLI::App* app) {
 }
 
 void setting_options(CLI::App* app, SettingArguments& settings) {
-  app->add_option("--mode", settings.mode, "observe: count only; active: move")
-      ->check(CLI::IsMember({"observe", "active"}));
+  app->add_option("--mode", settings.mode, "observe: count only; dry-run: play it on paper; active: move")
+      ->check(CLI::IsMember({"observe", "dry-run", "active"}));
   app->add_option("--class", settings.service_class, "service class");
   app->add_option("--guarantee", settings.guarantee, "resident memory that is never taken: 4GiB or 50%");
   app->add_option("--limit", settings.limit, "resident memory at most: 6GiB, 75% or none");

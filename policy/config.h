@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/units.h"
@@ -17,6 +19,10 @@ struct ClassSettings {
   double weight;           // what a second of its waiting is worth beside another class's
 };
 
+// "latency-sensitive", "standard", "batch".
+std::string_view word(ServiceClass service_class);
+std::optional<ServiceClass> parse_service_class(std::string_view text);
+
 struct HeatConfig {
   // Evidence halves in this time, or in four rounds of the tracker when those take longer.
   Nanoseconds half_life = std::chrono::seconds(60);
@@ -29,11 +35,13 @@ struct HeatConfig {
   Nanoseconds move_timeout = std::chrono::seconds(10);  // a planned move that has not begun by then did nothing
 };
 
+inline constexpr std::array<ClassSettings, kServiceClasses> kClassSettings{{{0.002, std::chrono::minutes(10), 4.0},
+                                                                            {0.01, std::chrono::minutes(2), 1.0},
+                                                                            {0.05, std::chrono::seconds(30), 0.25}}};
+
 struct PolicyConfig {
   HeatConfig heat;
-  std::array<ClassSettings, kServiceClasses> classes{{{0.002, std::chrono::minutes(10), 4.0},
-                                                      {0.01, std::chrono::minutes(2), 1.0},
-                                                      {0.05, std::chrono::seconds(30), 0.25}}};
+  std::array<ClassSettings, kServiceClasses> classes = kClassSettings;
   Bytes demote_per_second{256ull << 20};
   Bytes restore_per_second{1024ull << 20};
   std::uint32_t max_regions_per_tick = 1024;  // demotions, all VMs together; restores likewise

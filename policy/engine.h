@@ -2,9 +2,9 @@
 // with the same plans.
 //
 // The order of precedence, highest first: a frozen host or a held VM moves nothing; a guarantee is never broken, and is
-// restored when it is; an operator's limit and the host's need are met with what is coldest; otherwise what has proved
-// cold goes, as far as the VM's stall budget allows, and what it misses most comes back when it does not. All of it
-// within the bandwidth, the tiers' capacity, the ceiling on far bytes and what could still be brought home
+// restored when it is; the host's need is met with what is worth least; a VM that waits more than its budget loses
+// nothing more, and what it misses most comes back; an operator's limit is met with what is coldest, cold or not;
+// otherwise what has proved cold goes, as far as the budget allows. All of it within the bandwidth, the tiers' capacity, the ceiling on far bytes and what could still be brought home
 // (docs/policy.md). Not thread-safe.
 #pragma once
 

@@ -111,7 +111,8 @@ void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
     const VmState& vm = *vms_[i];
     claims[i].pages = cold_only ? &vm.heat.ripe() : &vm.heat.movable();
     claims[i].worth = vm.terms.weight * vm.terms.fault_cost;
-    if (counts(vm) && !vm.terms.held) claims[i].surplus = saturating_sub(in_dram(vm), vm.terms.guarantee);
+    const bool spared = vm.terms.held || (cold_only && vm.stall.over());
+    if (counts(vm) && !spared) claims[i].surplus = saturating_sub(in_dram(vm), vm.terms.guarantee);
   }
   // A demotion frees less than it moves where the tier takes DRAM itself.
   const double freed = std::max(0.05, 1 - tiers_.dram_per_byte(0.01f));
@@ -133,7 +134,9 @@ void Planner::plan_vm(VmState& vm, const Want& want, Plan& plan) {
   if (host_.frozen) return record(vm, nothing(vm, Reason::kFrozen), plan, [] { return "the host is frozen"; });
   if (vm.terms.held) return record(vm, nothing(vm, Reason::kHeld), plan, [] { return "held"; });
   if (restore_guarantee(vm, plan)) return;
-  if (want.amount > Bytes{}) return force(vm, want, plan);
+  // What a tenant was promised outranks what an operator would like to have free, but not the host's life.
+  const bool waits_too_much = vm.stall.over() || vm.stall.paused(now_.tenths);
+  if (want.amount > Bytes{} && (want.reason == Reason::kHostPressure || !waits_too_much)) return force(vm, want, plan);
   if (vm.stall.over()) return promote_back(vm, plan);
   if (vm.stall.paused(now_.tenths)) {
     return record(vm, nothing(vm, Reason::kStallBudget), plan, [&] {

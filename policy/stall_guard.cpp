@@ -15,7 +15,9 @@ std::uint32_t tenths(Nanoseconds time) {
 }  // namespace
 
 void StallGuard::measure(double stall, double budget, std::uint32_t now, const PolicyConfig& config) {
-  over_ = stall > budget;
+  // A budget of all its time is none: the sum over its threads may be more.
+  over_ = budget < 1 && stall > budget;
+  if (budget >= 1) paused_until_ = 0;
   if (!over_) {
     if (level_ > 0 && now - calm_since_ >= kForgiveAfter) {
       --level_;

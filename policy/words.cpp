@@ -1,7 +1,24 @@
-// The words by which actions and reasons are known outside.
+// The words by which classes, actions and reasons are known outside.
+#include "policy/config.h"
 #include "policy/plan.h"
 
 namespace tidepool::policy {
+namespace {
+
+constexpr std::string_view kClasses[kServiceClasses] = {"latency-sensitive", "standard", "batch"};
+
+}  // namespace
+
+std::string_view word(ServiceClass service_class) {
+  return kClasses[static_cast<unsigned>(service_class)];
+}
+
+std::optional<ServiceClass> parse_service_class(std::string_view text) {
+  for (unsigned i = 0; i < kServiceClasses; ++i) {
+    if (kClasses[i] == text) return static_cast<ServiceClass>(i);
+  }
+  return std::nullopt;
+}
 
 std::string_view word(Action action) {
   switch (action) {

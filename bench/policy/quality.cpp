@@ -38,7 +38,7 @@ void trace(SimulatedHost& sim, VmId vm, int ticks, int every = 10) {
 
 void zipf_at_half(bool clustered, HostSpec host, const char* name) {
   SimulatedHost sim(host);
-  const VmId vm = sim.add({.pages = kPages, .next = zipf(kPages, 0.99, clustered), .limit = part_of(kPages, 0.5)});
+  const VmId vm = sim.add({.pages = kPages, .next = zipf(kPages, 0.99, clustered), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
   trace(sim, vm, 300);
   const VmTick late = sim.sum(vm, 200);
   const double oracle = oracle_of_zipf(kPages, 0.99, kPages / 2);
@@ -75,7 +75,7 @@ void trimming() {
 
 void phases() {
   SimulatedHost sim({});
-  const VmId vm = sim.add({.pages = kPages, .next = phase_shift(kPages, 120), .limit = part_of(kPages, 0.5)});
+  const VmId vm = sim.add({.pages = kPages, .next = phase_shift(kPages, 120), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
   trace(sim, vm, 600);
   for (int phase = 1; phase < 5; ++phase) {
     const auto& history = sim.history(vm);
@@ -89,7 +89,7 @@ void phases() {
 
 void scan() {
   SimulatedHost sim({});
-  const VmId vm = sim.add({.pages = kPages, .next = scan_with_core(kPages, kPages / 4), .limit = part_of(kPages, 0.5)});
+  const VmId vm = sim.add({.pages = kPages, .next = scan_with_core(kPages, kPages / 4), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
   trace(sim, vm, 300);
   const VmTick late = sim.sum(vm, 200);
   // The oracle keeps the core and as much of the rest as fits: of the scan, two thirds miss.

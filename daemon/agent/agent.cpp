@@ -21,6 +21,8 @@
 #include "daemon/agent/operations.h"
 #include "daemon/agent/policy_driver.h"
 #include "daemon/agent/process_search.h"
+#include "daemon/agent/vm_rules.h"
+#include "daemon/control/config_schema.h"
 #include "daemon/control/config_loader.h"
 #include "daemon/control/log.h"
 #include "daemon/vm/doctor.h"
@@ -510,7 +512,7 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   }
   VmPolicy after = before;
   if (settings.mode) after.mode = *settings.mode;
-  if (settings.service_class) after.service_class = *settings.service_class;
+  if (settings.service_class) apply_class(context_.config(), *settings.service_class, after);
   if (settings.guarantee) after.guarantee = settings.guarantee->resolve(promised);
   if (settings.limit) after.limit = settings.limit->resolve(promised);
   if (settings.no_limit) after.limit.reset();
@@ -520,7 +522,7 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   const auto line = [&](const char* what, const std::string& old, const std::string& now) {
     if (old != now) report.lines.push_back({what, old, now});
   };
-  const auto mode = [](Mode m) { return std::string(m == Mode::kActive ? "active" : "observe"); };
+  const auto mode = [](Mode m) { return std::string(text_of(m)); };
   const auto limit = [](const std::optional<Bytes>& l) { return l ? short_text(*l) : std::string("none"); };
   line("mode", mode(before.mode), mode(after.mode));
   line("class", before.service_class, after.service_class);
@@ -629,7 +631,7 @@ Result<ChangeReport> AgentImpl::pool_resize(const Amount& capacity, bool plan) {
     // Nothing is thrown out: what is stored must go home first.
     report.allowed = false;
     const Bytes home = usage.used - wanted;
-    const policy::HostView host = driver_->host_view();
+    const policy::HostView host = host_view_of(context_);
     report.arithmetic = "used " + short_text(usage.used) + ", so " + short_text(home) +
                         " would have to come home first; available " + short_text(host.available) + ", reserve " +
                         short_text(host.reserve);

@@ -1,6 +1,7 @@
 #include "daemon/agent/agent_metrics.h"
 
 #include "daemon/agent/agent_status.h"
+#include "daemon/control/config_schema.h"
 #include "telemetry/metrics/metrics_exporter.h"
 
 namespace tidepool::daemon {
@@ -13,7 +14,7 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   sample.name = status.name;
   sample.uuid = status.uuid;
   sample.service_class = status.policy.service_class;
-  sample.mode = status.policy.mode == Mode::kActive ? "active" : "observe";
+  sample.mode = text_of(status.policy.mode);
   sample.mechanism = status.mechanism;
   sample.memory = {status.memory.untouched, status.memory.resident, status.memory.clean_copy, status.memory.moving_out,
                    status.memory.far,       status.memory.fetching, status.memory.released,   status.memory.excluded};

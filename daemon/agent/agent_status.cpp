@@ -109,7 +109,7 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
   char name[256] = "";
   ::gethostname(name, sizeof name - 1);
   status.hostname = name;
-  const policy::HostView host = driver.host_view();
+  const policy::HostView host = host_view_of(context);
   status.dram = host.total;
   status.available = host.available;
   status.reserve = host.reserve;
@@ -125,11 +125,7 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
   status.overhead = overhead_of(context);
   status.net_saved =
       static_cast<std::int64_t>(status.far.value) - static_cast<std::int64_t>(status.overhead.total().value);
-  if (host.available < host.reserve) {
-    status.pressure_level = 1;
-    if (host.pool_used.value + host.pool_capacity.value / 20 > host.pool_capacity.value) status.pressure_level = 3;
-    if (host.available.value < host.reserve.value / 4) status.pressure_level = 4;
-  }
+  status.pressure_level = static_cast<int>(driver.pressure().level);
   return status;
 }
 
@@ -147,7 +143,7 @@ EvacuationReport evacuation_report(const Context& context, const PolicyDriver& d
     report.far += line.far;
     report.vms.push_back(std::move(line));
   }
-  const policy::Evacuation whole = policy::evacuation(driver.host_view(), report.far, bandwidth);
+  const policy::Evacuation whole = policy::evacuation(host_view_of(context), report.far, bandwidth);
   report.available = whole.spare;
   report.shortfall = whole.shortfall;
   report.possible = whole.shortfall == Bytes{};
@@ -171,6 +167,7 @@ Explanation explanation_of(const Context& context, const ManagedVm& vm) {
     say.emplace_back(text);
   }
   if (status.policy.mode == Mode::kObserve) say.emplace_back("Nothing moves: the VM is in observe mode.");
+  if (status.policy.mode == Mode::kDryRun) say.emplace_back("Nothing moves: the VM is in dry-run mode.");
   if (const auto immovable = immovable_of(vm))
     say.push_back("Nothing may move: " + immovable->message + " " + immovable->remedy);
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");

@@ -10,9 +10,9 @@
 
 #include "base/latency_histogram.h"
 #include "daemon/agent/context.h"
+#include "daemon/agent/policy_view.h"
 #include "daemon/agent/tracked_vm.h"
-#include "policy/plan.h"
-#include "telemetry/hotness/region_tally.h"
+#include "policy/engine.h"
 #include "telemetry/hotness/tracker_set.h"
 
 namespace tidepool::daemon {
@@ -33,8 +33,10 @@ class PolicyDriver {
   // A VM's own memory limit refuses pages: demote something of it now. Any thread; does not block.
   void relieve(VmId vm);
 
-  // As policy sees the host now.
-  policy::HostView host_view() const;
+  // How short of memory the host is, as of the last tick.
+  policy::Pressure pressure() const;
+  // Would one more VM fit? As of the last tick.
+  policy::Fit fits(Bytes guaranteed, Bytes oversubscribed) const;
   // In order of preference, used or not.
   std::vector<telemetry::TrackerStatus> trackers() const;
   std::vector<DecisionCount> decision_counts() const;
@@ -45,11 +47,9 @@ class PolicyDriver {
  private:
   void run();
   void tick();
-  policy::Snapshot snapshot();
-  policy::VmView view_of(ManagedVm& vm);
-  void update_rates(ManagedVm& vm, MonoTime now) const;
   void act(const policy::Plan& plan);
   void record(const policy::Plan& plan);
+  void record_pressure(const policy::Pressure& pressure);
   void sample();
   void find_growth();
   void bound_clean_copies();
@@ -57,15 +57,19 @@ class PolicyDriver {
 
   Context& context_;
   const std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone_;
-  policy::PolicyState state_;
+  PolicyView view_;
   const ThreadCpuClock cpu_clock_;
   TrackedVms tracked_;
   telemetry::TrackerSet trackers_;
-  telemetry::RegionTally seen_;
+  SampleBuffer seen_;
   LatencyHistogram tick_times_;
   std::uint64_t ticks_ = 0;
   std::atomic<std::int64_t> last_progress_ns_{0};
   std::uint64_t last_heartbeat_ = 0;
+
+  mutable std::mutex engine_mutex_;
+  policy::Engine engine_;
+  policy::Pressure pressure_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
