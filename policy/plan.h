@@ -94,6 +94,7 @@ struct IntakeCounts {
   std::uint64_t values_absurd = 0;      // of VMs and host: not a number, negative, out of range
   std::uint64_t duplicate_vms = 0;
   std::uint64_t clock_jumps = 0;        // time went backwards or leapt
+  IntakeCounts& operator+=(const IntakeCounts& other);
   bool operator==(const IntakeCounts&) const = default;
 };
 

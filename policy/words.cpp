@@ -20,6 +20,18 @@ std::optional<ServiceClass> parse_service_class(std::string_view text) {
   return std::nullopt;
 }
 
+IntakeCounts& IntakeCounts::operator+=(const IntakeCounts& other) {
+  news += other.news;
+  samples += other.samples;
+  samples_stale += other.samples_stale;
+  samples_absurd += other.samples_absurd;
+  news_absurd += other.news_absurd;
+  values_absurd += other.values_absurd;
+  duplicate_vms += other.duplicate_vms;
+  clock_jumps += other.clock_jumps;
+  return *this;
+}
+
 std::string_view word(Action action) {
   switch (action) {
     case Action::kDemote:

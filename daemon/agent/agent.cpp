@@ -77,7 +77,12 @@ class AgentImpl final : public Agent {
   Result<HostStatus> host_show() override { return host_status(context_, *driver_); }
   Result<> host_freeze(const Caller& caller) override;
   Result<> host_thaw(const Caller& caller) override;
-  Result<EvacuationReport> host_evacuation_plan() override { return evacuation_report(context_, *driver_); }
+  Result<EvacuationReport> host_evacuation_plan() override { return evacuation_report(context_); }
+  Result<FitReport> host_fits(Bytes guaranteed, Bytes oversubscribed) override {
+    policy::Fit fit = driver_->fits(guaranteed, oversubscribed);
+    return FitReport{fit.fits,   fit.capacity, fit.guaranteed, fit.oversubscribed,
+                     fit.window, fit.spare,    fit.shortfall,  std::move(fit.arithmetic)};
+  }
   Result<Operation> host_evacuate() override;
   Result<std::vector<VmStatus>> vm_list() override;
   Result<VmStatus> vm_show(std::string_view vm) override;
@@ -298,7 +303,7 @@ Result<> AgentImpl::reload() {
 }
 
 Result<> AgentImpl::come_home() {
-  const EvacuationReport report = evacuation_report(context_, *driver_);
+  const EvacuationReport report = evacuation_report(context_);
   if (!report.possible) {
     return failure(std::errc::not_enough_memory, "bring home " + short_text(report.far), "",
                    short_text(report.shortfall) + " of memory is missing, and with it this would take about " +
@@ -328,7 +333,7 @@ Result<HealthReport> AgentImpl::health() {
   const pool::StoreErrors errors = context_.store->errors();
   report.checks.push_back(
       {"pool", errors.corrupt_pages == 0, std::to_string(errors.corrupt_pages) + " pages failed their checksum"});
-  const EvacuationReport evacuation = evacuation_report(context_, *driver_);
+  const EvacuationReport evacuation = evacuation_report(context_);
   report.checks.push_back({"evacuation", evacuation.possible,
                            "far " + short_text(evacuation.far) + ", room " + short_text(evacuation.available)});
   for (const auto& vm : context_.vms.all()) {
@@ -354,7 +359,7 @@ Result<AgentStatus> AgentImpl::status() {
     (vm->policy.mode == Mode::kActive ? status.vms_active : status.vms_observed) += 1;
   }
   status.host = host_status(context_, *driver_);
-  status.evacuation_shortfall = evacuation_report(context_, *driver_).shortfall;
+  status.evacuation_shortfall = evacuation_report(context_).shortfall;
   const std::lock_guard lock(mutex_);
   status.host.frozen_by = frozen_by_;
   status.config_last_reload_ok = reload_error_.empty();
@@ -599,7 +604,7 @@ Result<LogPage<Decision>> AgentImpl::decisions(std::string_view vm, std::uint64_
 Result<Explanation> AgentImpl::explain(std::string_view name) {
   auto vm = need(name);
   if (!vm) return Failure{vm.error()};
-  return explanation_of(context_, **vm);
+  return explanation_of(context_, *driver_, **vm);
 }
 
 Result<PoolStatus> AgentImpl::pool_status() {

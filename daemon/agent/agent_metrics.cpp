@@ -43,7 +43,7 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.promised = host.promised;
   snapshot.host.overhead = {host.overhead.pool, host.overhead.metadata, host.overhead.frames, host.overhead.agent,
                             host.overhead.keeper};
-  snapshot.host.evacuation_shortfall = evacuation_report(context, driver).shortfall;
+  snapshot.host.evacuation_shortfall = evacuation_report(context).shortfall;
   snapshot.host.pressure_level = host.pressure_level;
   snapshot.host.config_last_reload_successful = context.reload_ok;
   for (const DecisionCount& count : driver.decision_counts()) {
@@ -57,6 +57,14 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
     if (adoptions.failed != 0) snapshot.host.adoptions.push_back({"failed", "", adoptions.failed});
     for (const auto& [code, count] : adoptions.refused) snapshot.host.adoptions.push_back({"refused", code, count});
   }
+  const policy::IntakeCounts intake = driver.intake();
+  snapshot.host.policy_input_dropped = {{"stale-samples", intake.samples_stale},
+                                        {"absurd-samples", intake.samples_absurd},
+                                        {"absurd-counters", intake.news_absurd},
+                                        {"absurd-values", intake.values_absurd},
+                                        {"duplicate-vms", intake.duplicate_vms},
+                                        {"too-many-samples", driver.samples_dropped()},
+                                        {"clock-jumps", intake.clock_jumps}};
   snapshot.host.integrity_failures.push_back({"checksum", context.store->errors().corrupt_pages});
   snapshot.host.adoption_stop = context.adoption_stops.snapshot();
   snapshot.host.policy_tick = driver.tick_times().snapshot();

@@ -129,7 +129,7 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
   return status;
 }
 
-EvacuationReport evacuation_report(const Context& context, const PolicyDriver& driver) {
+EvacuationReport evacuation_report(const Context& context) {
   EvacuationReport report;
   const Bytes bandwidth = context.config().limits.promote_bandwidth;
   for (const auto& vm : context.vms.all()) {
@@ -151,7 +151,7 @@ EvacuationReport evacuation_report(const Context& context, const PolicyDriver& d
   return report;
 }
 
-Explanation explanation_of(const Context& context, const ManagedVm& vm) {
+Explanation explanation_of(const Context& context, const PolicyDriver& driver, const ManagedVm& vm) {
   Explanation explanation;
   explanation.vm = vm.name;
   const VmStatus status = status_of(context, vm, false);
@@ -167,7 +167,12 @@ Explanation explanation_of(const Context& context, const ManagedVm& vm) {
     say.emplace_back(text);
   }
   if (status.policy.mode == Mode::kObserve) say.emplace_back("Nothing moves: the VM is in observe mode.");
-  if (status.policy.mode == Mode::kDryRun) say.emplace_back("Nothing moves: the VM is in dry-run mode.");
+  if (const auto paper = driver.dry_run(vm.memory->id)) {
+    char text[96];
+    std::snprintf(text, sizeof text, " would be far, at %.0f faults a second and %.2f%% stall.", paper->faults,
+                  paper->stall * 100);
+    say.push_back("Nothing moves: the VM is in dry-run mode. Active, " + short_text(paper->far) + text);
+  }
   if (const auto immovable = immovable_of(vm))
     say.push_back("Nothing may move: " + immovable->message + " " + immovable->remedy);
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");

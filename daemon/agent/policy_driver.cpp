@@ -114,6 +114,8 @@ void PolicyDriver::tick() {
     const std::lock_guard lock(engine_mutex_);
     plan = engine_.tick(snapshot, config);
     pressure_ = plan.pressure;
+    intake_ += plan.intake;
+    dry_runs_ = plan.dry_runs;
   }
   act(plan);
   record(plan);
@@ -132,6 +134,19 @@ void PolicyDriver::tick() {
 policy::Pressure PolicyDriver::pressure() const {
   const std::lock_guard lock(engine_mutex_);
   return pressure_;
+}
+
+policy::IntakeCounts PolicyDriver::intake() const {
+  const std::lock_guard lock(engine_mutex_);
+  return intake_;
+}
+
+std::optional<policy::DryRun> PolicyDriver::dry_run(VmId vm) const {
+  const std::lock_guard lock(engine_mutex_);
+  for (const policy::DryRun& each : dry_runs_) {
+    if (each.vm == vm) return each;
+  }
+  return std::nullopt;
 }
 
 policy::Fit PolicyDriver::fits(Bytes guaranteed, Bytes oversubscribed) const {
@@ -201,6 +216,7 @@ void PolicyDriver::sample() {
   trackers_.set_cpu_per_100_gib(context_.config().limits.tracker_cpu);
   trackers_.set_memory(memory);
   trackers_.round(seen_);
+  samples_dropped_ = seen_.dropped();
   const std::lock_guard lock(mutex_);
   tracker_status_ = trackers_.status();
 }

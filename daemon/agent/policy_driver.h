@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/latency_histogram.h"
@@ -35,6 +36,11 @@ class PolicyDriver {
 
   // How short of memory the host is, as of the last tick.
   policy::Pressure pressure() const;
+  // What policy was told since start, and what of it made no sense.
+  policy::IntakeCounts intake() const;
+  std::uint64_t samples_dropped() const { return samples_dropped_; }
+  // What a VM in dry-run mode would have far, and what that would cost; nothing for others.
+  std::optional<policy::DryRun> dry_run(VmId vm) const;
   // Would one more VM fit? As of the last tick.
   policy::Fit fits(Bytes guaranteed, Bytes oversubscribed) const;
   // In order of preference, used or not.
@@ -70,6 +76,9 @@ class PolicyDriver {
   mutable std::mutex engine_mutex_;
   policy::Engine engine_;
   policy::Pressure pressure_;
+  policy::IntakeCounts intake_;
+  std::vector<policy::DryRun> dry_runs_;
+  std::atomic<std::uint64_t> samples_dropped_{0};
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
