@@ -202,7 +202,8 @@ TEST_F(Eligibility, ExecutableThatIsNotListedIsNamedAndTheListCanBeReloaded) {
 }
 
 TEST_F(Eligibility, ForbiddenTracingIsNamed) {
-  start({{"adopt.allow_ptrace", "false"}, {"adopt.handoff_socket", "\"/tmp/tidepool-test-none/handoff.sock\""}});
+  start({{"adopt.allow_ptrace", "false"},
+         {"adopt.handoff_socket", "\"/tmp/tidepool-test-" + std::to_string(::getpid()) + ".sock\""}});
   const ChildProcess child([&] { return memory_.make() != nullptr ? "" : problem("mmap"); });
   ASSERT_READY(child);
   expect_refused(child, memory_.range(), "ptrace-forbidden", "Set allow_ptrace = true");
