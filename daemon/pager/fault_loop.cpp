@@ -24,7 +24,7 @@ constexpr std::size_t kReadyPerPass = 64;
 constexpr int kReadsPerTurn = 16;
 constexpr int kAdviceLooks = 3;
 constexpr auto kLivenessInterval = std::chrono::seconds(1);
-constexpr auto kDrainTime = std::chrono::seconds(5);
+constexpr auto kDrainTime = std::chrono::seconds(1);
 constexpr auto kRetryInterval = std::chrono::milliseconds(1);
 // How long a drop that is under way may keep the events of its VM unread. When the machine is so busy that it does not
 // get on for so long, a fault must not wait any longer.
