@@ -183,6 +183,10 @@ Explanation explanation_of(const Context& context, const ManagedVm& vm) {
     say.push_back((last->action == "none" ? "Not shrinking: " : "Last decision: " + last->action + ", ") +
                   last->reason + " (" + last->detail + ").");
   }
+  if (const pool::StoreUsage pool = context.store->usage(); pool.used.value > pool.capacity.value / 10 * 8) {
+    say.push_back("The pool has little room left: " + short_text(pool.used) + " of " + short_text(pool.capacity) +
+                  " used; what does not fit stays resident.");
+  }
   const std::uint64_t incompressible = [&] {
     std::uint64_t sum = 0;
     for (const auto& object : vm.memory->objects) {
