@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "base/unique_fd.h"
 #include "tests/integration/load/load_process.h"
@@ -172,7 +173,7 @@ TEST_F(ByRule, RemembersARefusalAndTriesAgain) {
     ASSERT_TRUE(agent_.start());
     const std::string name = name_of("db", db.pid());
     EXPECT_TRUE(await([&] {
-      return agent_.expect({"vm", "events", name}, 0).find("holds a descriptor of the same memory") !=
+      return agent_.tidectl({"vm", "events", name}).out.find("holds a descriptor of the same memory") !=
              std::string::npos;
     }));
     let_it_search_twice();
@@ -223,7 +224,14 @@ TEST_F(ByRule, EndsInOrderWithWhatItAdopted) {
   write_config(kWebRule);
   load::LoadProcess web(words(), program("web"));
   web.wait_until_ready();
-  const ProcessState before = state_of_process(web.pid());
+  // Its threads come and go while it starts.
+  ProcessState before = state_of_process(web.pid());
+  EXPECT_TRUE(await([&] {
+    const ProcessState now = state_of_process(web.pid());
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    before = state_of_process(web.pid());
+    return now == before;
+  }));
   ASSERT_TRUE(agent_.start());
   ASSERT_TRUE(adopted(web.pid()));
   EXPECT_EQ(agent_.stop(), 0);
