@@ -46,11 +46,10 @@ Result<PageIdleBitmap> PageIdleBitmap::open(const KernelRoots& roots) {
   return bitmap;
 }
 
-Result<> PageIdleBitmap::mark(IdleWord first, std::span<const std::uint64_t> words) const {
+Result<std::size_t> PageIdleBitmap::mark(IdleWord first, std::span<const std::uint64_t> words) const {
   const ssize_t done = ::pwrite(fd_.get(), words.data(), words.size_bytes(), offset_of(first));
   if (done < 0) return errno_failure("mark pages idle in", kSubject);
-  if (static_cast<std::size_t>(done) != words.size_bytes()) return failure_from(EIO, "mark pages idle in", kSubject);
-  return {};
+  return static_cast<std::size_t>(done) / sizeof(std::uint64_t);
 }
 
 Result<std::size_t> PageIdleBitmap::read(IdleWord first, std::span<std::uint64_t> out) const {
@@ -67,7 +66,7 @@ Result<> PageIdleBitmap::mark_frames(std::span<const std::uint64_t> frames) cons
     const IdleWord first = IdleWord::of(frames[begin]);
     std::fill_n(masks.begin(), words, 0);
     for (std::size_t i = begin; i < begin + count; ++i) masks[frames[i] / 64 - first.index] |= IdleWord::bit(frames[i]);
-    if (auto marked = mark(first, std::span(masks).first(words)); !marked) return marked;
+    if (auto marked = mark(first, std::span(masks).first(words)); !marked) return Failure{marked.error()};
     begin += count;
   }
   return {};

@@ -31,8 +31,10 @@ class PageIdleBitmap {
   // ENOENT: not in this kernel.
   static Result<PageIdleBitmap> open(const KernelRoots& roots);
 
-  // Marks the frames whose bits are set, in consecutive words; the others are left as they are.
-  Result<> mark(IdleWord first, std::span<const std::uint64_t> words) const;
+  // Marks the frames whose bits are set, in consecutive words; the others are left as they are. Returns how many words
+  // there were. Where memory ends within a word the kernel counts that word neither here nor in read()
+  // (mm/page_idle.c): its frames cannot be watched.
+  Result<std::size_t> mark(IdleWord first, std::span<const std::uint64_t> words) const;
   // Set bits are frames that are still idle. Returns how many words there were: fewer at the end of memory.
   Result<std::size_t> read(IdleWord first, std::span<std::uint64_t> out) const;
 

@@ -143,7 +143,10 @@ Result<std::optional<double>> IdlePageTracker::check(ScanPlan::Slot slot, Sample
   frames_.clear();
   for (const Look& look : watch.looks) frames_.push_back(look.head());
   idle_.assign(frames_.size(), kernel::PageIdleBitmap::kBeyondMemory);
-  if (auto read = bitmap_->read_frames(frames_, idle_); !read) return Failure{read.error()};
+  if (auto read = bitmap_->read_frames(frames_, idle_); !read) {
+    watch.looks.clear();  // so that the same frames are not asked for again and again
+    return Failure{read.error()};
+  }
   // A page that lies in another frame by now (migrated, dropped, fetched) was not watched to the end.
   if (!read_entries(unit)) std::ranges::fill(idle_, kernel::PageIdleBitmap::kBeyondMemory);
   std::uint32_t watched = 0;
