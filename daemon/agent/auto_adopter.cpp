@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "daemon/agent/process_search.h"
+#include "daemon/control/log.h"
 #include "daemon/vm/vm_name.h"
 #include "kmod-interfaces/proc_text.h"
 
@@ -87,7 +88,7 @@ void AutoAdopter::run() {
 void AutoAdopter::search(const Config& config) {
   const auto pids = all_processes(context_.roots);
   if (!pids) {
-    spdlog::warn("msg=\"no search for processes to adopt\" error=\"{}\"", pids.error().message());
+    spdlog::warn("msg=\"no search for processes to adopt\" error={}", in_quotes(pids.error().message()));
     return;
   }
   const std::uint64_t number = ++searches_;
@@ -146,7 +147,7 @@ void AutoAdopter::adopt(const Match& match, std::uint64_t number) {
   }
   const std::string reason = vm.error().message();
   if (!refusals_.add(match.id, match.exe, reason, number)) return;
-  spdlog::warn("msg=\"not adopted by rule\" vm={} pid={} error=\"{}\"", match.name, match.id.pid, reason);
+  spdlog::warn("msg=\"not adopted by rule\" vm={} pid={} error={}", match.name, match.id.pid, in_quotes(reason));
   context_.event(match.name, "refused", "pid " + std::to_string(match.id.pid) + " matches a rule: " + reason);
 }
 

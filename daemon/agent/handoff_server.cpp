@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "daemon/control/log.h"
 #include "daemon/control/unix_listener.h"
 #include "daemon/control/worker_pool.h"
 
@@ -110,8 +111,8 @@ class Server final : public HandoffServer {
   }
 
   static bool give_up(HandoffReceiver& receiver, const Error& error) {
-    spdlog::warn("msg=\"hand-off refused\" pid={} uid={} error=\"{}\"", receiver.peer().pid, receiver.peer().uid,
-                 error.message());
+    spdlog::warn("msg=\"hand-off refused\" pid={} uid={} error={}", receiver.peer().pid, receiver.peer().uid,
+                 in_quotes(error.message()));
     refuse(receiver.connection(), error);
     return true;
   }
@@ -131,7 +132,7 @@ class Server final : public HandoffServer {
       const Error busy = failure(std::errc::resource_unavailable_try_again, "take over process",
                                  std::to_string(job->peer.pid), "too many hand off at once: connect again")
                              .value();
-      spdlog::warn("msg=\"hand-off refused\" pid={} error=\"{}\"", job->peer.pid, busy.message());
+      spdlog::warn("msg=\"hand-off refused\" pid={} error={}", job->peer.pid, in_quotes(busy.message()));
       refuse(job->connection.get(), busy);
     }
     return true;
@@ -156,7 +157,8 @@ class Server final : public HandoffServer {
     const UniqueFd connection = handoff.connection.duplicate();
     const Result<std::string> vm = take_over_(handoff);
     if (!vm) {
-      spdlog::warn("msg=\"hand-off refused\" pid={} uid={} error=\"{}\"", pid, handoff.peer.uid, vm.error().message());
+      spdlog::warn("msg=\"hand-off refused\" pid={} uid={} error={}", pid, handoff.peer.uid,
+                   in_quotes(vm.error().message()));
       refuse(connection.get(), vm.error());
       return;
     }
@@ -180,7 +182,7 @@ class Server final : public HandoffServer {
     const int fd = connection.get();
     auto receiver = HandoffReceiver::begin(std::move(connection));
     if (!receiver) {
-      spdlog::warn("msg=\"hand-off refused\" error=\"{}\"", receiver.error().message());
+      spdlog::warn("msg=\"hand-off refused\" error={}", in_quotes(receiver.error().message()));
       return;
     }
     const uid_t uid = receiver->peer().uid;
