@@ -156,18 +156,18 @@ Result<> DamonSession::update() {
 }
 
 Result<std::vector<DamonRegion>> DamonSession::regions(std::size_t target) {
-  const std::string folder = "0/contexts/0/schemes/" + numbered(target) + "/tried_regions";
+  const std::string folder = folder_ + "/0/contexts/0/schemes/" + numbered(target) + "/tried_regions/";
   // Its attributes (total_bytes) lie beside the regions' numbers.
-  const auto names = list_directory(folder_ + "/" + folder, kMaxDamonRegions);
+  const auto names = list_directory(folder, kMaxDamonRegions);
   if (!names) return Failure{names.error()};
   std::vector<DamonRegion> regions;
   for (const std::string& name : *names) {
     if (!parse_decimal(name)) continue;
-    const std::string region = folder_ + "/" + folder + "/" + name + "/";
-    const auto start = read_number(region + "start");
-    const auto end = read_number(region + "end");
-    const auto accesses = read_number(region + "nr_accesses");
-    const auto age = read_number(region + "age");
+    const auto number_in = [region = folder + name](const char* file) { return read_number(region + file); };
+    const auto start = number_in("/start");
+    const auto end = number_in("/end");
+    const auto accesses = number_in("/nr_accesses");
+    const auto age = number_in("/age");
     const bool whole = start && end && accesses && age;
     if (!whole || *end <= *start || *start % kPageSize != 0 || *end % kPageSize != 0 ||
         *accesses > intervals_.looks()) {

@@ -7,7 +7,6 @@ namespace {
 
 using telemetry::TrackedMemory;
 using telemetry::TrackedObject;
-using telemetry::TrackedSegment;
 using telemetry::TrackedSpace;
 
 // One memory object of a VM.
