@@ -208,8 +208,8 @@ class Thread final : public Demoter {
 
   void begin(Request& request) {
     ticket_ = static_cast<std::uint16_t>(ticket_ + 1);
-    auto job = std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), *request.region.object,
-                                             request.region.region, ticket_, next_id_ << kRunBits);
+    auto job = std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), request.region, ticket_,
+                                             next_id_ << kRunBits);
     if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
     running_.push_back({next_id_++, std::move(job), nullptr});
   }

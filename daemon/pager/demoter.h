@@ -40,6 +40,8 @@ struct DemoterConfig {
 struct RegionToDemote {
   MemoryObject* object = nullptr;
   std::uint64_t region = 0;
+  // Bit i: its pages [16 i, 16 i + 16). A part of private memory is left alone where it lies in a 2 MiB page.
+  std::uint32_t units = ~std::uint32_t{0};
 };
 
 class Demoter {

@@ -22,24 +22,27 @@ std::optional<std::uint32_t> same_filled(const std::byte* page) {
   return static_cast<std::uint32_t>(first);
 }
 
+constexpr std::size_t kPagesPerUnit = kPagesPerRegion / 32;  // of RegionToDemote::units
+
 constexpr int kProtectAttempts = 50;
 constexpr auto kProtectPause = std::chrono::microseconds(50);
 
 }  // namespace
 
-DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region,
+DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, const RegionToDemote& what,
                          std::uint16_t ticket, std::uint64_t cookie)
     : vm_(std::move(vm)),
       loop_(&loop),
-      object_(&object),
-      first_page_(region * kPagesPerRegion),
+      object_(what.object),
+      first_page_(what.region * kPagesPerRegion),
+      units_(what.units),
       ticket_(ticket),
       cookie_(cookie) {
   patterns_.resize(kPagesPerRegion);
   items_.resize(kPagesPerRegion);
   submitted_.reserve(kPagesPerRegion);
   submitted_slots_.reserve(kPagesPerRegion);
-  if (object.shared) punch_.emplace(object.file.get());
+  if (object_->shared) punch_.emplace(object_->file.get());
   for (Stretch& stretch : stretches_) {
     stretch.batch.priority = pool::Priority::kWriteBack;
     stretch.batch.done = [&stored = stretch.stored](pool::WriteBatch&) {
@@ -68,7 +71,8 @@ DemotionJob::Presence DemotionJob::present(SlotRange within, HugePages huge_page
     if (from >= to) continue;
     const AddressRange range{segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})};
     const auto looked = space_->pagemap.for_each(range, kernel::uapi::kPageIsPresent, [&](const auto& seen) {
-      const bool huge = huge_pages == HugePages::kOnlyWhole && (seen.categories & kernel::uapi::kPageIsHuge) != 0;
+      const bool huge = huge_pages != HugePages::kAsTheyAre && (seen.categories & kernel::uapi::kPageIsHuge) != 0;
+      if (huge && huge_pages == HugePages::kNone) return;
       if (huge && (seen.start % kHugePageSize != 0 || (seen.end - seen.start) % kHugePageSize != 0)) return;
       for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize) {
         const std::uint64_t slot = segment.page_at(address).value - first_page_;
@@ -85,6 +89,7 @@ bool DemotionJob::freeze(MonoTime now) {
   frozen_at = now;
   if (!object_->shared && vm_->restless) return false;
   epoch_ = vm_->spaces_epoch.load(std::memory_order_seq_cst);
+  const bool whole = units_ == ~std::uint32_t{0};
   Slots candidates;
   candidates.set();
   for (const auto& space : vm_->spaces()) {
@@ -93,10 +98,13 @@ bool DemotionJob::freeze(MonoTime now) {
         std::any_of(table->all().begin(), table->all().end(), [&](const Segment& s) { return s.object == object_; });
     if (!shows || !space->alive) continue;
     space_ = space;
-    if (!object_->shared) candidates = present(kWholeRegion, HugePages::kOnlyWhole).there;
+    if (!object_->shared) candidates = present(kWholeRegion, whole ? HugePages::kOnlyWhole : HugePages::kNone).there;
     break;
   }
   if (space_ == nullptr) return false;
+  for (std::size_t slot = 0; !whole && slot < kPagesPerRegion; ++slot) {
+    if ((units_ >> (slot / kPagesPerUnit) & 1) == 0) candidates.reset(slot);
+  }
   const std::uint64_t limit = object_->map->pages().value;
   for (std::size_t slot = 0; slot < kPagesPerRegion && page(slot).value < limit; ++slot) {
     if (!candidates.test(slot)) continue;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "daemon/pager/demoter.h"
 #include "daemon/pager/fault_loop.h"
 #include "daemon/pager/paged_vm.h"
 #include "daemon/pager/punch_dropper.h"
@@ -31,8 +32,8 @@ class DemotionJob {
   static constexpr Bytes kScratch{kHugePageSize + kStretchPages * kPageSize};
 
   // `cookie`: of the job's first drop; those of the others follow. A region has at most kPagesPerRegion drops.
-  DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, MemoryObject& object, std::uint64_t region,
-              std::uint16_t ticket, std::uint64_t cookie);
+  DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, const RegionToDemote& what, std::uint16_t ticket,
+              std::uint64_t cookie);
 
   // resident -> demoting, protected everywhere. False when there is nothing to demote.
   bool freeze(MonoTime now);
@@ -92,7 +93,7 @@ class DemotionJob {
   static SlotRange range_of(std::size_t stretch) { return {stretch * kStretchPages, (stretch + 1) * kStretchPages}; }
   static bool any(const Slots& set, SlotRange range);
   PageEntry dropping_entry(std::size_t slot) const;
-  enum class HugePages : std::uint8_t { kAsTheyAre, kOnlyWhole };
+  enum class HugePages : std::uint8_t { kAsTheyAre, kOnlyWhole, kNone };
   struct Presence {
     Slots there;
     Slots zero_page;  // the kernel's page of zeros, which costs nothing
@@ -129,6 +130,7 @@ class DemotionJob {
   FaultLoop* loop_;
   MemoryObject* object_;
   std::uint64_t first_page_;
+  std::uint32_t units_;  // as RegionToDemote
   std::uint16_t ticket_;
   std::uint64_t cookie_;
   std::uint32_t epoch_ = 0;                    // of the VM's address spaces when frozen
