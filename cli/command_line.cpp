@@ -33,6 +33,7 @@ struct Line {
   GlobalOptions global;
   std::string vm;
   std::string text;  // a file, a size, a reason, a shell
+  std::string more_text = "0";
   bool flag = false;
   AdoptArguments adopt;
   SettingArguments settings;
@@ -77,8 +78,8 @@ void no_wait_flag(Line& line, CLI::App* app) {
 }
 
 void setting_options(CLI::App* app, SettingArguments& settings) {
-  app->add_option("--mode", settings.mode, "observe: count only; active: move")
-      ->check(CLI::IsMember({"observe", "active"}));
+  app->add_option("--mode", settings.mode, "observe: count only; dry-run: play it on paper; active: move")
+      ->check(CLI::IsMember({"observe", "dry-run", "active"}));
   const auto setting = [&](const char* name, std::string& into, const char* help) {
     app->add_option(name, into, help)->check(kNotEmpty);
   };
@@ -209,6 +210,11 @@ void add_host_and_pool(Line& line) {
       line, command(
                 line, host, "evacuate", "bring everything home and observe only; --plan: does it fit, how long",
                 "tidectl host evacuate --plan", [&line](Session& s) { return run_host_evacuate(s, line.flag); }, true));
+  CLI::App* fits = command(line, host, "fits", "would one more VM fit? yes or no, with the arithmetic",
+                           "tidectl host fits --guaranteed 4GiB --oversubscribed 4GiB",
+                           [&line](Session& s) { return run_host_fits(s, line.text, line.more_text); });
+  fits->add_option("--guaranteed", line.text, "what it holds at all times: 4GiB")->required();
+  fits->add_option("--oversubscribed", line.more_text, "how much more it may want: 4GiB");
   CLI::App* pool = group(&line.app, "pool", "the embedded pool");
   command(line, pool, "status", "capacity, use, compression", "tidectl pool status",
           [](Session& s) { return run_pool_status(s); });

@@ -125,6 +125,16 @@ ExitCode run_host_evacuate(Session& session, bool no_wait) {
   return ExitCode::kOk;
 }
 
+ExitCode run_host_fits(Session& session, const std::string& guaranteed, const std::string& oversubscribed) {
+  const Fetched fit =
+      session.get("/v1/host/fit?guaranteed=" + percent_encoded(guaranteed) + "&oversubscribed=" + percent_encoded(oversubscribed));
+  if (!fit) return fit.error();
+  session.show(*fit, [](const json::value& document, bool) {
+    return std::string(flag_at(document, "fits") ? "yes: " : "no: ") + text_at(document, "arithmetic") + "\n";
+  });
+  return flag_at(*fit, "fits") ? ExitCode::kOk : ExitCode::kRefused;
+}
+
 ExitCode run_pool_resize(Session& session, const std::string& size) {
   const std::string body = json::serialize(json::object{{"capacity", size}});
   const Fetched plan = session.send("PUT", "/v1/pool/embedded?plan=true", body);

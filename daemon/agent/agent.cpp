@@ -22,6 +22,8 @@
 #include "daemon/agent/operations.h"
 #include "daemon/agent/policy_driver.h"
 #include "daemon/agent/process_search.h"
+#include "daemon/agent/vm_rules.h"
+#include "daemon/control/config_schema.h"
 #include "daemon/control/config_loader.h"
 #include "daemon/control/config_schema.h"
 #include "daemon/control/log.h"
@@ -66,7 +68,12 @@ class AgentImpl final : public Agent {
   Result<HostStatus> host_show() override { return host_status(context_, *driver_); }
   Result<> host_freeze(const Caller& caller) override;
   Result<> host_thaw(const Caller& caller) override;
-  Result<EvacuationReport> host_evacuation_plan() override { return evacuation_report(context_, *driver_); }
+  Result<EvacuationReport> host_evacuation_plan() override { return evacuation_report(context_); }
+  Result<FitReport> host_fits(Bytes guaranteed, Bytes oversubscribed) override {
+    policy::Fit fit = driver_->fits(guaranteed, oversubscribed);
+    return FitReport{fit.fits,   fit.capacity, fit.guaranteed, fit.oversubscribed,
+                     fit.window, fit.spare,    fit.shortfall,  std::move(fit.arithmetic)};
+  }
   Result<Operation> host_evacuate() override;
   Result<std::vector<VmStatus>> vm_list() override;
   Result<VmStatus> vm_show(std::string_view vm) override;
@@ -284,7 +291,7 @@ Result<> AgentImpl::reload() {
 }
 
 Result<> AgentImpl::come_home() {
-  const EvacuationReport report = evacuation_report(context_, *driver_);
+  const EvacuationReport report = evacuation_report(context_);
   if (!report.possible) {
     return failure(std::errc::not_enough_memory, "bring home " + short_text(report.far), "",
                    short_text(report.shortfall) + " of memory is missing, and with it this would take about " +
@@ -317,7 +324,7 @@ Result<HealthReport> AgentImpl::health() {
     const std::lock_guard lock(mutex_);
     report.checks.push_back({"audit-log", audit_trouble_.empty(), audit_trouble_.empty() ? "written" : audit_trouble_});
   }
-  const EvacuationReport evacuation = evacuation_report(context_, *driver_);
+  const EvacuationReport evacuation = evacuation_report(context_);
   report.checks.push_back({"evacuation", evacuation.possible,
                            "far " + short_text(evacuation.far) + ", room " + short_text(evacuation.available)});
   for (const auto& vm : context_.vms.all()) {
@@ -343,7 +350,7 @@ Result<AgentStatus> AgentImpl::status() {
     (vm->policy.mode == Mode::kActive ? status.vms_active : status.vms_observed) += 1;
   }
   status.host = host_status(context_, *driver_);
-  status.evacuation_shortfall = evacuation_report(context_, *driver_).shortfall;
+  status.evacuation_shortfall = evacuation_report(context_).shortfall;
   const std::lock_guard lock(mutex_);
   status.host.frozen_by = frozen_by_;
   status.config_last_reload_ok = reload_error_.empty();
@@ -501,7 +508,7 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   }
   VmPolicy after = before;
   if (settings.mode) after.mode = *settings.mode;
-  if (settings.service_class) after.service_class = *settings.service_class;
+  if (settings.service_class) apply_class(context_.config(), *settings.service_class, after);
   if (settings.guarantee) after.guarantee = settings.guarantee->resolve(promised);
   if (settings.limit) after.limit = settings.limit->resolve(promised);
   if (settings.no_limit) after.limit.reset();
@@ -511,7 +518,7 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   const auto line = [&](const char* what, const std::string& old, const std::string& now) {
     if (old != now) report.lines.push_back({what, old, now});
   };
-  const auto mode = [](Mode m) { return std::string(m == Mode::kActive ? "active" : "observe"); };
+  const auto mode = [](Mode m) { return std::string(text_of(m)); };
   const auto limit = [](const std::optional<Bytes>& l) { return l ? short_text(*l) : std::string("none"); };
   line("mode", mode(before.mode), mode(after.mode));
   line("class", before.service_class, after.service_class);
@@ -583,7 +590,7 @@ Result<LogPage<Decision>> AgentImpl::decisions(std::string_view vm, std::uint64_
 Result<Explanation> AgentImpl::explain(std::string_view name) {
   auto vm = need(name);
   if (!vm) return Failure{vm.error()};
-  return explanation_of(context_, **vm);
+  return explanation_of(context_, *driver_, **vm);
 }
 
 Result<PoolStatus> AgentImpl::pool_status() {
@@ -611,14 +618,14 @@ Result<ChangeReport> AgentImpl::pool_resize(const Amount& capacity, bool plan) {
   const Bytes wanted = capacity.resolve(*whole);
   ChangeReport report;
   if (wanted != usage.capacity) report.lines.push_back({"capacity", short_text(usage.capacity), short_text(wanted)});
-  const policy::HostView host = driver_->host_view();
+  const policy::HostView host = host_view_of(context_);
   if (wanted == Bytes{}) {
     report.allowed = false;
     report.arithmetic = "a pool of 0 could hold nothing";
     report.remedy = "to stop all movement: tidectl host freeze";
     return report;
   }
-  if (host.pool_is_dram && wanted + host.reserve > host.total) {
+  if (context_.store->uses_host_dram() && wanted + host.reserve > host.total) {
     report.allowed = false;
     report.arithmetic = "capacity " + short_text(wanted) + " + reserve " + short_text(host.reserve) + " > DRAM " +
                         short_text(host.total);

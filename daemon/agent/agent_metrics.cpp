@@ -1,6 +1,7 @@
 #include "daemon/agent/agent_metrics.h"
 
 #include "daemon/agent/agent_status.h"
+#include "daemon/control/config_schema.h"
 #include "telemetry/metrics/metrics_exporter.h"
 
 namespace tidepool::daemon {
@@ -13,7 +14,7 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   sample.name = status.name;
   sample.uuid = status.uuid;
   sample.service_class = status.policy.service_class;
-  sample.mode = status.policy.mode == Mode::kActive ? "active" : "observe";
+  sample.mode = text_of(status.policy.mode);
   sample.mechanism = status.mechanism;
   sample.memory = {status.memory.untouched, status.memory.resident, status.memory.clean_copy, status.memory.moving_out,
                    status.memory.far,       status.memory.fetching, status.memory.released,   status.memory.excluded};
@@ -42,7 +43,7 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.promised = host.promised;
   snapshot.host.overhead = {host.overhead.pool, host.overhead.metadata, host.overhead.frames, host.overhead.agent,
                             host.overhead.keeper};
-  snapshot.host.evacuation_shortfall = evacuation_report(context, driver).shortfall;
+  snapshot.host.evacuation_shortfall = evacuation_report(context).shortfall;
   snapshot.host.pressure_level = host.pressure_level;
   snapshot.host.config_last_reload_successful = context.reload_ok;
   for (const DecisionCount& count : driver.decision_counts()) {
@@ -56,6 +57,11 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
     if (adoptions.failed != 0) snapshot.host.adoptions.push_back({"failed", "", adoptions.failed});
     for (const auto& [code, count] : adoptions.refused) snapshot.host.adoptions.push_back({"refused", code, count});
   }
+  const policy::IntakeCounts intake = driver.intake();
+  snapshot.host.policy_input_dropped = {{"counters", intake.news_absurd},
+                                        {"values", intake.values_absurd},
+                                        {"duplicates", intake.duplicate_vms},
+                                        {"clock", intake.clock_jumps}};
   snapshot.host.integrity_failures.push_back({"checksum", context.store->errors().corrupt_pages});
   snapshot.host.adoption_stop = context.adoption_stops.snapshot();
   snapshot.host.policy_tick = driver.tick_times().snapshot();

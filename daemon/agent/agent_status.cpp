@@ -105,7 +105,7 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
   char name[256] = "";
   ::gethostname(name, sizeof name - 1);
   status.hostname = name;
-  const policy::HostView host = driver.host_view();
+  const policy::HostView host = host_view_of(context);
   status.dram = host.total;
   status.available = host.available;
   status.reserve = host.reserve;
@@ -121,15 +121,11 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
   status.overhead = overhead_of(context);
   status.net_saved =
       static_cast<std::int64_t>(status.far.value) - static_cast<std::int64_t>(status.overhead.total().value);
-  if (host.available < host.reserve) {
-    status.pressure_level = 1;
-    if (host.pool_used.value + host.pool_capacity.value / 20 > host.pool_capacity.value) status.pressure_level = 3;
-    if (host.available.value < host.reserve.value / 4) status.pressure_level = 4;
-  }
+  status.pressure_level = static_cast<int>(driver.pressure().level);
   return status;
 }
 
-EvacuationReport evacuation_report(const Context& context, const PolicyDriver& driver) {
+EvacuationReport evacuation_report(const Context& context) {
   EvacuationReport report;
   const Bytes bandwidth = context.config().limits.promote_bandwidth;
   for (const auto& vm : context.vms.all()) {
@@ -143,7 +139,7 @@ EvacuationReport evacuation_report(const Context& context, const PolicyDriver& d
     report.far += line.far;
     report.vms.push_back(std::move(line));
   }
-  const policy::Evacuation whole = policy::evacuation(driver.host_view(), report.far, bandwidth);
+  const policy::Evacuation whole = policy::evacuation(host_view_of(context), report.far, bandwidth);
   report.available = whole.spare;
   report.shortfall = whole.shortfall;
   report.possible = whole.shortfall == Bytes{};
@@ -151,7 +147,7 @@ EvacuationReport evacuation_report(const Context& context, const PolicyDriver& d
   return report;
 }
 
-Explanation explanation_of(const Context& context, const ManagedVm& vm) {
+Explanation explanation_of(const Context& context, const PolicyDriver& driver, const ManagedVm& vm) {
   Explanation explanation;
   explanation.vm = vm.name;
   const VmStatus status = status_of(context, vm, false);
@@ -167,6 +163,12 @@ Explanation explanation_of(const Context& context, const ManagedVm& vm) {
     say.emplace_back(text);
   }
   if (status.policy.mode == Mode::kObserve) say.emplace_back("Nothing moves: the VM is in observe mode.");
+  if (const auto paper = driver.dry_run(vm.memory->id)) {
+    char text[96];
+    std::snprintf(text, sizeof text, " would be far, at %.0f faults a second and %.2f%% stall.", paper->faults,
+                  paper->stall * 100);
+    say.push_back("Nothing moves: the VM is in dry-run mode. Active, " + short_text(paper->far) + text);
+  }
   if (const auto immovable = immovable_of(vm))
     say.push_back("Nothing may move: " + immovable->message + " " + immovable->remedy);
   if (vm.memory->restless)

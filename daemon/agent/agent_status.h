@@ -9,7 +9,7 @@ namespace tidepool::daemon {
 VmMemory memory_of(const PagedVm& memory);
 VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappings);
 HostStatus host_status(const Context& context, const PolicyDriver& driver);
-EvacuationReport evacuation_report(const Context& context, const PolicyDriver& driver);
-Explanation explanation_of(const Context& context, const ManagedVm& vm);
+EvacuationReport evacuation_report(const Context& context);
+Explanation explanation_of(const Context& context, const PolicyDriver& driver, const ManagedVm& vm);
 
 }  // namespace tidepool::daemon

@@ -32,6 +32,7 @@ struct VmRates {
   double stall = 0;         // share of its threads' time, averaged over some ten seconds
   double stall_minute = 0;  // the same over a minute
   double faults_per_second = 0;
+  double fault_cost = 0;  // mean wait for a far page, in seconds; 0: not yet known
 };
 
 struct ManagedVm {

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "daemon/control/config_schema.h"
 #include "daemon/control/notify.h"
 #include "daemon/vm/eligibility.h"
-#include "kmod-interfaces/meminfo.h"
 #include "telemetry/hotness/trackers.h"
 
 namespace tidepool::daemon {
@@ -18,15 +18,9 @@ constexpr auto kPoolFullHoldOff = std::chrono::seconds(10);
 constexpr auto kStandstill = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
-constexpr double kShortAverage = 10.0;  // seconds
-constexpr double kLongAverage = 60.0;
 
-std::uint16_t narrowed(std::uint32_t count) {
-  return static_cast<std::uint16_t>(std::min<std::uint32_t>(count, 0xffff));
-}
-
-double averaged(double old, double now, double passed, double window) {
-  return old + (now - old) * (1 - std::exp(-passed / window));
+RegionToDemote region_of(PagedVm& vm, const policy::Move& move) {
+  return {vm.objects[move.region.object].get(), move.region.region, move.units};
 }
 
 }  // namespace
@@ -34,6 +28,7 @@ double averaged(double old, double now, double passed, double window) {
 PolicyDriver::PolicyDriver(Context& context, std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone)
     : context_(context),
       vm_gone_(std::move(vm_gone)),
+      view_(context),
       trackers_(telemetry::trackers_by_preference(context.roots, context.clock, cpu_clock_),
                 context.config().limits.tracker_cpu),
       tracker_status_(trackers_.status()) {}
@@ -73,8 +68,8 @@ std::vector<telemetry::TrackerStatus> PolicyDriver::trackers() const {
 }
 
 telemetry::DroppedSamples PolicyDriver::dropped_samples() const {
-  const std::lock_guard lock(mutex_);
-  return dropped_samples_;
+  const policy::IntakeCounts all = intake();
+  return {all.samples_absurd, all.samples_stale + samples_dropped_};
 }
 
 std::vector<DecisionCount> PolicyDriver::decision_counts() const {
@@ -112,10 +107,22 @@ void PolicyDriver::tick() {
     }
   }
   sample();
-  policy::Snapshot seen = snapshot();
+  const policy::Snapshot snapshot = view_.snapshot(seen_);
   policy::PolicyConfig config;
-  config.demote_per_second = context_.config().limits.demote_bandwidth;
-  const policy::Plan plan = policy::plan_tick(seen, state_, config);
+  const Config settings = context_.config();
+  config.demote_per_second = settings.limits.demote_bandwidth;
+  config.restore_per_second = settings.limits.promote_bandwidth;
+  const DemoterConfig mover;
+  config.moves_under_way = mover.max_jobs;
+  config.moves_under_way_per_vm = mover.max_jobs_per_vm;
+  policy::Plan plan;
+  {
+    const std::lock_guard lock(engine_mutex_);
+    plan = engine_.tick(snapshot, config);
+    pressure_ = plan.pressure;
+    intake_ += plan.intake;
+    dry_runs_ = plan.dry_runs;
+  }
   act(plan);
   record(plan);
   bound_clean_copies();
@@ -130,129 +137,37 @@ void PolicyDriver::tick() {
   }
 }
 
-policy::HostView PolicyDriver::host_view() const {
-  const Config config = context_.config();
-  policy::HostView host;
-  if (const auto memory = kernel::read_meminfo(context_.roots)) {
-    host.total = memory->total;
-    host.available = memory->available;
-  }
-  host.reserve = config.safety.host_reserve.resolve(host.total);
-  host.max_far = config.safety.max_far.resolve(host.total);
-  const pool::StoreUsage usage = context_.store->usage();
-  host.pool_capacity = usage.capacity;
-  host.pool_used = usage.used;
-  const Bytes stored = to_bytes(usage.pages);
-  if (stored.value > (1u << 20))
-    host.pool_ratio = static_cast<double>(usage.used.value) / static_cast<double>(stored.value);
-  host.pool_is_dram = context_.store->uses_host_dram();
-  host.require_evacuable = config.safety.require_evacuable;
-  host.frozen = context_.frozen;
-  return host;
+policy::Pressure PolicyDriver::pressure() const {
+  const std::lock_guard lock(engine_mutex_);
+  return pressure_;
 }
 
-void PolicyDriver::update_rates(ManagedVm& vm, MonoTime now) const {
-  const std::uint64_t stall = vm.memory->counters.stall_ns;
-  const std::uint64_t faults = vm.memory->counters.faults_far;
-  VmRates& rates = vm.rates;
-  if (rates.at != MonoTime{}) {
-    const double passed = std::chrono::duration<double>(now - rates.at).count();
-    if (passed <= 0) return;
-    const double share = static_cast<double>(stall - rates.stall_ns) / 1e9 / passed / vm.fault_threads;
-    rates.stall = averaged(rates.stall, share, passed, kShortAverage);
-    rates.stall_minute = averaged(rates.stall_minute, share, passed, kLongAverage);
-    rates.faults_per_second =
-        averaged(rates.faults_per_second, static_cast<double>(faults - rates.faults) / passed, passed, 2.0);
-  }
-  rates.at = now;
-  rates.stall_ns = stall;
-  rates.faults = faults;
+policy::IntakeCounts PolicyDriver::intake() const {
+  const std::lock_guard lock(engine_mutex_);
+  return intake_;
 }
 
-policy::VmView PolicyDriver::view_of(ManagedVm& vm) {
-  policy::VmView view;
-  PagedVm& memory = *vm.memory;
-  view.id = memory.id;
-  view.name = vm.name;
-  {
-    const std::lock_guard lock(vm.mutex);
-    update_rates(vm, context_.clock.now());
-    view.mode = vm.policy.mode == Mode::kActive ? policy::Mode::kActive : policy::Mode::kObserve;
-    view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity ||
-                memory.drops_overdue != 0 || (memory.restless && !memory.has_shared_memory());
-    view.guarantee = vm.policy.guarantee;
-    view.limit = vm.policy.limit;
-    view.stall = vm.rates.stall;
-    view.stall_budget = vm.policy.stall_budget;
-    view.min_cold_age = vm.policy.min_cold_age;
+std::optional<policy::DryRun> PolicyDriver::dry_run(VmId vm) const {
+  const std::lock_guard lock(engine_mutex_);
+  for (const policy::DryRun& each : dry_runs_) {
+    if (each.vm == vm) return each;
   }
-  const auto bytes = [&](PageState state) { return to_bytes(PageCount{memory.count(state)}); };
-  view.resident = bytes(PageState::kResident) + bytes(PageState::kResidentClean) + bytes(PageState::kDemoting) +
-                  bytes(PageState::kDropping);
-  view.far = bytes(PageState::kFar) + bytes(PageState::kFetching);
-  view.promised = view.resident + view.far + bytes(PageState::kUntouched) + bytes(PageState::kReleased);
-  // What is on its way out counts as gone, so that a long grace does not order the same memory out again each tick.
-  const Bytes leaving = std::min(view.resident, bytes(PageState::kDemoting) + bytes(PageState::kDropping));
-  view.resident -= leaving;
-  view.far += leaving;
-  for (std::size_t i = 0; i < memory.objects.size(); ++i) {
-    PageMap& map = *memory.objects[i]->map;
-    policy::ObjectView object;
-    object.object = static_cast<std::uint32_t>(i);
-    object.regions.resize(map.regions());
-    const auto tally = seen_.take({memory.id, object.object});
-    for (std::uint64_t r = 0; r < map.regions(); ++r) {
-      const RegionCounters& counters = map.region(r);
-      policy::RegionObservation& seen = object.regions[r];
-      // A page that changes twice at once may be counted out before it is counted in.
-      const auto pages = [](const std::atomic<std::uint16_t>& counter) {
-        const std::uint16_t count = counter.load(std::memory_order_relaxed);
-        return count > kPagesPerRegion ? std::uint16_t{0} : count;
-      };
-      seen.resident = pages(counters.resident);
-      seen.far = pages(counters.far);
-      if (r < tally.size()) {
-        seen.armed = narrowed(tally[r].watched);
-        seen.touches = narrowed(tally[r].used + tally[r].events);
-        seen.refaults = narrowed(tally[r].refaults);
-      }
-      seen.incompressible = pages(counters.incompressible);
-    }
-    view.objects.push_back(std::move(object));
-  }
-  return view;
+  return std::nullopt;
 }
 
-// A pool can be full for the pages that come although some of its bytes are free: it is sized in slabs. Then it counts
-// as full for a while, so that the same pages are not frozen, copied and turned away each tick.
-bool PolicyDriver::pool_turned_pages_away(const policy::HostView& host, MonoTime now) {
-  std::uint64_t turned_away = 0;
-  for (const auto& vm : context_.vms.all()) turned_away += vm->memory->counters.store_full;
-  if (turned_away > pages_turned_away_) {
-    turned_away_at_ = now;
-    turned_away_capacity_ = host.pool_capacity;
-  }
-  pages_turned_away_ = turned_away;
-  return turned_away_at_ != MonoTime{} && now - turned_away_at_ < Nanoseconds{kPoolFullHoldOff} &&
-         host.pool_capacity <= turned_away_capacity_;
-}
-
-policy::Snapshot PolicyDriver::snapshot() {
-  policy::Snapshot seen;
-  seen.now = context_.clock.now();
-  seen.host = host_view();
-  if (pool_turned_pages_away(seen.host, seen.now)) seen.host.pool_used = seen.host.pool_capacity;
-  for (const auto& vm : context_.vms.all()) {
-    if (!vm->memory->dead) seen.vms.push_back(view_of(*vm));
-  }
-  return seen;
+policy::Fit PolicyDriver::fits(Bytes guaranteed, Bytes oversubscribed) const {
+  const std::lock_guard lock(engine_mutex_);
+  return engine_.fits(guaranteed, oversubscribed);
 }
 
 void PolicyDriver::act(const policy::Plan& plan) {
   for (const policy::Move& move : plan.demotions) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm == nullptr || move.region.object >= vm->memory->objects.size()) continue;
-    context_.pager->demote(vm->memory, {vm->memory->objects[move.region.object].get(), move.region.region});
+    if (vm != nullptr && move.region.object < vm->memory->objects.size() &&
+        context_.pager->demote(vm->memory, region_of(*vm->memory, move)))
+      continue;
+    const std::lock_guard lock(engine_mutex_);
+    engine_.not_taken(move);
   }
   for (const policy::Move& move : plan.restores) {
     const auto vm = context_.vms.find(move.vm);
@@ -276,24 +191,40 @@ void PolicyDriver::record(const policy::Plan& plan) {
     if (vm) {
       const std::lock_guard lock(vm->mutex);
       vm->blocked.clear();
-      if (decision.would) vm->blocked.emplace_back("observe");
+      if (decision.would) vm->blocked.emplace_back(text_of(vm->policy.mode));
       if (decision.action == policy::Action::kNone) vm->blocked.emplace_back(policy::word(decision.reason));
     }
     const std::lock_guard lock(mutex_);
     ++counts_[{decision.action, decision.reason}];
   }
+  record_pressure(plan.pressure);
+}
+
+// Of the host, and without a VM: what its operator should know.
+void PolicyDriver::record_pressure(const policy::Pressure& pressure) {
+  if (!pressure.changed) return;
+  Decision line;
+  line.action = "pressure";
+  line.reason = policy::word(pressure.level);
+  line.detail = pressure.detail;
+  if (pressure.migrate) {
+    if (const auto vm = context_.vms.find(*pressure.migrate)) line.detail += "; best migrated: " + vm->name;
+  }
+  line.bytes = pressure.shortage;
+  context_.event("", "pressure", line.reason + ": " + line.detail);
+  context_.decisions.add(std::move(line));
 }
 
 void PolicyDriver::sample() {
   const telemetry::MemoryList memory =
       context_.frozen ? telemetry::MemoryList{} : tracked_.of(*context_.pager, context_.vms.all());
-  seen_.set_memory(memory);
+  seen_.clear();
   trackers_.set_cpu_per_100_gib(context_.config().limits.tracker_cpu);
   trackers_.set_memory(memory);
   trackers_.round(seen_);
+  samples_dropped_ = seen_.dropped();
   const std::lock_guard lock(mutex_);
   tracker_status_ = trackers_.status();
-  dropped_samples_ = {seen_.malformed(), seen_.unknown()};
 }
 
 // Processes other than VMs map more memory as they go: private mappings that nobody watches yet join their VM.
@@ -353,27 +284,15 @@ void PolicyDriver::relieve_now() {
   for (const VmId id : wanted) {
     const auto vm = context_.vms.find(id);
     if (vm == nullptr || context_.frozen) continue;
-    const auto history =
-        std::find_if(state_.vms.begin(), state_.vms.end(), [&](const policy::VmHistory& h) { return h.id == id; });
-    struct Cold {
-      std::uint32_t last_touch;
-      std::size_t object;
-      std::uint64_t region;
-    };
-    std::vector<Cold> coldest;
-    for (std::size_t i = 0; i < vm->memory->objects.size(); ++i) {
-      PageMap& map = *vm->memory->objects[i]->map;
-      for (std::uint64_t r = 0; r < map.regions(); ++r) {
-        if (map.region(r).resident == 0) continue;
-        const bool known = history != state_.vms.end() && i < history->objects.size() && r < history->objects[i].size();
-        coldest.push_back({known ? history->objects[i][r].last_touch : 0, i, r});
-      }
+    std::vector<policy::Candidate> coldest;
+    {
+      const std::lock_guard lock(engine_mutex_);
+      coldest = engine_.coldest(id, kReliefRegions);
     }
-    const std::size_t count = std::min(kReliefRegions, coldest.size());
-    std::partial_sort(coldest.begin(), coldest.begin() + static_cast<std::ptrdiff_t>(count), coldest.end(),
-                      [](const Cold& a, const Cold& b) { return a.last_touch < b.last_touch; });
-    for (std::size_t i = 0; i < count; ++i) {
-      context_.pager->demote(vm->memory, {vm->memory->objects[coldest[i].object].get(), coldest[i].region});
+    for (const policy::Candidate& each : coldest) {
+      if (each.id.object >= vm->memory->objects.size()) continue;
+      context_.pager->demote(vm->memory,
+                             {vm->memory->objects[each.id.object].get(), each.id.region, each.units});
     }
   }
 }

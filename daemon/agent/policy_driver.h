@@ -6,13 +6,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/latency_histogram.h"
 #include "daemon/agent/context.h"
+#include "daemon/agent/policy_view.h"
 #include "daemon/agent/tracked_vm.h"
-#include "policy/plan.h"
-#include "telemetry/hotness/region_tally.h"
+#include "policy/engine.h"
 #include "telemetry/hotness/tracker_set.h"
 #include "telemetry/metrics/metrics_snapshot.h"
 
@@ -34,8 +35,14 @@ class PolicyDriver {
   // A VM's own memory limit refuses pages: demote something of it now. Any thread; does not block.
   void relieve(VmId vm);
 
-  // As policy sees the host now.
-  policy::HostView host_view() const;
+  // How short of memory the host is, as of the last tick.
+  policy::Pressure pressure() const;
+  // What policy was told since start, and what of it made no sense.
+  policy::IntakeCounts intake() const;
+  // What a VM in dry-run mode would have far, and what that would cost; nothing for others.
+  std::optional<policy::DryRun> dry_run(VmId vm) const;
+  // Would one more VM fit? As of the last tick.
+  policy::Fit fits(Bytes guaranteed, Bytes oversubscribed) const;
   // In order of preference, used or not.
   std::vector<telemetry::TrackerStatus> trackers() const;
   telemetry::DroppedSamples dropped_samples() const;
@@ -47,12 +54,9 @@ class PolicyDriver {
  private:
   void run();
   void tick();
-  policy::Snapshot snapshot();
-  bool pool_turned_pages_away(const policy::HostView& host, MonoTime now);
-  policy::VmView view_of(ManagedVm& vm);
-  void update_rates(ManagedVm& vm, MonoTime now) const;
   void act(const policy::Plan& plan);
   void record(const policy::Plan& plan);
+  void record_pressure(const policy::Pressure& pressure);
   void sample();
   void find_growth();
   void bound_clean_copies();
@@ -60,25 +64,28 @@ class PolicyDriver {
 
   Context& context_;
   const std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone_;
-  policy::PolicyState state_;
+  PolicyView view_;
   const ThreadCpuClock cpu_clock_;
   TrackedVms tracked_;
   telemetry::TrackerSet trackers_;
-  telemetry::RegionTally seen_;
+  SampleBuffer seen_;
   LatencyHistogram tick_times_;
   std::uint64_t ticks_ = 0;
   std::atomic<std::int64_t> last_progress_ns_{0};
   std::uint64_t last_heartbeat_ = 0;
-  std::uint64_t pages_turned_away_ = 0;
-  MonoTime turned_away_at_{};
-  Bytes turned_away_capacity_;
+
+  mutable std::mutex engine_mutex_;
+  policy::Engine engine_;
+  policy::Pressure pressure_;
+  policy::IntakeCounts intake_;
+  std::vector<policy::DryRun> dry_runs_;
+  std::atomic<std::uint64_t> samples_dropped_{0};
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<VmId> relieve_;
   std::map<std::pair<policy::Action, policy::Reason>, std::uint64_t> counts_;
   std::vector<telemetry::TrackerStatus> tracker_status_;
-  telemetry::DroppedSamples dropped_samples_;
   bool stopping_ = false;
   std::thread thread_;
 };

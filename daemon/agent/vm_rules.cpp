@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kmod-interfaces/proc_text.h"
+#include "policy/config.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -38,6 +39,19 @@ const Rule* first_rule(std::span<const Rule> rules, const RuleSubject& subject) 
   return found == rules.end() ? nullptr : &*found;
 }
 
+void apply_class(const Config& config, const std::string& name, VmPolicy& policy) {
+  policy.service_class = name;
+  const auto known = policy::parse_service_class(name);
+  if (!known || *known == policy::ServiceClass::kStandard) {
+    policy.stall_budget = config.defaults.stall_budget;
+    policy.min_cold_age = config.defaults.min_cold_age;
+    return;
+  }
+  const policy::ClassSettings& settings = policy::kClassSettings[static_cast<unsigned>(*known)];
+  policy.stall_budget = settings.stall_budget;
+  policy.min_cold_age = std::chrono::duration_cast<std::chrono::milliseconds>(settings.min_cold_age);
+}
+
 VmPolicy settings_for(const Config& config, const Rule* rule, Bytes promised, const VmSettings& changes) {
   VmPolicy policy;
   policy.mode = config.mode;
@@ -48,14 +62,14 @@ VmPolicy settings_for(const Config& config, const Rule* rule, Bytes promised, co
   policy.min_cold_age = config.defaults.min_cold_age;
   if (rule != nullptr) {
     if (rule->mode) policy.mode = *rule->mode;
-    if (rule->service_class) policy.service_class = *rule->service_class;
+    if (rule->service_class) apply_class(config, *rule->service_class, policy);
     if (rule->guarantee) policy.guarantee = rule->guarantee->resolve(promised);
     if (rule->limit) policy.limit = rule->limit->resolve(promised);
     if (rule->stall_budget) policy.stall_budget = *rule->stall_budget;
     if (rule->min_cold_age) policy.min_cold_age = *rule->min_cold_age;
   }
   if (changes.mode) policy.mode = *changes.mode;
-  if (changes.service_class) policy.service_class = *changes.service_class;
+  if (changes.service_class) apply_class(config, *changes.service_class, policy);
   if (changes.guarantee) policy.guarantee = changes.guarantee->resolve(promised);
   if (changes.limit) policy.limit = changes.limit->resolve(promised);
   if (changes.no_limit) policy.limit.reset();

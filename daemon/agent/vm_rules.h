@@ -27,6 +27,10 @@ RuleSubject rule_subject(const kernel::Process& process, std::string name, const
 // The first that matches; nullptr when none does.
 const Rule* first_rule(std::span<const Rule> rules, const RuleSubject& subject);
 
+// Puts a VM into a service class: its budget and age become the class's, those of [defaults] for "standard" and for a
+// name that is only a label.
+void apply_class(const Config& config, const std::string& name, VmPolicy& policy);
+
 // Defaults, over them the rule (may be nullptr), over that the changes. `promised`: what shares are of.
 VmPolicy settings_for(const Config& config, const Rule* rule, Bytes promised, const VmSettings& changes);
 

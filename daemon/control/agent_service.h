@@ -331,6 +331,18 @@ struct EvacuationReport {
   std::vector<EvacuationVm> vms;
 };
 
+// Would one more VM fit beside those that are here?
+struct FitReport {
+  bool fits = false;
+  Bytes capacity;        // DRAM that VMs may use
+  Bytes guaranteed;      // of all, the new one included
+  Bytes oversubscribed;  // of all in the window of the day in which it is most
+  unsigned window = 0;   // that window
+  Bytes spare;
+  Bytes shortfall;
+  std::string arithmetic;  // the sum, for people
+};
+
 struct PoolStatus {
   std::string store;    // "compressed", "mapped"
   std::string backing;  // "DRAM (lz4)", "/dev/dax0.0"
@@ -372,6 +384,7 @@ class AgentService {
   virtual Result<> host_freeze(const Caller& caller) = 0;
   virtual Result<> host_thaw(const Caller& caller) = 0;
   virtual Result<EvacuationReport> host_evacuation_plan() = 0;
+  virtual Result<FitReport> host_fits(Bytes guaranteed, Bytes oversubscribed) = 0;
   // Brings everything home and leaves every VM in observe mode, so that it stays there.
   virtual Result<Operation> host_evacuate() = 0;
 

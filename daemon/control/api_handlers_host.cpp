@@ -1,5 +1,6 @@
 #include <boost/json.hpp>
 
+#include "base/quantity_text.h"
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_handlers.h"
 #include "daemon/control/api_json.h"
@@ -45,6 +46,22 @@ ApiResponse get_operation(const ApiCall& call) {
 }
 ApiResponse get_evacuation(const ApiCall& call) {
   return answer_with(call.service.host_evacuation_plan());
+}
+
+// "4GiB"; nothing where it is not given.
+Result<Bytes> size_parameter(const ApiCall& call, const std::string& name) {
+  const auto given = call.query.find(name);
+  if (given == call.query.end()) return Bytes{};
+  if (const auto size = parse_bytes(given->second)) return *size;
+  return failure(std::errc::invalid_argument, "read the parameter " + name, given->second, "a size such as 4GiB");
+}
+
+ApiResponse get_fit(const ApiCall& call) {
+  const Result<Bytes> guaranteed = size_parameter(call, "guaranteed");
+  if (!guaranteed) return failed(guaranteed.error());
+  const Result<Bytes> oversubscribed = size_parameter(call, "oversubscribed");
+  if (!oversubscribed) return failed(oversubscribed.error());
+  return answer_with(call.service.host_fits(*guaranteed, *oversubscribed));
 }
 
 // The document is the same either way; the status is for probes that read nothing else.
@@ -107,6 +124,7 @@ std::vector<ApiEntry> host_entries() {
       {{.method = "GET", .pattern = "/v1/host"}, {}, get_host},
       {{.method = "PUT", .pattern = "/v1/host/frozen", .changes = true, .urgent = true}, {}, put_frozen},
       {{.method = "GET", .pattern = "/v1/host/evacuation"}, {}, get_evacuation},
+      {{.method = "GET", .pattern = "/v1/host/fit"}, {"guaranteed", "oversubscribed"}, get_fit},
       {{.method = "POST", .pattern = "/v1/host/evacuation", .changes = true}, {}, post_evacuation},
       {{.method = "GET", .pattern = "/v1/pool"}, {}, get_pool},
       {{.method = "PUT", .pattern = "/v1/pool/embedded", .changes = true}, {"plan"}, put_pool},

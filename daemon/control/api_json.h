@@ -29,6 +29,7 @@ boost::json::object to_json(const ChangeReport& report);
 boost::json::object to_json(const HostStatus& host);
 boost::json::object to_json(const AgentStatus& status);
 boost::json::object to_json(const EvacuationReport& report);
+boost::json::object to_json(const FitReport& report);
 boost::json::object to_json(const PoolStatus& pool);
 boost::json::object to_json(const RunningConfig& config);
 

@@ -106,7 +106,7 @@ Fields settings_fields(VmSettings& into) {
           into.mode = value.is_string() ? parse_mode(std::string_view(value.get_string())) : std::nullopt;
           return into.mode.has_value();
         },
-        "\"observe\" or \"active\""}},
+        "\"observe\", \"dry-run\" or \"active\""}},
       {"class",
        {[&into](const json::value& value) {
           if (!value.is_string() || !is_word(std::string_view(value.get_string()))) return false;

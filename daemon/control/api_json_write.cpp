@@ -321,6 +321,17 @@ json::object to_json(const EvacuationReport& report) {
           {"vms", std::move(vms)}};
 }
 
+json::object to_json(const FitReport& report) {
+  return {{"fits", report.fits},
+          {"capacity_bytes", report.capacity.value},
+          {"guaranteed_bytes", report.guaranteed.value},
+          {"oversubscribed_bytes", report.oversubscribed.value},
+          {"window", report.window},
+          {"spare_bytes", report.spare.value},
+          {"shortfall_bytes", report.shortfall.value},
+          {"arithmetic", report.arithmetic}};
+}
+
 json::object to_json(const PoolStatus& pool) {
   return {{"store", pool.store},
           {"backing", pool.backing},

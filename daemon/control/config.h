@@ -13,6 +13,7 @@ namespace tidepool::daemon {
 
 enum class Mode : std::uint8_t {
   kObserve,  // decides and counts, moves nothing
+  kDryRun,   // likewise, and plays on paper what would come of it
   kActive,
 };
 

@@ -14,8 +14,8 @@ namespace {
 template <class E>
 using Names = std::span<const std::pair<E, std::string_view>>;
 
-constexpr std::array<std::pair<Mode, std::string_view>, 2> kModes{
-    {{Mode::kObserve, "observe"}, {Mode::kActive, "active"}}};
+constexpr std::array<std::pair<Mode, std::string_view>, 3> kModes{
+    {{Mode::kObserve, "observe"}, {Mode::kDryRun, "dry-run"}, {Mode::kActive, "active"}}};
 constexpr std::array<std::pair<LogLevel, std::string_view>, 4> kLevels{
     {{LogLevel::kError, "error"}, {LogLevel::kWarn, "warn"}, {LogLevel::kInfo, "info"}, {LogLevel::kDebug, "debug"}}};
 constexpr std::array<std::pair<StoreKind, std::string_view>, 2> kStores{

@@ -142,6 +142,8 @@ void add_host(Families& out, const HostSample& host) {
                 labels({{"action", of.action}, {"reason", of.reason}}));
   for (const IntegrityFailureCount& of : host.integrity_failures)
     out.counter("tidepool_integrity_failures_total", static_cast<double>(of.count), labels({{"cause", of.cause}}));
+  for (const DroppedInputCount& of : host.policy_input_dropped)
+    out.counter("tidepool_policy_input_dropped_total", static_cast<double>(of.count), labels({{"cause", of.cause}}));
   for (const AdoptionCount& of : host.adoptions)
     out.counter("tidepool_adoptions_total", static_cast<double>(of.count),
                 labels({{"result", of.result}, {"reason", of.reason}}));

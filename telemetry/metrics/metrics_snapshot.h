@@ -97,6 +97,12 @@ struct IntegrityFailureCount {
   std::uint64_t count = 0;
 };
 
+// What policy was told and did not believe.
+struct DroppedInputCount {
+  std::string cause;
+  std::uint64_t count = 0;
+};
+
 // DRAM that Tidepool itself takes on this host.
 struct OverheadSample {
   Bytes pool;
@@ -115,6 +121,7 @@ struct HostSample {
   int pressure_level = 0;      // 0 none .. 4 refuse new VMs
   std::vector<DecisionCount> decisions;
   std::vector<IntegrityFailureCount> integrity_failures;
+  std::vector<DroppedInputCount> policy_input_dropped;
   std::vector<AdoptionCount> adoptions;
   LatencyHistogram::Snapshot adoption_stop;  // time that a thread of the target stood still
   LatencyHistogram::Snapshot policy_tick;

@@ -153,6 +153,16 @@ Result<> FakeAgent::host_thaw(const Caller&) {
   return {};
 }
 
+Result<FitReport> FakeAgent::host_fits(Bytes guaranteed, Bytes oversubscribed) {
+  FitReport report;
+  report.capacity = Bytes{16ull << 30};
+  report.guaranteed = guaranteed;
+  report.oversubscribed = oversubscribed;
+  report.fits = guaranteed + oversubscribed <= report.capacity;
+  report.arithmetic = report.fits ? "there is room" : "there is no room";
+  return report;
+}
+
 Result<EvacuationReport> FakeAgent::host_evacuation_plan() {
   EvacuationReport report;
   report.far = 3_GiB;

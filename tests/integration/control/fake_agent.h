@@ -24,6 +24,7 @@ class FakeAgent final : public AgentService {
   Result<> host_freeze(const Caller& caller) override;
   Result<> host_thaw(const Caller& caller) override;
   Result<EvacuationReport> host_evacuation_plan() override;
+  Result<FitReport> host_fits(Bytes guaranteed, Bytes oversubscribed) override;
   Result<Operation> host_evacuate() override;
   Result<std::vector<VmStatus>> vm_list() override;
   Result<VmStatus> vm_show(std::string_view vm) override;

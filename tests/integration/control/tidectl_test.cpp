@@ -144,6 +144,7 @@ TEST_F(Tidectl, ReadingCommandsShowTables) {
   expect({"explain", "web-3"}, 0, {"Slow? No: 0.4% stall, budget 1.0%."});
   expect({"decisions", "--vm", "web-3"}, 0, {"SEQ  AT", "CARRIED OUT", "demote", "cold", "yes"});
   expect({"host", "show"}, 0, {"host-1", "movement", "free"});
+  expect({"host", "fits", "--guaranteed", "4GiB", "--oversubscribed", "4GiB"}, 0, {"yes: there is room"});
   expect({"host", "evacuate", "--plan"}, 0, {"POSSIBLE", "web-3", "4.2s"});
   expect({"pool", "status"}, 0, {"DRAM (lz4)", "3.0:1"});
   expect({"config", "show"}, 0, {"safety.host_reserve", "\"5%\""});
@@ -162,6 +163,7 @@ TEST_F(Tidectl, EveryReadingCommandGivesValidJsonAndYaml) {
                                                {"decisions"},
                                                {"host", "show"},
                                                {"host", "evacuate", "--plan"},
+                                               {"host", "fits", "--guaranteed", "1GiB"},
                                                {"pool", "status"},
                                                {"config", "show"},
                                                {"top"},
@@ -248,6 +250,7 @@ TEST_F(Tidectl, RefusalsExitWith3AndSayWhy) {
   expect({"vm", "adopt", "--pid", "13"}, 3, {"refused: VFIO group 12 pins this memory", "detach the device", "vfio"});
   expect({"vm", "adopt", "--pid", "13", "--check"}, 3, {"REFUSED", "vfio"});
   expect({"vm", "adopt", "--pid", "13", "--plan"}, 3, {"REFUSED"});
+  expect({"host", "fits", "--guaranteed", "400GiB"}, 3, {"no: there is no room"});
   expect({"vm", "set", "web-3", "--guarantee", "9GiB"}, 3, {"refused", "Try: --guarantee 8GiB"});
   expect({"vm", "set", "web-3", "--guarantee", "9GiB", "--plan"}, 3,
          {"REFUSED guarantee 9GiB of 8GiB. Try: --guarantee 8GiB"});
@@ -486,7 +489,7 @@ TEST_F(Tidectl, EveryCommandHasHelpWithAnExample) {
                           {"explain"},        {"decisions"},       {"operation"},        {"vm", "list"},
                           {"vm", "show"},     {"vm", "adopt"},     {"vm", "release"},    {"vm", "set"},
                           {"vm", "hold"},     {"vm", "unhold"},    {"vm", "events"},     {"host", "show"},
-                          {"host", "freeze"}, {"host", "thaw"},    {"host", "evacuate"}, {"pool", "status"},
+                          {"host", "freeze"}, {"host", "thaw"},    {"host", "fits"}, {"host", "evacuate"}, {"pool", "status"},
                           {"pool", "resize"}, {"config", "check"}, {"config", "show"},   {"config", "diff"},
                           {"completion"}}) {
     Words with = words;

@@ -58,6 +58,7 @@ TEST(RenderText, ShowsWhatTheSnapshotHolds) {
   EXPECT_EQ(value_of(text, R"(tidepool_decisions_total{action="demote",reason="cold"})"), 41);
   EXPECT_EQ(value_of(text, R"(tidepool_adoptions_total{result="refused",reason="vfio"})"), 2);
   EXPECT_EQ(value_of(text, R"(tidepool_integrity_failures_total{cause="checksum"})"), 3);
+  EXPECT_EQ(value_of(text, R"(tidepool_policy_input_dropped_total{cause="counters"})"), 7);
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_usable{tracker="damon"})"), 0);
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_cpu_seconds_total{tracker="fault-sampling"})"), 1.5);
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_used{tracker="fault-sampling"})"), 1);

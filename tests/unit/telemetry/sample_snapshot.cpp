@@ -15,6 +15,7 @@ MetricsSnapshot sample_snapshot() {
   host.pressure_level = 2;
   host.decisions = {{"demote", "cold", 41}, {"none", "nothing-cold", 7}};
   host.integrity_failures = {{"checksum", 3}};
+  host.policy_input_dropped = {{"counters", 7}};
   host.adoptions = {{"adopted", "", 5}, {"refused", "vfio", 2}};
   LatencyHistogram stops;
   stops.record(80us);

@@ -1,0 +1,197 @@
+#include "daemon/agent/policy_view.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+
+#include "kmod-interfaces/meminfo.h"
+#include "kmod-interfaces/psi.h"
+#include "policy/config.h"
+
+namespace tidepool::daemon {
+namespace {
+
+constexpr auto kPoolFullHoldOff = std::chrono::seconds(10);
+constexpr double kShortAverage = 10.0;  // seconds
+constexpr double kLongAverage = 60.0;
+constexpr double kCostAverage = 30.0;
+constexpr std::uint64_t kFewFaults = 8;  // in a tick: too few to say what one costs
+
+static_assert(kPagesPerRegion == policy::kRegionPages);
+
+double averaged(double old, double now, double passed, double window) {
+  return old + (now - old) * (1 - std::exp(-passed / window));
+}
+
+std::chrono::seconds local_time_of_day() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm local{};
+  ::localtime_r(&now, &local);
+  return std::chrono::hours(local.tm_hour) + std::chrono::minutes(local.tm_min) + std::chrono::seconds(local.tm_sec);
+}
+
+}  // namespace
+
+policy::HostView host_view_of(const Context& context) {
+  const Config config = context.config();
+  policy::HostView host;
+  if (const auto memory = kernel::read_meminfo(context.roots)) {
+    host.total = memory->total;
+    host.available = memory->available;
+  }
+  host.reserve = config.safety.host_reserve.resolve(host.total);
+  host.max_far = config.safety.max_far.resolve(host.total);
+  host.require_evacuable = config.safety.require_evacuable;
+  host.frozen = context.frozen;
+  const pool::StoreUsage usage = context.store->usage();
+  policy::TierView pool;
+  pool.name = "pool";
+  pool.capacity = usage.capacity;
+  pool.used = usage.used;
+  const Bytes stored = to_bytes(usage.pages);
+  if (stored.value > (1u << 20)) pool.ratio = static_cast<double>(usage.used.value) / static_cast<double>(stored.value);
+  pool.host_dram = context.store->uses_host_dram();
+  host.tiers.push_back(std::move(pool));
+  return host;
+}
+
+// A pool can be full for the pages that come although some of its bytes are free: it is sized in slabs. Then it counts
+// as full for a while, so that the same pages are not frozen, copied and turned away each tick.
+bool PolicyView::pool_turned_pages_away(const policy::TierView& pool, MonoTime now) {
+  std::uint64_t turned_away = 0;
+  for (const auto& vm : context_.vms.all()) turned_away += vm->memory->counters.store_full;
+  if (turned_away > pages_turned_away_) {
+    turned_away_at_ = now;
+    turned_away_capacity_ = pool.capacity;
+  }
+  pages_turned_away_ = turned_away;
+  return turned_away_at_ != MonoTime{} && now - turned_away_at_ < Nanoseconds{kPoolFullHoldOff} &&
+         pool.capacity <= turned_away_capacity_;
+}
+
+policy::Snapshot PolicyView::snapshot(const SampleBuffer& samples) {
+  policy::Snapshot seen;
+  seen.now = context_.clock.now();
+  seen.time_of_day = local_time_of_day();
+  seen.host = host_view_of(context_);
+  seen.host.memory_pressure = memory_pressure(seen.now);
+  if (policy::TierView& pool = seen.host.tiers[0]; pool_turned_pages_away(pool, seen.now)) pool.usable = false;
+  for (auto& [id, vm] : vms_) vm.seen = false;
+  double faults = 0;
+  double waited = 0;
+  for (const auto& vm : context_.vms.all()) {
+    if (vm->memory->dead) continue;
+    seen.vms.push_back(view_of(*vm));
+    const std::lock_guard lock(vm->mutex);
+    faults += vm->rates.faults_per_second;
+    waited += vm->rates.faults_per_second * vm->rates.fault_cost;
+  }
+  // The pool's cost is what its users measured, weighted by how much they used it.
+  if (faults > 1)
+    seen.host.tiers[0].fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(waited / faults));
+  std::erase_if(vms_, [](const auto& each) { return !each.second.seen; });
+  seen.samples = samples.samples();
+  return seen;
+}
+
+// The share of the time since the last tick in which something waited for memory. Waiting in a userfaultfd is not
+// counted by the kernel, so what the agent itself causes is not in it.
+double PolicyView::memory_pressure(MonoTime now) {
+  const auto pressure = kernel::read_host_memory_pressure(context_.roots);
+  if (!pressure) return 0;
+  const auto waited = pressure->some.total - pressure_total_;
+  const double passed = std::chrono::duration<double>(now - pressure_at_).count();
+  const bool first = pressure_at_ == MonoTime{};
+  pressure_total_ = pressure->some.total;
+  pressure_at_ = now;
+  if (first || passed <= 0) return 0;
+  return std::clamp(std::chrono::duration<double>(waited).count() / passed, 0.0, 1.0);
+}
+
+void PolicyView::update_rates(ManagedVm& vm, MonoTime now) const {
+  const std::uint64_t stall = vm.memory->counters.stall_ns;
+  const std::uint64_t faults = vm.memory->counters.faults_far;
+  VmRates& rates = vm.rates;
+  if (rates.at != MonoTime{}) {
+    const double passed = std::chrono::duration<double>(now - rates.at).count();
+    if (passed <= 0) return;
+    const double waited = static_cast<double>(stall - rates.stall_ns) / 1e9;
+    const double share = waited / passed / vm.fault_threads;
+    const std::uint64_t more = faults - rates.faults;
+    rates.stall = averaged(rates.stall, share, passed, kShortAverage);
+    rates.stall_minute = averaged(rates.stall_minute, share, passed, kLongAverage);
+    rates.faults_per_second = averaged(rates.faults_per_second, static_cast<double>(more) / passed, passed, 2.0);
+    if (more >= kFewFaults) {
+      const double cost = waited / static_cast<double>(more);
+      rates.fault_cost = rates.fault_cost == 0 ? cost : averaged(rates.fault_cost, cost, passed, kCostAverage);
+    }
+  }
+  rates.at = now;
+  rates.stall_ns = stall;
+  rates.faults = faults;
+}
+
+void PolicyView::find_news(PageMap& map, Object& object) {
+  object.news.clear();
+  const std::uint64_t regions = map.regions();
+  // Never true of a region: the first look reports it.
+  if (object.reported.size() < regions) object.reported.resize(regions, ~std::uint32_t{0});
+  // A page that changes twice at once may be counted out before it is counted in.
+  const auto pages = [](const std::atomic<std::uint16_t>& counter) {
+    const std::uint16_t count = counter.load(std::memory_order_relaxed);
+    return count > kPagesPerRegion ? std::uint16_t{0} : count;
+  };
+  for (std::uint64_t r = 0; r < regions; ++r) {
+    const RegionCounters& counters = map.region(r);
+    policy::RegionNews news{static_cast<std::uint32_t>(r), pages(counters.resident), pages(counters.far),
+                            pages(counters.incompressible)};
+    // Counted one after the other: a page on its way may be in both.
+    news.far = std::min(news.far, static_cast<std::uint16_t>(kPagesPerRegion - news.resident));
+    const std::uint32_t now = news.resident | std::uint32_t{news.far} << 10 | std::uint32_t{news.incompressible} << 20;
+    if (now == object.reported[r]) continue;
+    object.reported[r] = now;
+    object.news.push_back(news);
+  }
+}
+
+policy::VmView PolicyView::view_of(ManagedVm& vm) {
+  policy::VmView view;
+  PagedVm& memory = *vm.memory;
+  view.id = memory.id;
+  view.partial = true;
+  view.threads = vm.fault_threads;
+  {
+    const std::lock_guard lock(vm.mutex);
+    update_rates(vm, context_.clock.now());
+    view.mode = vm.policy.mode == Mode::kActive   ? policy::Mode::kActive
+                : vm.policy.mode == Mode::kDryRun ? policy::Mode::kDryRun
+                                                  : policy::Mode::kObserve;
+    view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity ||
+                memory.drops_overdue != 0 || (memory.restless && !memory.has_shared_memory());
+    view.service_class =
+        policy::parse_service_class(vm.policy.service_class).value_or(policy::ServiceClass::kStandard);
+    view.guarantee = vm.policy.guarantee;
+    view.limit = vm.policy.limit;
+    view.stall = vm.rates.stall;
+    view.stall_budget = vm.policy.stall_budget;
+    view.min_cold_age = vm.policy.min_cold_age;
+    view.fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(vm.rates.fault_cost));
+  }
+  const auto bytes = [&](PageState state) { return to_bytes(PageCount{memory.count(state)}); };
+  view.leaving = bytes(PageState::kDemoting) + bytes(PageState::kDropping);
+  view.resident = bytes(PageState::kResident) + bytes(PageState::kResidentClean) + view.leaving;
+  view.far = bytes(PageState::kFar) + bytes(PageState::kFetching);
+  view.promised = view.resident + view.far + bytes(PageState::kUntouched) + bytes(PageState::kReleased);
+  Vm& known = vms_[memory.id];
+  known.seen = true;
+  known.objects.resize(memory.objects.size());
+  known.views.clear();
+  for (std::size_t i = 0; i < memory.objects.size(); ++i) {
+    find_news(*memory.objects[i]->map, known.objects[i]);
+    known.views.push_back({static_cast<std::uint32_t>(i), memory.objects[i]->map->pages(), known.objects[i].news});
+  }
+  view.objects = known.views;
+  return view;
+}
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,68 @@
+// What the agent tells policy in a tick: the host, every VM, and of their memory what changed since the last tick.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "daemon/agent/context.h"
+#include "policy/snapshot.h"
+#include "telemetry/hotness/tracker.h"
+
+namespace tidepool::daemon {
+
+// Collects what trackers see in a tick. What goes beyond its bound is dropped and counted: the next look sees it again.
+class SampleBuffer final : public telemetry::SampleSink {
+ public:
+  void add(const policy::AccessSample& sample) override {
+    samples_.size() < kMostSamples ? samples_.push_back(sample) : static_cast<void>(++dropped_);
+  }
+  void clear() { samples_.clear(); }
+  const std::vector<policy::AccessSample>& samples() const { return samples_; }
+  std::uint64_t dropped() const { return dropped_; }
+
+ private:
+  static constexpr std::size_t kMostSamples = 1 << 20;
+  std::vector<policy::AccessSample> samples_;
+  std::uint64_t dropped_ = 0;
+};
+
+// The host as policy sees it. Any thread.
+policy::HostView host_view_of(const Context& context);
+
+// One thread. What it answers is valid until it is asked again.
+class PolicyView {
+ public:
+  explicit PolicyView(Context& context) : context_(context) {}
+
+  policy::Snapshot snapshot(const SampleBuffer& samples);
+
+ private:
+  // Of one memory object: what was reported of each region, and what is news.
+  struct Object {
+    std::vector<std::uint32_t> reported;  // resident, far and incompressible pages, ten bits each
+    std::vector<policy::RegionNews> news;
+  };
+  struct Vm {
+    std::vector<Object> objects;
+    std::vector<policy::ObjectView> views;
+    bool seen = false;
+  };
+
+  policy::VmView view_of(ManagedVm& vm);
+  void update_rates(ManagedVm& vm, MonoTime now) const;
+  double memory_pressure(MonoTime now);
+  bool pool_turned_pages_away(const policy::TierView& pool, MonoTime now);
+  static void find_news(PageMap& map, Object& object);
+
+  Context& context_;
+  std::map<VmId, Vm> vms_;
+  std::chrono::microseconds pressure_total_{0};
+  MonoTime pressure_at_{};
+  std::uint64_t pages_turned_away_ = 0;
+  MonoTime turned_away_at_{};
+  Bytes turned_away_capacity_;
+};
+
+}  // namespace tidepool::daemon

@@ -1,0 +1,68 @@
+// Decides what moves in one tick. Deterministic: engines that were given the same snapshots and configuration answer
+// with the same plans.
+//
+// The order of precedence, highest first: a frozen host or a held VM moves nothing; a guarantee is never broken, and is
+// restored when it is; the host's need is met with what is worth least; a VM that waits more than its budget loses
+// nothing more, and what it misses most comes back; an operator's limit is met with what is coldest, cold or not;
+// otherwise what has proved cold goes, as far as the budget allows. All of it within the bandwidth, the tiers' capacity, the ceiling on far bytes and what could still be brought home
+// (docs/policy.md). Not thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "policy/admission.h"
+#include "policy/config.h"
+#include "policy/plan.h"
+#include "policy/vm_heat.h"
+
+namespace tidepool::policy {
+
+struct VmState;
+
+class Engine {
+ public:
+  Engine();
+  ~Engine();
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+
+  Plan tick(const Snapshot& snapshot, const PolicyConfig& config);
+
+  // A planned move that nobody could begin: it is not waited for.
+  void not_taken(const Move& move);
+
+  // The coldest regions of a VM, whatever its age limit, budget or guarantee say: for a VM that is out of memory now.
+  std::vector<Candidate> coldest(VmId vm, std::uint32_t regions);
+
+  // What is known of a VM's memory; nothing for one that is not there. Valid until the next tick.
+  const VmHeat* heat_of(VmId vm) const;
+
+  // Would a VM with so much guaranteed, and up to so much more, fit? By the state of the last tick.
+  Fit fits(Bytes guaranteed, Bytes oversubscribed) const;
+
+  // A VM's history of need, to be kept over restarts. Giving it back to a VM that is not known yet waits for it. False:
+  // the text is none.
+  std::string history_of(VmId vm) const;
+  bool give_history(VmId vm, std::string_view text);
+
+  // All that is remembered, in bytes.
+  Bytes footprint() const;
+
+ private:
+  VmState& state_of(VmId vm);
+  VmState* find(VmId vm) const;
+  Moment advance_clock(MonoTime now, const PolicyConfig& config, IntakeCounts& counts);
+  void take_samples(const Snapshot& snapshot, IntakeCounts& counts);
+  void settle_tick(VmState& vm, const Moment& now, std::chrono::seconds time_of_day, const PolicyConfig& config);
+  Pressure measure_pressure(const std::vector<VmState*>& vms, const Moment& now, const PolicyConfig& config);
+
+  struct Host;
+  std::unique_ptr<Host> host_;
+  std::vector<std::unique_ptr<VmState>> vms_;  // by id
+  std::vector<std::pair<VmId, Utilisation>> waiting_histories_;
+};
+
+}  // namespace tidepool::policy

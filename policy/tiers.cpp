@@ -1,0 +1,65 @@
+#include "policy/tiers.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace tidepool::policy {
+namespace {
+
+double sane(double value, double low, double high, double otherwise) {
+  return std::isfinite(value) ? std::clamp(value, low, high) : otherwise;
+}
+
+}  // namespace
+
+TierChooser::TierChooser(std::span<const TierView> tiers, double dram_price) : price_(std::max(0.0, dram_price)) {
+  for (const TierView& tier : tiers) {
+    const double ratio = sane(tier.ratio, 0.01, 1.0, 1.0);
+    const double fault = std::chrono::duration<double>(tier.fault_cost).count();
+    tiers_.push_back({tier.usable, static_cast<double>(saturating_sub(tier.capacity, tier.used).value) / ratio,
+                      sane(fault, 1e-7, 10.0, 20e-6), tier.host_dram ? ratio : 0.0});
+  }
+}
+
+// Expected waiting per second of a page there, and the DRAM that it still takes, at its price.
+int TierChooser::cheapest(float rate, double bytes) const {
+  int best = -1;
+  double best_cost = 0;
+  for (std::size_t i = 0; i < tiers_.size(); ++i) {
+    const Tier& tier = tiers_[i];
+    if (!tier.usable || tier.room < bytes) continue;
+    const double cost = static_cast<double>(rate) * tier.fault_cost + tier.dram * price_;
+    if (best < 0 || cost < best_cost) {
+      best = static_cast<int>(i);
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+int TierChooser::choose(float rate, std::uint16_t pages) const {
+  return cheapest(rate, static_cast<double>(pages) * kPageSize);
+}
+
+void TierChooser::take(int tier, std::uint16_t pages) {
+  double& room = tiers_[static_cast<std::size_t>(tier)].room;
+  room = std::max(0.0, room - static_cast<double>(pages) * kPageSize);
+}
+
+Bytes TierChooser::room() const {
+  double room = 0;
+  for (const Tier& tier : tiers_) room += tier.usable ? tier.room : 0;
+  return Bytes{static_cast<std::uint64_t>(std::min(room, 1e18))};
+}
+
+double TierChooser::fault_cost(float rate) const {
+  const int tier = cheapest(rate, 0);
+  return tier < 0 ? 20e-6 : tiers_[static_cast<std::size_t>(tier)].fault_cost;
+}
+
+double TierChooser::dram_per_byte(float rate) const {
+  const int tier = cheapest(rate, 0);
+  return tier < 0 ? 0 : tiers_[static_cast<std::size_t>(tier)].dram;
+}
+
+}  // namespace tidepool::policy

@@ -1,0 +1,27 @@
+// What policy remembers of one VM from tick to tick.
+#pragma once
+
+#include "policy/stall_guard.h"
+#include "policy/utilisation.h"
+#include "policy/vm_heat.h"
+#include "policy/vm_terms.h"
+
+namespace tidepool::policy {
+
+struct VmState {
+  explicit VmState(VmId vm) : id(vm) {}
+
+  VmId id;
+  VmHeat heat;
+  StallGuard stall;
+  PingpongGuard pingpong;
+  Utilisation history;
+  VmTerms terms;              // of this tick
+  double predicted = 0;       // faults per second to come from what was trimmed lately and cannot be measured yet
+  std::uint32_t next_minute = 0;  // tenths
+  Decision last;              // the record speaks when something changes
+  bool recorded = false;
+  bool seen = false;          // in this tick
+};
+
+}  // namespace tidepool::policy
