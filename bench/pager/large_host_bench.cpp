@@ -1,5 +1,5 @@
 // A large host, simulated: 1,000 VMs and 1 TiB of guest memory, every page of it touched and known. The kernel and the
-// stored pages are left out; what remains is what the pager itself does for a fault, a demotion and a round of policy.
+// stored pages are left out; what remains is what the pager itself does for a fault and a demotion, and a round of policy reads.
 #include <benchmark/benchmark.h>
 
 #include <chrono>
@@ -13,7 +13,6 @@
 #include "bench/support/timing.h"
 #include "daemon/pager/page_map.h"
 #include "daemon/pager/paged_vm.h"
-#include "policy/plan.h"
 
 namespace tidepool::bench {
 namespace {
@@ -207,75 +206,6 @@ void simulated_faults(benchmark::State& state) {
   }
 }
 BENCHMARK(simulated_faults)->Iterations(5)->UseManualTime()->Unit(benchmark::kMillisecond);
-
-policy::VmView view_of(PageMap& map, std::uint32_t number) {
-  policy::VmView view;
-  view.id = VmId{number};
-  view.mode = policy::Mode::kActive;
-  view.resident = to_bytes(PageCount{map.count(PageState::kResident)});
-  view.far = to_bytes(PageCount{map.count(PageState::kFar)});
-  view.promised = view.resident + view.far;
-  view.guarantee = Bytes{view.promised.value / 4};
-  policy::ObjectView object;
-  object.regions.resize(map.regions());
-  for (std::uint64_t r = 0; r < map.regions(); ++r) {
-    daemon::RegionCounters& counters = map.region(r);
-    object.regions[r].resident = counters.resident.load(std::memory_order_relaxed);
-    object.regions[r].far = counters.far.load(std::memory_order_relaxed);
-    object.regions[r].refaults = counters.refaults.exchange(0, std::memory_order_relaxed);
-    // A tenth is in use.
-    if ((r + number) % 10 == 0) object.regions[r].touches = object.regions[r].armed = 4;
-  }
-  view.objects.push_back(std::move(object));
-  return view;
-}
-
-// A round of policy over 524,288 regions: what the agent gathers, and what the planner makes of it. Most is cold, and
-// the host is short of memory, so that there is much to choose from.
-void policy_tick(benchmark::State& state) {
-  try {
-    SimulatedHost host;
-    policy::PolicyState memory;
-    policy::PolicyConfig config;
-    config.demote_per_second = Bytes{4ull << 30};
-    policy::HostView figures;
-    figures.total = figures.pool_capacity = figures.max_far = Bytes{1ull << 40};
-    figures.available = Bytes{200ull << 30};
-    figures.reserve = Bytes{300ull << 30};
-    figures.require_evacuable = false;
-    std::vector<double> gathering, planning;
-    std::size_t regions = 0;
-    std::size_t moves = 0;
-    const auto tick = [&](std::int64_t second) {
-      policy::Snapshot snapshot;
-      snapshot.now = MonoTime{std::chrono::seconds(1000 + second)};
-      snapshot.host = figures;
-      const Spent gathered = spent_on([&] {
-        for (std::uint32_t vm = 0; vm < kVms; ++vm) snapshot.vms.push_back(view_of(*host.maps[vm], vm));
-      });
-      const Spent planned = spent_on([&] { moves = policy::plan_tick(snapshot, memory, config).demotions.size(); });
-      gathering.push_back(gathered.seconds * 1e3);
-      planning.push_back(planned.seconds * 1e3);
-      regions = 0;
-      for (const policy::VmView& vm : snapshot.vms) regions += vm.objects[0].regions.size();
-    };
-    tick(0);
-    gathering.clear();
-    planning.clear();
-    std::int64_t second = 0;
-    for ([[maybe_unused]] auto _ : state) {
-      tick(second += 10);
-      state.SetIterationTime((gathering.back() + planning.back()) / 1e3);
-    }
-    state.counters["gather_ms"] = median(gathering);
-    state.counters["plan_ms"] = median(planning);
-    state.counters["regions"] = static_cast<double>(regions);
-    state.counters["moves"] = static_cast<double>(moves);
-  } catch (const std::exception& error) {
-    state.SkipWithError(error.what());
-  }
-}
-BENCHMARK(policy_tick)->Iterations(15)->UseManualTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace tidepool::bench
