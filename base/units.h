@@ -48,6 +48,10 @@ constexpr PageCount whole_pages(Bytes bytes) {
 constexpr Bytes saturating_sub(Bytes a, Bytes b) {
   return a > b ? a - b : Bytes{};
 }
+// Of an estimate: negative ones are nothing, and there is an end.
+constexpr Bytes saturating_bytes(double value) {
+  return Bytes{value <= 0 ? 0 : value >= 1e18 ? 1'000'000'000'000'000'000 : static_cast<std::uint64_t>(value)};
+}
 constexpr PageCount saturating_sub(PageCount a, PageCount b) {
   return a > b ? a - b : PageCount{};
 }

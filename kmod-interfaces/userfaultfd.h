@@ -16,6 +16,9 @@
 
 namespace tidepool::kernel {
 
+// What /proc/PID/fd/N of such a descriptor points to.
+inline constexpr const char* kUserfaultfdTarget = "anon_inode:[userfaultfd]";
+
 // What an installing ioctl did. Never an error object: this is the fault path.
 struct InstallOutcome {
   std::uint64_t done = 0;  // bytes, from the start of the range

@@ -63,14 +63,14 @@ Fit fits(Bytes total, Bytes reserve, Bytes others, std::span<const Commitment> h
   fit.spare = saturating_sub(fit.capacity, need);
   const bool refused = pressure == PressureLevel::kRefuseVms;
   fit.fits = fit.shortfall == Bytes{} && !refused;
-  fit.arithmetic = "guaranteed " + short_text(fit.guaranteed) + " (" + std::to_string(held.size()) + " VMs and " +
-                   short_text(guaranteed) + ") + oversubscribed " + short_text(fit.oversubscribed) + " (window " +
-                   std::to_string(fit.window) + ", " + short_text(oversubscribed) + " of it new) = " +
-                   short_text(need) + "; capacity " + short_text(fit.capacity) + " (total " + short_text(total) +
-                   " - reserve " + short_text(reserve) + " - others " + short_text(others) + "): " +
-                   (fit.shortfall == Bytes{} ? short_text(fit.spare) + " to spare"
-                                             : short_text(fit.shortfall) + " short") +
-                   (refused ? "; refused, since the host is under pressure" : "");
+  fit.arithmetic =
+      "guaranteed " + short_text(fit.guaranteed) + " (" + std::to_string(held.size()) + " VMs and " +
+      short_text(guaranteed) + ") + oversubscribed " + short_text(fit.oversubscribed) + " (window " +
+      std::to_string(fit.window) + ", " + short_text(oversubscribed) + " of it new) = " + short_text(need) +
+      "; capacity " + short_text(fit.capacity) + " (total " + short_text(total) + " - reserve " + short_text(reserve) +
+      " - others " + short_text(others) +
+      "): " + (fit.shortfall == Bytes{} ? short_text(fit.spare) + " to spare" : short_text(fit.shortfall) + " short") +
+      (refused ? "; refused, since the host is under pressure" : "");
   return fit;
 }
 

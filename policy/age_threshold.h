@@ -1,6 +1,7 @@
 // The cold-age threshold with a promotion-rate objective: how long memory must have been unused before it may go, so
-// that what would have come back stays within what the VM can afford. Lagar-Cavilla et al., "Software-Defined Far Memory
-// in Warehouse-Scale Computers", ASPLOS 2019, with the rate priced by the measured cost of a fault (docs/policy.md).
+// that what would have come back stays within what the VM can afford. Lagar-Cavilla et al., "Software-Defined Far
+// Memory in Warehouse-Scale Computers", ASPLOS 2019, with the rate priced by the measured cost of a fault
+// (docs/policy.md).
 #pragma once
 
 #include <array>

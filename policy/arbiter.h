@@ -14,8 +14,8 @@ namespace tidepool::policy {
 
 struct Claim {
   const std::array<std::int32_t, kTemperatures>* pages = nullptr;  // that can go, by temperature
-  double worth = 1;   // weight x seconds per fault
-  Bytes surplus;      // above the VM's guarantee
+  double worth = 1;                                                // weight x seconds per fault
+  Bytes surplus;                                                   // above the VM's guarantee
 };
 
 struct Shares {

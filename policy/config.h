@@ -14,9 +14,9 @@ namespace tidepool::policy {
 
 // A service class is a set of parameters, nothing more.
 struct ClassSettings {
-  double stall_budget;     // share of its threads' time that may go into waiting for far pages
+  double stall_budget;  // share of its threads' time that may go into waiting for far pages
   Nanoseconds min_cold_age;
-  double weight;           // what a second of its waiting is worth beside another class's
+  double weight;  // what a second of its waiting is worth beside another class's
 };
 
 // "latency-sensitive", "standard", "batch".
@@ -28,9 +28,9 @@ struct HeatConfig {
   Nanoseconds half_life = std::chrono::seconds(60);
   Nanoseconds scan_period = std::chrono::seconds(10);  // the unit of age
   unsigned sweep_ticks = 10;                           // all regions are brought up to date once in so many ticks
-  float prior_watch = 16;       // page-seconds that the neighbourhood's rate counts for
-  float unknown_rate = 0.02f;   // uses per page and second of memory of which nothing is known
-  float proof_watch = 8;        // page-seconds of seeing reads below which a region counts as unknown
+  float prior_watch = 16;                              // page-seconds that the neighbourhood's rate counts for
+  float unknown_rate = 0.02f;                          // uses per page and second of memory of which nothing is known
+  float proof_watch = 8;            // page-seconds of seeing reads below which a region counts as unknown
   std::uint16_t max_parts = 16384;  // split regions per memory object
   Nanoseconds move_timeout = std::chrono::seconds(10);  // a planned move that has not begun by then did nothing
 };
@@ -60,7 +60,7 @@ struct PolicyConfig {
   // A far page that is used within this time of its demotion should not have gone.
   Nanoseconds regret_window = std::chrono::minutes(5);
   std::uint8_t max_backoff = 6;
-  double pingpong_share = 0.05;           // of the pages trimmed within the window
+  double pingpong_share = 0.05;  // of the pages trimmed within the window
   std::uint32_t pingpong_min_pages = 8192;
   Nanoseconds pingpong_pause = std::chrono::minutes(1);  // doubles with each repetition, up to 16 times
   Nanoseconds stall_pause = std::chrono::seconds(10);    // likewise, up to 32 times
@@ -70,8 +70,8 @@ struct PolicyConfig {
   Nanoseconds restore_cost{2500};  // work for a page that comes home unasked
 
   // Host pressure.
-  double trim_margin = 0.25;         // trimming starts when less than this much more than the reserve is to be free
-  double pressure_high = 0.10;       // PSI "some"
+  double trim_margin = 0.25;    // trimming starts when less than this much more than the reserve is to be free
+  double pressure_high = 0.10;  // PSI "some"
   Nanoseconds pressure_patience = std::chrono::seconds(30);  // at one level before the next, and before one down
 
   // Windows of the day for what a VM needs (Coach: 6 x 4 h).

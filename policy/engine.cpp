@@ -9,10 +9,9 @@
 namespace tidepool::policy {
 namespace {
 
-constexpr std::int64_t kLongestTick = 60;        // seconds; what lies between is not known to have passed
-constexpr std::size_t kLookAhead = 6;
-constexpr std::uint32_t kMinute = 600;           // tenths
-constexpr double kPredictionMemory = 10;         // seconds after which what was expected has been measured
+constexpr std::int64_t kLongestTick = 60;         // seconds; what lies between is not known to have passed
+constexpr std::uint32_t kMinute = 600;            // tenths
+constexpr double kPredictionMemory = 10;          // seconds after which what was expected has been measured
 constexpr std::size_t kWaitingHistories = 10000;  // of VMs that are not adopted yet
 
 }  // namespace
@@ -192,12 +191,8 @@ Pressure Engine::measure_pressure(const std::vector<VmState*>& vms, const Moment
     if (value > farewell_value) farewell = vm, farewell_value = value;
   }
   const auto bytes = [&](double pages) { return Bytes{static_cast<std::uint64_t>(std::min(pages * freed, 1e18))}; };
-  const PressureInput input{view.available,
-                            view.reserve,
-                            view.memory_pressure,
-                            bytes(cold),
-                            bytes(above),
-                            tiers.room() < Bytes{kRegionPages * kPageSize}};
+  const PressureInput input{view.available, view.reserve, view.memory_pressure,
+                            bytes(cold),    bytes(above), tiers.room() < Bytes{kRegionPages * kPageSize}};
   Pressure pressure = host_->ladder.measure(input, now.tenths, config);
   if (pressure.level >= PressureLevel::kMigrate && farewell != nullptr) pressure.migrate = farewell->id;
   return pressure;

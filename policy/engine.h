@@ -4,8 +4,8 @@
 // The order of precedence, highest first: a frozen host or a held VM moves nothing; a guarantee is never broken, and is
 // restored when it is; the host's need is met with what is worth least; a VM that waits more than its budget loses
 // nothing more, and what it misses most comes back; an operator's limit is met with what is coldest, cold or not;
-// otherwise what has proved cold goes, as far as the budget allows. All of it within the bandwidth, the tiers' capacity, the ceiling on far bytes and what could still be brought home
-// (docs/policy.md). Not thread-safe.
+// otherwise what has proved cold goes, as far as the budget allows. All of it within the bandwidth, the tiers'
+// capacity, the ceiling on far bytes and what could still be brought home (docs/policy.md). Not thread-safe.
 #pragma once
 
 #include <memory>

@@ -88,12 +88,12 @@ struct Pressure {
 struct IntakeCounts {
   std::uint64_t news = 0;
   std::uint64_t samples = 0;
-  std::uint64_t samples_stale = 0;      // of memory that is not there (any more), or is far
-  std::uint64_t samples_absurd = 0;     // more used than watched, no time, not a number, beyond the object
-  std::uint64_t news_absurd = 0;        // regions beyond the object, more pages than a region has
-  std::uint64_t values_absurd = 0;      // of VMs and host: not a number, negative, out of range
+  std::uint64_t samples_stale = 0;   // of memory that is not there (any more), or is far
+  std::uint64_t samples_absurd = 0;  // more used than watched, no time, not a number, beyond the object
+  std::uint64_t news_absurd = 0;     // regions beyond the object, more pages than a region has
+  std::uint64_t values_absurd = 0;   // of VMs and host: not a number, negative, out of range
   std::uint64_t duplicate_vms = 0;
-  std::uint64_t clock_jumps = 0;        // time went backwards or leapt
+  std::uint64_t clock_jumps = 0;  // time went backwards or leapt
   IntakeCounts& operator+=(const IntakeCounts& other);
   bool operator==(const IntakeCounts&) const = default;
 };
@@ -101,7 +101,7 @@ struct IntakeCounts {
 // A VM in dry-run mode: what its life would be like.
 struct DryRun {
   VmId vm;
-  Bytes far;         // what would be far
+  Bytes far;          // what would be far
   double faults = 0;  // expected, per second
   double stall = 0;   // share of its threads' time
   bool operator==(const DryRun&) const = default;

@@ -12,18 +12,14 @@ namespace tidepool::policy {
 namespace {
 
 constexpr Bytes kRegion{kRegionPages * kPageSize};
-constexpr double kPriceMemory = 60;   // seconds in which the price of DRAM falls to a third when it is not scarce
-constexpr double kLimitSlack = 0.05;  // of a limit, at most kept free for what is about to come in
+constexpr double kPriceMemory = 60;     // seconds in which the price of DRAM falls to a third when it is not scarce
+constexpr double kLimitSlack = 0.05;    // of a limit, at most kept free for what is about to come in
 constexpr UnitMask kCanaryUnits = 0xf;  // a quarter of a MiB
 
 std::string number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, value < 10 ? "%.2g" : "%.0f", value);
   return text;
-}
-
-Bytes bytes_of(double value) {
-  return Bytes{value <= 0 ? 0 : static_cast<std::uint64_t>(std::min(value, 1e18))};
 }
 
 double as_double(Bytes bytes) {
@@ -97,7 +93,7 @@ std::vector<Planner::Want> Planner::wants(const Pressure& pressure) {
     if (!vm.terms.limit) continue;
     // What is likely to come in before a move that begins now has freed anything.
     const double inflow = vm.heat.fault_rate() * vm.heat.move_seconds() * kPageSize;
-    const Bytes slack = bytes_of(std::min(inflow, kLimitSlack * as_double(*vm.terms.limit)));
+    const Bytes slack = saturating_bytes(std::min(inflow, kLimitSlack * as_double(*vm.terms.limit)));
     wants[i] = {saturating_sub(in_dram(vm) + slack, *vm.terms.limit), Reason::kOverLimit, Pick::kAny};
   }
   if (pressure.level != PressureLevel::kNone && pressure.shortage > Bytes{}) share_among(pressure, wants);
@@ -121,7 +117,7 @@ void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
   for (const VmState* vm : vms_) {
     if (counts(*vm)) going += std::max(vm->terms.leaving, to_bytes(PageCount{vm->heat.pending_pages()}));
   }
-  const Bytes missing = saturating_sub(bytes_of(as_double(pressure.shortage) / freed), going);
+  const Bytes missing = saturating_sub(saturating_bytes(as_double(pressure.shortage) / freed), going);
   const Shares shares = share_shortage(claims, missing);
   if (missing > Bytes{}) state_.dram_price = std::max(state_.dram_price, shares.price);
   tiers_.set_dram_price(state_.dram_price);
@@ -184,7 +180,7 @@ void Planner::promote_back(VmState& vm, Plan& plan) {
 
 Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_rate, Plan& plan) {
   const bool real = counts(vm);
-  const Bytes bandwidth = bytes_of(state_.restore_tokens);
+  const Bytes bandwidth = saturating_bytes(state_.restore_tokens);
   const Bytes room = std::min({amount, spare_, bandwidth});
   vm.heat.most_missed({(room.value + kPageSize - 1) / kPageSize, restores_left_}, scratch_);
   Decision decision{vm.id, Action::kRestore, reason, 0, Bytes{}, !real, ""};
@@ -221,7 +217,7 @@ Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
                           {evacuable_ || urgent ? Bytes{~0ull} : Bytes{}, Reason::kNotEvacuable},
                           {far_ceiling_, Reason::kFarCeiling},
                           {tiers_.room(), Reason::kPoolFull},
-                          {bytes_of(state_.demote_tokens), Reason::kRateLimit}};
+                          {saturating_bytes(state_.demote_tokens), Reason::kRateLimit}};
   return *std::min_element(std::begin(bounds), std::end(bounds),
                            [](const Bound& a, const Bound& b) { return a.room < b.room; });
 }
@@ -234,10 +230,10 @@ void Planner::force(VmState& vm, const Want& want, Plan& plan) {
   vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
   record(vm, decision, plan, [&] {
     if (decision.regions == 0) return bound_text(vm, decision.reason);
-    std::string text = want.reason == Reason::kOverLimit
-                           ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " +
-                                 short_text(*vm.terms.limit)
-                           : "its share of the host's shortage is " + short_text(want.amount);
+    std::string text =
+        want.reason == Reason::kOverLimit
+            ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " + short_text(*vm.terms.limit)
+            : "its share of the host's shortage is " + short_text(want.amount);
     if (vm.stall.over())
       text += "; stall " + short_share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
     return text;
@@ -254,8 +250,7 @@ void Planner::trim(VmState& vm, Plan& plan) {
   const double measured = vm.heat.fault_rate();
   const double expected = vm.predicted;
   vm.heat.coldest(Pick::kRipe, {bound.room.value / kPageSize, demotions_left(vm)}, scratch_);
-  const Decision decision =
-      demote(vm, Reason::kCold, MoveKind::kTrim, Bytes{~0ull}, bound, faults_left(vm), plan);
+  const Decision decision = demote(vm, Reason::kCold, MoveKind::kTrim, Bytes{~0ull}, bound, faults_left(vm), plan);
   if (decision.reason == Reason::kNothingCold) return canaries(vm, plan);
   record(vm, decision, plan, [&] {
     if (decision.regions == 0 && decision.reason != Reason::kFaultBudget) return bound_text(vm, decision.reason);
@@ -268,7 +263,7 @@ void Planner::trim(VmState& vm, Plan& plan) {
 // Memory of which only writes are seen, or nothing: a part goes, and its far pages tell how it is used.
 void Planner::canaries(VmState& vm, Plan& plan) {
   const Bound bound = tightest(vm);
-  const Bytes share = std::max(kRegion, bytes_of(config_.canary_share * as_double(vm.terms.resident)));
+  const Bytes share = std::max(kRegion, saturating_bytes(config_.canary_share * as_double(vm.terms.resident)));
   const Bytes unproven = to_bytes(PageCount{vm.heat.unproven_canaries()});
   const Bytes amount = saturating_sub(share, unproven);
   vm.heat.coldest(Pick::kUnknown, {(amount.value + kPageSize - 1) / kPageSize * 8, demotions_left(vm)}, scratch_);
@@ -281,9 +276,9 @@ void Planner::canaries(VmState& vm, Plan& plan) {
     }
     std::erase_if(scratch_, [](const Candidate& candidate) { return candidate.units == 0; });
   }
-  const Decision decision =
-      amount == Bytes{} ? nothing(vm, Reason::kNothingCold)
-                        : demote(vm, Reason::kCanary, MoveKind::kCanary, amount, bound, faults_left(vm), plan);
+  const Decision decision = amount == Bytes{}
+                                ? nothing(vm, Reason::kNothingCold)
+                                : demote(vm, Reason::kCanary, MoveKind::kCanary, amount, bound, faults_left(vm), plan);
   record(vm, decision, plan, [&] {
     if (decision.regions > 0) {
       return "reads are not seen: a part goes and is watched; " + short_text(unproven) + " of " + short_text(share) +

@@ -9,13 +9,9 @@
 namespace tidepool::policy {
 namespace {
 
-constexpr double kSlopeWindow = 20;   // seconds
-constexpr double kForecast = 10;      // seconds ahead
+constexpr double kSlopeWindow = 20;      // seconds
+constexpr double kForecast = 10;         // seconds ahead
 constexpr double kPressureShare = 0.01;  // of the reserve, for each tenth of PSI above the limit
-
-Bytes bytes_of(double value) {
-  return Bytes{value <= 0 ? 0 : static_cast<std::uint64_t>(std::min(value, 1e18))};
-}
 
 }  // namespace
 
@@ -46,9 +42,9 @@ Pressure PressureLadder::measure(const PressureInput& input, std::uint32_t now, 
   // Once trimming has begun it goes on to some way above the reserve, or it would begin again at once.
   const double wanted = level_ == PressureLevel::kNone ? reserve : reserve * (1 + config.trim_margin);
   Pressure result;
-  result.shortage = bytes_of(wanted - forecast);
+  result.shortage = saturating_bytes(wanted - forecast);
   if (input.psi > config.pressure_high) {
-    result.shortage = std::max(result.shortage, bytes_of(reserve * kPressureShare * input.psi / 0.1));
+    result.shortage = std::max(result.shortage, saturating_bytes(reserve * kPressureShare * input.psi / 0.1));
   }
 
   const PressureLevel needed = step_that_suffices(input, result.shortage);

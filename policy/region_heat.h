@@ -12,8 +12,8 @@ namespace tidepool::policy {
 inline constexpr unsigned kAges = 256;  // in scan periods; the last means "or older"
 
 struct RegionHeat {
-  Exposure seen;      // by trackers, of resident pages
-  Exposure far_seen;  // of far pages: their every use is a fault, so nothing is missed
+  Exposure seen;                 // by trackers, of resident pages
+  Exposure far_seen;             // of far pages: their every use is a fault, so nothing is missed
   std::uint32_t updated = 0;     // tenths of a second: until when the evidence is accounted for
   std::uint32_t demoted_at = 0;  // tenths of a second; 0: not within memory
   std::uint32_t evicted_at = 0;  // pages that its VM had given up by then, modulo 2^32
@@ -40,17 +40,15 @@ struct RegionHeat {
   static constexpr std::uint8_t kWarmer = 32;     // what was seen last was more than was expected
   static constexpr std::uint8_t kCooler = 64;     // or less
   bool has(std::uint8_t flag) const { return (flags & flag) != 0; }
-  void set(std::uint8_t flag, bool on) {
-    flags = static_cast<std::uint8_t>(on ? flags | flag : flags & ~flag);
-  }
+  void set(std::uint8_t flag, bool on) { flags = static_cast<std::uint8_t>(on ? flags | flag : flags & ~flag); }
 };
 static_assert(sizeof(RegionHeat) == 64);
 
 // What is known of the 64 KiB units of a split region.
 struct PartHeat {
   std::array<Exposure, kUnits> units;
-  UnitMask cold = kAllUnits;    // may go; the rest is the region's hot part
-  std::uint8_t alike = 0;       // windows in a row in which no difference was to be seen
+  UnitMask cold = kAllUnits;  // may go; the rest is the region's hot part
+  std::uint8_t alike = 0;     // windows in a row in which no difference was to be seen
   float cold_rate = 0;
 };
 

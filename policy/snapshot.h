@@ -1,5 +1,5 @@
-// What policy sees in one tick. Values and views of the caller's memory, which it needs for the length of the call only:
-// no clock, no file, no log. Times are the caller's monotonic clock, ratios 0..1.
+// What policy sees in one tick. Values and views of the caller's memory, which it needs for the length of the call
+// only: no clock, no file, no log. Times are the caller's monotonic clock, ratios 0..1.
 //
 // Nothing in here is trusted: absurd, contradicting or stale input is clamped or dropped, and counted (Plan::intake).
 #pragma once
@@ -52,21 +52,21 @@ inline constexpr unsigned kServiceClasses = 3;
 struct VmView {
   VmId id;
   Mode mode = Mode::kObserve;
-  bool held = false;  // by an operator, or because it is being moved, saved or released
+  bool held = false;     // by an operator, or because it is being moved, saved or released
   bool partial = false;  // parts of a region can be demoted (RegionMove::units)
   ServiceClass service_class = ServiceClass::kStandard;
   Bytes promised;
   Bytes resident;  // in DRAM, what is on its way out included
   Bytes leaving;   // of it, what is on its way out
   Bytes far;
-  Bytes guarantee;                           // never taken away
-  std::optional<Bytes> limit;                // an operator's order: no more resident than this
-  double stall = 0;                          // measured share of time that its threads wait for far pages
-  std::optional<double> stall_budget;        // absent: its class's
-  std::optional<Nanoseconds> min_cold_age;   // absent: its class's
-  std::optional<double> weight;              // absent: its class's
-  unsigned threads = 1;                      // that can wait at once: vCPUs
-  Nanoseconds fault_cost{0};                 // measured mean wait for a far page; 0: not yet known
+  Bytes guarantee;                          // never taken away
+  std::optional<Bytes> limit;               // an operator's order: no more resident than this
+  double stall = 0;                         // measured share of time that its threads wait for far pages
+  std::optional<double> stall_budget;       // absent: its class's
+  std::optional<Nanoseconds> min_cold_age;  // absent: its class's
+  std::optional<double> weight;             // absent: its class's
+  unsigned threads = 1;                     // that can wait at once: vCPUs
+  Nanoseconds fault_cost{0};                // measured mean wait for a far page; 0: not yet known
   std::span<const ObjectView> objects;
 };
 
@@ -76,8 +76,8 @@ struct TierView {
   bool usable = true;
   Bytes capacity{};
   Bytes used{};
-  double ratio = 1;         // bytes that it takes for a byte of far memory, on average
-  bool host_dram = true;    // it takes them from this host's DRAM, and gives them back as pages go home
+  double ratio = 1;       // bytes that it takes for a byte of far memory, on average
+  bool host_dram = true;  // it takes them from this host's DRAM, and gives them back as pages go home
   Nanoseconds fault_cost = std::chrono::microseconds(20);  // measured wait for a page from it
   Nanoseconds store_cost = std::chrono::microseconds(5);   // measured work for a page into it
 };

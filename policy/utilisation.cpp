@@ -50,8 +50,7 @@ void Utilisation::record(unsigned window, Bytes need, Bytes promised) {
 }
 
 bool Utilisation::known() const {
-  return std::all_of(days_.begin(), days_.end(),
-                     [](const Window& window) { return total(window) >= kKnownRecords; });
+  return std::all_of(days_.begin(), days_.end(), [](const Window& window) { return total(window) >= kKnownRecords; });
 }
 
 Bytes Utilisation::percentile(unsigned window, double quantile, Bytes promised) const {

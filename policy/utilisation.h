@@ -1,6 +1,6 @@
 // What a VM needs at which time of the day: for each window of the day a histogram of its need, as a share of what it
-// was promised. From it, after Coach (ASPLOS 2025): the guaranteed part PA, the largest of the windows' percentiles, and
-// per window the oversubscribed part VA, by which its highest need exceeds PA.
+// was promised. From it, after Coach (ASPLOS 2025): the guaranteed part PA, the largest of the windows' percentiles,
+// and per window the oversubscribed part VA, by which its highest need exceeds PA.
 #pragma once
 
 #include <array>

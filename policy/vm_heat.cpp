@@ -8,14 +8,13 @@ namespace {
 
 // Memory that a sample may speak of: 128 GiB; what lies beyond is left out.
 constexpr std::uint64_t kMaxRegionsPerSample = 65536;
-constexpr std::size_t kLookAhead = 6;      // what is reported so much later is fetched from memory now
 constexpr std::size_t kMaxObjects = 4096;  // of a VM
-constexpr double kMaxInterval = 3600;  // seconds; nobody watches for longer
-constexpr float kSeldom = 0.25f;       // uses of a page, expected in the time that a region must have been unused
-constexpr float kForget = 0.25f;       // what is left of evidence that was contradicted
-constexpr float kMaxUses = 64;         // enough to know a rate by an eighth; more would only make it slow to change
-constexpr std::uint32_t kFirstMinute = 600;  // tenths
-constexpr double kFaultRateWindow = 5;       // seconds
+constexpr double kMaxInterval = 3600;      // seconds; nobody watches for longer
+constexpr float kSeldom = 0.25f;           // uses of a page, expected in the time that a region must have been unused
+constexpr float kForget = 0.25f;           // what is left of evidence that was contradicted
+constexpr float kMaxUses = 64;             // enough to know a rate by an eighth; more would only make it slow to change
+constexpr std::uint32_t kFirstMinute = 600;          // tenths
+constexpr double kFaultRateWindow = 5;               // seconds
 constexpr float kOutcomeWeight = 10 * kRegionPages;  // page-seconds
 
 // How long a look lasted, or over how long events were collected.

@@ -1,8 +1,8 @@
 // The heat of one VM's memory: takes in what was seen, keeps every region's evidence, age and temperature, and answers
 // which regions are coldest and which far ones are missed most.
 //
-// Cost: what is reported, plus a tenth of all regions per tick (HeatConfig::sweep_ticks), plus one byte per region where
-// something is picked. Memory: 66 bytes per 2 MiB region and 272 per split one (docs/policy.md has the sum). Not
+// Cost: what is reported, plus a tenth of all regions per tick (HeatConfig::sweep_ticks), plus one byte per region
+// where something is picked. Memory: 66 bytes per 2 MiB region and 272 per split one (docs/policy.md has the sum). Not
 // thread-safe; deterministic.
 #pragma once
 
@@ -18,6 +18,9 @@
 #include "policy/region_heat.h"
 
 namespace tidepool::policy {
+
+// What is reported so much later is fetched from memory now.
+inline constexpr std::size_t kLookAhead = 6;
 
 // A region that a plan may name.
 struct Candidate {

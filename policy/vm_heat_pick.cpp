@@ -60,8 +60,7 @@ void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out)
       const unsigned t = temperature & kTemperatureBits;
       if (t == 0 || t > warmest || (temperature & mask) != wanted) continue;
       if (t >= last && ++of_last > most_of_last) continue;
-      Candidate candidate =
-          candidate_of(object, r, movable_of(object, object.regions[r]), resident_rate(object, r));
+      Candidate candidate = candidate_of(object, r, movable_of(object, object.regions[r]), resident_rate(object, r));
       if (object.regions[r].part != 0 && partial_) candidate.units = object.parts[object.regions[r].part - 1].cold;
       out.push_back(candidate);
     }
@@ -93,9 +92,8 @@ void VmHeat::most_missed(PickLimits limits, std::vector<Candidate>& out) {
       out.push_back(candidate_of(object, r, object.regions[r].far, far_rate(object, r)));
     }
   }
-  std::sort(out.begin(), out.end(), [](const Candidate& a, const Candidate& b) {
-    return a.rate != b.rate ? a.rate > b.rate : a.id < b.id;
-  });
+  std::sort(out.begin(), out.end(),
+            [](const Candidate& a, const Candidate& b) { return a.rate != b.rate ? a.rate > b.rate : a.id < b.id; });
   std::uint64_t sum = 0;
   std::size_t keep = 0;
   while (keep < out.size() && keep < limits.regions && sum < limits.pages) sum += out[keep++].pages;

@@ -66,8 +66,7 @@ void VmHeat::sweep_region(Object& object, std::uint32_t index) {
   region.momentum = static_cast<std::int8_t>(region.momentum / 2);
 
   const auto since_planned = static_cast<std::uint16_t>(now_.seconds - region.planned_at);
-  if (region.has(RegionHeat::kPending) &&
-      since_planned > std::chrono::duration<double>(config_.move_timeout).count()) {
+  if (region.has(RegionHeat::kPending) && since_planned > std::chrono::duration<double>(config_.move_timeout).count()) {
     settle(region);
     // Unless as much came back as went, nothing went.
     if (region.returned == 0) {
@@ -75,7 +74,8 @@ void VmHeat::sweep_region(Object& object, std::uint32_t index) {
       region.demoted_at = 0;
       if (region.backoff < 6) ++region.backoff;
     }
-  } else if (region.has(RegionHeat::kFruitless) && since_planned > kFruitlessPause << std::min<int>(region.backoff, 5)) {
+  } else if (region.has(RegionHeat::kFruitless) && since_planned > kFruitlessPause
+                                                                       << std::min<int>(region.backoff, 5)) {
     region.set(RegionHeat::kFruitless, false);
   } else if (region.backoff > 0 && age >= kForgiveAge && rounds_ % 8 == 0) {
     --region.backoff;
@@ -159,8 +159,8 @@ void VmHeat::judge_part(Object& object, RegionHeat& region, float prior) {
     (i < cut ? cold_rate : hot_rate) += rates[i].first;
     if (i < cut) cold |= UnitMask{1} << rates[i].second;
   }
-  const bool differs = cut > 0 && hot_rate / static_cast<float>(kUnits - cut) >=
-                                      kWorthSplitting * cold_rate / static_cast<float>(cut);
+  const bool differs =
+      cut > 0 && hot_rate / static_cast<float>(kUnits - cut) >= kWorthSplitting * cold_rate / static_cast<float>(cut);
   if (differs) {
     part.alike = 0;
     part.cold = cold;

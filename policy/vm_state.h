@@ -16,12 +16,12 @@ struct VmState {
   StallGuard stall;
   PingpongGuard pingpong;
   Utilisation history;
-  VmTerms terms;              // of this tick
-  double predicted = 0;       // faults per second to come from what was trimmed lately and cannot be measured yet
+  VmTerms terms;                  // of this tick
+  double predicted = 0;           // faults per second to come from what was trimmed lately and cannot be measured yet
   std::uint32_t next_minute = 0;  // tenths
-  Decision last;              // the record speaks when something changes
+  Decision last;                  // the record speaks when something changes
   bool recorded = false;
-  bool seen = false;          // in this tick
+  bool seen = false;  // in this tick
 };
 
 }  // namespace tidepool::policy

@@ -44,8 +44,8 @@ VmTerms terms_of(const VmView& vm, const PolicyConfig& config, double tier_fault
   terms.faults_allowed = terms.budget * terms.threads / terms.fault_cost;
   const auto age = vm.min_cold_age.value_or(settings.min_cold_age);
   const auto period = std::max<Nanoseconds>(config.heat.scan_period, std::chrono::milliseconds(100));
-  terms.min_age = static_cast<std::uint8_t>(
-      std::clamp<std::int64_t>((age + period - Nanoseconds{1}) / period, 1, kAges - 1));
+  terms.min_age =
+      static_cast<std::uint8_t>(std::clamp<std::int64_t>((age + period - Nanoseconds{1}) / period, 1, kAges - 1));
   terms.promised = at_most(vm.promised, kMostMemory, counts);
   terms.resident = at_most(vm.resident, kMostMemory, counts);
   terms.leaving = at_most(vm.leaving, terms.resident, counts);

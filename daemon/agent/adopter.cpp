@@ -17,7 +17,6 @@
 namespace tidepool::daemon {
 namespace {
 
-constexpr std::uint32_t kRingEntries = 256;
 constexpr std::size_t kDescriptorsToUndo = 12;  // letting go of one process: pidfds, /proc, a socket pair
 constexpr auto kReleasePatience = std::chrono::minutes(10);
 

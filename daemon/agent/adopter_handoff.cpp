@@ -20,7 +20,6 @@ namespace {
 
 using KernelFaults = HandoffFacts::KernelFaults;
 
-constexpr std::uint32_t kRingEntries = 256;
 // The process's threads may be waiting for its memory all the while.
 constexpr Nanoseconds kRingPatience = std::chrono::seconds(5);
 constexpr std::uint64_t kChangeEvents = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;

@@ -14,7 +14,6 @@
 namespace tidepool::daemon {
 namespace {
 
-constexpr auto kPoolFullHoldOff = std::chrono::seconds(10);
 constexpr auto kStandstill = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
@@ -291,8 +290,7 @@ void PolicyDriver::relieve_now() {
     }
     for (const policy::Candidate& each : coldest) {
       if (each.id.object >= vm->memory->objects.size()) continue;
-      context_.pager->demote(vm->memory,
-                             {vm->memory->objects[each.id.object].get(), each.id.region, each.units});
+      context_.pager->demote(vm->memory, {vm->memory->objects[each.id.object].get(), each.id.region, each.units});
     }
   }
 }

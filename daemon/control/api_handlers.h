@@ -7,6 +7,10 @@
 
 #include "daemon/control/api_router.h"
 
+namespace boost::json {
+class object;
+}  // namespace boost::json
+
 namespace tidepool::daemon {
 
 struct ApiCall {
@@ -30,6 +34,7 @@ std::vector<ApiEntry> host_entries();
 std::vector<ApiEntry> vm_entries();
 
 // Common answers.
+ApiResponse document(unsigned status, const boost::json::object& object);
 ApiResponse failed(const Error& error);
 ApiResponse refused(unsigned status, std::string_view code, std::string_view message, std::string_view remedy = {});
 // Parameters. An absent one gives the fallback.

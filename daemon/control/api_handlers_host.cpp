@@ -10,10 +10,6 @@ namespace {
 
 namespace json = boost::json;
 
-ApiResponse document(unsigned status, const json::object& object) {
-  return {.status = status, .body = json::serialize(object) + "\n", .etag = {}, .location = {}, .allow = {}};
-}
-
 template <class T>
 ApiResponse answer_with(const Result<T>& result) {
   if (!result) return failed(result.error());

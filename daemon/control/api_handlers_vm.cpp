@@ -12,10 +12,6 @@ namespace {
 
 namespace json = boost::json;
 
-ApiResponse document(unsigned status, const json::object& object) {
-  return {.status = status, .body = json::serialize(object) + "\n", .etag = {}, .location = {}, .allow = {}};
-}
-
 // Of what PATCH changes and of nothing that changes by itself, so If-Match means "nobody else changed the settings".
 std::string etag_of(const VmStatus& vm) {
   std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a: the same in every build, unlike std::hash

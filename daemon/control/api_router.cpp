@@ -1,6 +1,7 @@
 #include "daemon/control/api_router.h"
 
 #include <algorithm>
+#include <boost/json/serialize.hpp>
 #include <charconv>
 #include <exception>
 
@@ -120,6 +121,10 @@ Result<> fill_query(ApiCall& call, const ApiEntry& entry, std::string_view targe
 
 ApiResponse refused(unsigned status, std::string_view code, std::string_view message, std::string_view remedy) {
   return {.status = status, .body = error_body(code, message, remedy), .etag = {}, .location = {}, .allow = {}};
+}
+
+ApiResponse document(unsigned status, const boost::json::object& object) {
+  return {.status = status, .body = boost::json::serialize(object) + "\n", .etag = {}, .location = {}, .allow = {}};
 }
 
 ApiResponse failed(const Error& error) {

@@ -49,20 +49,20 @@ struct Kind {
   std::function<std::string(const T&)> write;
 };
 
-std::string quoted(std::string_view text) {
+std::string toml_string(std::string_view text) {
   return "\"" + std::string(text) + "\"";
 }
 
 template <class E>
 Kind<E> choice(Names<E> names) {
   std::string all;
-  for (const auto& [value, name] : names) all += (all.empty() ? "" : " or ") + quoted(name);
+  for (const auto& [value, name] : names) all += (all.empty() ? "" : " or ") + toml_string(name);
   return {all, all,
           [names](const ConfigValue& value) -> std::optional<E> {
             const auto* text = std::get_if<std::string>(&value);
             return text ? value_of(names, *text) : std::nullopt;
           },
-          [names](const E& value) { return quoted(name_of(names, value)); }};
+          [names](const E& value) { return toml_string(name_of(names, value)); }};
 }
 
 template <class T, class Parse, class Write>
@@ -73,7 +73,7 @@ Kind<T> from_text(std::string type, std::string expected, Parse parse, Write wri
             if (!text) return std::nullopt;
             return parse(*text);
           },
-          [write](const T& value) { return quoted(write(value)); }};
+          [write](const T& value) { return toml_string(write(value)); }};
 }
 
 Kind<bool> boolean() {
@@ -167,7 +167,7 @@ Kind<std::vector<std::string>> path_globs() {
           },
           [](const std::vector<std::string>& list) {
             std::string text = "[";
-            for (const std::string& item : list) text += (text.size() > 1 ? ", " : "") + quoted(item);
+            for (const std::string& item : list) text += (text.size() > 1 ? ", " : "") + toml_string(item);
             return text + "]";
           }};
 }
@@ -242,7 +242,9 @@ RuleField of_rule(std::string key, Kind<T> kind, Get get) {
 RuleField match_field(std::string key, std::string RuleMatch::*member) {
   RuleField result = of_rule(
       std::move(key), glob(), [member](auto& rule) -> auto& { return rule.match.*member; });
-  result.text = [member](const Rule& rule) { return (rule.match.*member).empty() ? "" : quoted(rule.match.*member); };
+  result.text = [member](const Rule& rule) {
+    return (rule.match.*member).empty() ? "" : toml_string(rule.match.*member);
+  };
   return result;
 }
 

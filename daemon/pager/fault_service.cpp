@@ -11,8 +11,6 @@ constexpr std::size_t kFetchOps = 64;
 constexpr std::size_t kMaxPrefetches = 64;
 constexpr std::size_t kMaxReleases = 1024;  // handed to the store at once
 constexpr std::size_t kUsualWaiting = 256;  // faults waiting at once, without an allocation
-// A page that the VM's own memory limit refuses is not tried more often than demotion can make room.
-constexpr auto kRetryStarved = std::chrono::milliseconds(2);
 
 bool is_write_protect(std::uint64_t flags) {
   return (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <memory>
 
@@ -10,6 +11,8 @@
 namespace tidepool::daemon {
 
 inline constexpr std::size_t kFetchPages = 16;
+// A page that the VM's own limit refuses, or whose store is away, is not tried more often than demotion can make room.
+inline constexpr auto kRetryStarved = std::chrono::milliseconds(2);
 
 struct SpaceState;
 

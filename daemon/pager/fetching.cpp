@@ -10,8 +10,6 @@
 namespace tidepool::daemon {
 namespace {
 
-// The VM's own limit refuses the page, or the store is away.
-constexpr auto kRetryStarved = std::chrono::milliseconds(2);
 constexpr auto kRestorePause = std::chrono::milliseconds(5);
 // Sweeps of a restore that bring nothing home before it gives up on what is left; the pause between them makes this
 // about ten seconds.

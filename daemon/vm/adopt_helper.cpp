@@ -16,13 +16,13 @@
 #include "kmod-interfaces/drop_ring.h"
 #include "kmod-interfaces/fd_passing.h"
 #include "kmod-interfaces/pidfd.h"
+#include "kmod-interfaces/userfaultfd.h"
 
 namespace tidepool::daemon {
 namespace {
 
 constexpr int kOrderWaitMs = 5000;
 constexpr int kAcknowledgementWaitMs = 5000;
-constexpr const char* kUserfaultfd = "anon_inode:[userfaultfd]";
 
 struct Taken {
   std::vector<PlacedFd> userfaultfds;
@@ -105,7 +105,7 @@ Result<> close_ours(const AdoptTarget& target, kernel::PtraceInjector& injector,
 
 Result<> let_go(const LetGoOrder& order, std::span<const UniqueFd> descriptors, HelperReport& report) {
   for (const UniqueFd& fd : descriptors) {
-    if (kernel::descriptor_target(fd.get()) != kUserfaultfd)
+    if (kernel::descriptor_target(fd.get()) != kernel::kUserfaultfdTarget)
       return failure(std::errc::bad_file_descriptor, "let go of", "a descriptor that is not a userfaultfd");
   }
   const auto target = AdoptTarget::open(order.id);

@@ -20,11 +20,11 @@
 #include "kmod-interfaces/pidfd.h"
 #include "kmod-interfaces/proc_text.h"
 #include "kmod-interfaces/uapi/userfaultfd.h"
+#include "kmod-interfaces/userfaultfd.h"
 
 namespace tidepool::daemon {
 namespace {
 
-constexpr const char* kUserfaultfd = "anon_inode:[userfaultfd]";
 constexpr const char* kIoUring = "anon_inode:[io_uring]";
 constexpr const char* kSocket = "socket:[";
 constexpr std::uint32_t kRingIdleMs = 1;
@@ -137,7 +137,7 @@ Result<std::vector<PlacedFd>> Placement::make_userfaultfds(int count) {
       number.error().remedy = why_userfaultfd_failed(number.error().code.value());
       return tl::unexpected(number.error());
     }
-    auto fd = fetch(*number, kUserfaultfd);
+    auto fd = fetch(*number, kernel::kUserfaultfdTarget);
     if (!fd) return tl::unexpected(fd.error());
     placed.push_back(PlacedFd{.number = *number, .fd = std::move(*fd)});
   }

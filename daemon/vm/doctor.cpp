@@ -5,18 +5,13 @@
 #include <cstring>
 #include <iterator>
 
+#include "kmod-interfaces/uapi/capability.h"
 #include "kmod-interfaces/uapi/userfaultfd.h"
 
 namespace tidepool::daemon {
 namespace {
 
 using kernel::KernelFeatures;
-
-// include/uapi/linux/capability.h
-constexpr unsigned kCapIpcLock = 14;
-constexpr unsigned kCapSysPtrace = 19;
-constexpr unsigned kCapSysAdmin = 21;
-constexpr unsigned kCapSysNice = 23;
 
 struct NeededCapability {
   unsigned number;
@@ -26,11 +21,11 @@ struct NeededCapability {
 
 // In the order of what is lost without them.
 constexpr std::array kNeeded{
-    NeededCapability{kCapSysPtrace, "CAP_SYS_PTRACE", "no process of another user can be inspected or adopted"},
-    NeededCapability{kCapSysAdmin, "CAP_SYS_ADMIN",
+    NeededCapability{kernel::kCapSysPtrace, "CAP_SYS_PTRACE", "no process of another user can be inspected or adopted"},
+    NeededCapability{kernel::kCapSysAdmin, "CAP_SYS_ADMIN",
                      "processes under a strict seccomp filter cannot be adopted, nor their shared memory opened"},
-    NeededCapability{kCapSysNice, "CAP_SYS_NICE", "process_madvise is refused: no kernel tier"},
-    NeededCapability{kCapIpcLock, "CAP_IPC_LOCK", "the agent's own memory may be paged out under pressure"}};
+    NeededCapability{kernel::kCapSysNice, "CAP_SYS_NICE", "process_madvise is refused: no kernel tier"},
+    NeededCapability{kernel::kCapIpcLock, "CAP_IPC_LOCK", "the agent's own memory may be paged out under pressure"}};
 
 std::string why(const kernel::Attempt& attempt) {
   return attempt.error < 0 ? "not tried" : std::strerror(attempt.error);
@@ -78,7 +73,7 @@ DoctorRow diagnose_userfaultfd(const KernelFeatures& features) {
 // What every way of adopting a running process needs.
 std::string missing_for_adoption(const KernelFeatures& features) {
   if (!features.userfaultfd.usable()) return "userfaultfd";
-  if (!features.own.has(kCapSysPtrace)) return "CAP_SYS_PTRACE";
+  if (!features.own.has(kernel::kCapSysPtrace)) return "CAP_SYS_PTRACE";
   if (!features.syscalls.pidfd_getfd.works()) return "pidfd_getfd (Linux 5.6)";
   if (!features.syscalls.pagemap_scan.works()) return "PAGEMAP_SCAN (Linux 6.7)";
   if (features.ptrace_scope.value_or(0) >= 3) return "ptrace: kernel.yama.ptrace_scope is 3";
@@ -215,7 +210,7 @@ DoctorRow diagnose_permissions(const KernelFeatures& features) {
     row.detail = features.own.effective_uid == 0 ? "root" : "all that are needed, without root";
     return row;
   }
-  row.verdict = features.own.has(kCapSysPtrace) ? Verdict::kWarn : Verdict::kFail;
+  row.verdict = features.own.has(kernel::kCapSysPtrace) ? Verdict::kWarn : Verdict::kFail;
   row.detail += "; missing: " + join(missing, ", ");
   row.hint = "run the agent as root, or grant " + join(missing, ", ") + " (AmbientCapabilities= of the unit)";
   return row;

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "daemon/vm/doctor.h"
+#include "kmod-interfaces/uapi/capability.h"
 #include "kmod-interfaces/uapi/userfaultfd.h"
 
 namespace tidepool::daemon {
@@ -12,11 +13,6 @@ using kernel::KernelFeatures;
 // A process may have this many mappings before registrations, which split mappings, begin to fail for it.
 constexpr std::uint64_t kComfortableMapCount = 65530;
 constexpr std::uint64_t kComfortableOpenFiles = 8192;
-// perf events of the kernel's own faults need this setting or less, or CAP_PERFMON.
-// Documentation/admin-guide/perf-security.rst.
-constexpr unsigned kCapPerfmon = 38;
-constexpr unsigned kCapSysAdmin = 21;
-constexpr unsigned kCapIpcLock = 14;
 
 DoctorRow fault_sampling(const KernelFeatures& features) {
   const char* name = "tracker:fault-sampling";
@@ -69,7 +65,7 @@ DoctorRow idle_page(const KernelFeatures& features) {
   if (!features.idle_page_bitmap)
     return {Verdict::kWarn, "tracker:idle-page", "not in this kernel; fault sampling takes its place",
             "CONFIG_IDLE_PAGE_TRACKING"};
-  if (!features.own.has(kCapSysAdmin))
+  if (!features.own.has(kernel::kCapSysAdmin))
     return {Verdict::kWarn, "tracker:idle-page", "page frame numbers are hidden; fault sampling takes its place",
             "grant CAP_SYS_ADMIN"};
   return {Verdict::kOk, "tracker:idle-page", "reads and writes, page by page; blind to who touched a shared page", ""};
@@ -96,7 +92,7 @@ DoctorRow damon(const KernelFeatures& features) {
 
 DoctorRow perf(const KernelFeatures& features) {
   const auto& attempt = features.syscalls.perf_page_faults;
-  const bool privileged = features.own.has(kCapPerfmon) || features.own.has(kCapSysAdmin);
+  const bool privileged = features.own.has(kernel::kCapPerfmon) || features.own.has(kernel::kCapSysAdmin);
   const std::string paranoid =
       features.perf_paranoid ? "; kernel.perf_event_paranoid is " + std::to_string(*features.perf_paranoid) : "";
   if (!attempt.works()) {
@@ -158,9 +154,10 @@ DoctorRow pressure(const KernelFeatures& features) {
 DoctorRow limits(const KernelFeatures& features) {
   DoctorRow row{Verdict::kOk, "limits", "", ""};
   const auto& own = features.own;
-  row.detail = "max_map_count " + std::to_string(features.max_map_count) + ", open files " +
-               (own.open_files ? std::to_string(*own.open_files) : "unlimited") + ", locked memory " +
-               (own.memlock && !own.has(kCapIpcLock) ? std::to_string(own.memlock->value >> 20) + " MiB" : "unlimited");
+  row.detail =
+      "max_map_count " + std::to_string(features.max_map_count) + ", open files " +
+      (own.open_files ? std::to_string(*own.open_files) : "unlimited") + ", locked memory " +
+      (own.memlock && !own.has(kernel::kCapIpcLock) ? std::to_string(own.memlock->value >> 20) + " MiB" : "unlimited");
   const auto advise = [&](const char* what) {
     row.verdict = Verdict::kWarn;
     row.hint += std::string(row.hint.empty() ? "" : "; ") + what;
@@ -168,7 +165,7 @@ DoctorRow limits(const KernelFeatures& features) {
   if (features.max_map_count < kComfortableMapCount) advise("raise vm.max_map_count to 65530 or more");
   if (own.open_files && *own.open_files < kComfortableOpenFiles)
     advise("raise the limit of open files (LimitNOFILE=) for many VMs");
-  if (own.memlock && !own.has(kCapIpcLock)) advise("lift the limit of locked memory (LimitMEMLOCK=infinity)");
+  if (own.memlock && !own.has(kernel::kCapIpcLock)) advise("lift the limit of locked memory (LimitMEMLOCK=infinity)");
   return row;
 }
 

@@ -6,13 +6,12 @@
 #include "daemon/vm/eligibility.h"
 #include "daemon/vm/vm_name.h"
 #include "kmod-interfaces/proc_text.h"
+#include "kmod-interfaces/uapi/capability.h"
 
 namespace tidepool::daemon {
 namespace {
 
 using kernel::DescriptorKind;
-
-constexpr unsigned kCapSysAdmin = 21;
 
 // Keeps the value, or notes that it may not be read. A file that vanished or says nonsense leaves the value empty: the
 // process is ending, and whoever adopts it will notice.
@@ -29,7 +28,7 @@ bool io_uring_allowed(const kernel::KernelRoots& roots, const kernel::ProcessSta
   const std::uint64_t disabled = kernel::read_number(roots.proc + "/sys/kernel/io_uring_disabled").value_or(0);
   if (disabled == 0) return true;
   if (disabled >= 2) return false;
-  if (status.has_capability(kCapSysAdmin)) return true;
+  if (status.has_capability(kernel::kCapSysAdmin)) return true;
   const auto group = kernel::read_number(roots.proc + "/sys/kernel/io_uring_group");  // -1 (nobody) is no number
   if (!group) return false;
   return status.effective_gid == *group || std::ranges::find(status.groups, *group) != status.groups.end();

@@ -6,11 +6,10 @@
 #include "daemon/vm/adopt_helper_process.h"
 #include "daemon/vm/adopt_helper_protocol.h"
 #include "kmod-interfaces/pidfd.h"
+#include "kmod-interfaces/userfaultfd.h"
 
 namespace tidepool::daemon {
 namespace {
-
-constexpr const char* kUserfaultfd = "anon_inode:[userfaultfd]";
 
 // The descriptor is of the process that was meant: it had that start time before the descriptor was opened and after.
 Result<UniqueFd> open_identified(const ProcessIdentity& id) {
@@ -51,10 +50,17 @@ Result<> check_answer(const HelperProcess::Answer& answer, const FootholdRequest
                answer.report.ring_geometry.has_value() == (request.ring_entries != 0);
   for (std::size_t i = 0; right && i < userfaultfds; ++i) {
     right = answer.report.userfaultfd_numbers.at(i) >= 0 &&
-            kernel::descriptor_target(answer.descriptors[i].get()) == kUserfaultfd;
+            kernel::descriptor_target(answer.descriptors[i].get()) == kernel::kUserfaultfdTarget;
   }
   if (!right) return failure(std::errc::bad_message, "read", "report of tidepool-adopt: not what was asked for");
   return {};
+}
+
+// The helper may speak of a thread; people know the process.
+Failure naming(const ProcessIdentity& id, Error error) {
+  const std::string pid = std::to_string(id.pid);
+  if (error.subject.find(pid) == std::string::npos) error.subject = "process " + pid + ": " + error.subject;
+  return Failure{std::move(error)};
 }
 
 }  // namespace
@@ -72,7 +78,7 @@ Result<Foothold> take_foothold(const FootholdRequest& request) {
                         .ring_entries = request.ring_entries,
                         .limits = helper_limits(request.helper.deadline)};
   auto answer = order_and_wait(*helper, order, {});
-  if (!answer) return tl::unexpected(answer.error());
+  if (!answer) return naming(request.id, answer.error());
   // From here on an error ends the helper's wait for the acknowledgement, and with it the foothold.
   if (auto right = check_answer(*answer, request); !right) return tl::unexpected(right.error());
   if (request.userfaultfds > 0) {

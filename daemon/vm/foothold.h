@@ -35,6 +35,9 @@ struct HelperOptions {
   Nanoseconds deadline = std::chrono::seconds(20);
 };
 
+// Drops in flight for one process: more than the pager asks for at once.
+inline constexpr std::uint32_t kRingEntries = 256;
+
 struct FootholdRequest {
   ProcessIdentity id;
   // How many userfaultfds to make, up to 2; 0 where the process has handed one over and only a ring is wanted.

@@ -9,7 +9,6 @@
 namespace tidepool::telemetry {
 namespace {
 
-constexpr unsigned kToleratedFailures = 3;
 constexpr Bytes kSelfCheckSize{16 * kPageSize};
 constexpr std::uint64_t kFewestRegions = 10;
 constexpr std::uint64_t kMostRegions = 5000;
@@ -20,18 +19,6 @@ constexpr double kNearlyAlways = 0.9;
 constexpr double kMuchOfMemory = 0.4;
 // What one page says of a region: less than that page's own bit would.
 constexpr float kConfidence = 0.8f;
-
-std::vector<AddressRange> ranges_of(const TrackedSpace& space) {
-  std::vector<AddressRange> ranges;
-  for (const TrackedSegment& segment : space.segments) {
-    if (!ranges.empty() && ranges.back().end == segment.addresses.start) {
-      ranges.back().end = segment.addresses.end;
-    } else {
-      ranges.push_back(segment.addresses);
-    }
-  }
-  return ranges;
-}
 
 }  // namespace
 
@@ -87,7 +74,7 @@ void DamonTracker::start() {
     for (std::uint32_t s = 0; s < of->spaces.size() && watched_.size() + 1 < kernel::kMaxDamonTargets; ++s) {
       const TrackedSpace& space = of->spaces[s];
       if (space.segments.empty()) continue;
-      settings.targets.push_back({space.process.pid, ranges_of(space)});
+      settings.targets.push_back({space.process.pid, space.ranges()});
       for (const AddressRange& range : settings.targets.back().ranges) regions += 1 + range.size() / kHugePageSize;
       watched_.push_back({of, s});
     }

@@ -9,12 +9,12 @@ namespace {
 
 constexpr std::uint64_t kMaxPerRound = 8192;
 // Sampling that has been held back for longer does not make up for it in one go.
-constexpr auto kLongestSaving = std::chrono::seconds(5);
+constexpr auto kLongestBurst = std::chrono::seconds(5);
 
 }  // namespace
 
 FaultSampler::FaultSampler(const FaultSamplerConfig& config, const Clock& clock)
-    : config_(config), clock_(clock), budget_(clock, kLongestSaving), random_(config.seed) {}
+    : config_(config), clock_(clock), budget_(clock, kLongestBurst), random_(config.seed) {}
 
 void FaultSampler::set_memory(const MemoryList& memory) {
   std::map<policy::ObjectId, Target> next;

@@ -9,7 +9,6 @@
 namespace tidepool::telemetry {
 namespace {
 
-constexpr unsigned kToleratedFailures = 3;
 // What is seen is told in pieces of this many pages where enough of them were looked at, else of the whole unit.
 constexpr std::uint64_t kPiece = 64;
 constexpr std::uint32_t kLooksWorthPieces = 128;

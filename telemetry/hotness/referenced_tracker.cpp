@@ -15,18 +15,11 @@
 namespace tidepool::telemetry {
 namespace {
 
-constexpr unsigned kToleratedFailures = 3;
 // One look at a large process may have to be saved up for.
 constexpr auto kLongestSaving = std::chrono::minutes(10);
 constexpr double kFirstCostPerByte = 30e6 / static_cast<double>(1ull << 30);  // nanoseconds
 constexpr double kMostlyUsed = 0.5;
 constexpr double kMostlyIdle = 0.05;
-
-std::vector<AddressRange> ranges_of(const TrackedSpace& space) {
-  std::vector<AddressRange> ranges;
-  for (const TrackedSegment& segment : space.segments) ranges.push_back(segment.addresses);
-  return ranges;
-}
 
 Result<> make_cold(int pidfd, std::span<const AddressRange> ranges) {
   // process_madvise takes at most so much in one call.
@@ -189,7 +182,7 @@ Result<ReferencedTracker::Look> ReferencedTracker::look(const TrackedSpace& spac
   }
   if (auto seen = look_at_self(found); !seen) return Failure{seen.error()};
   found.looked = clock_.now();
-  if (auto cold = make_cold(space.pidfd->get(), ranges_of(space)); !cold) return Failure{cold.error()};
+  if (auto cold = make_cold(space.pidfd->get(), space.ranges()); !cold) return Failure{cold.error()};
   if (auto cold = make_cold(own_pidfd_.get(), std::vector{self_check_->used(), self_check_->idle()}); !cold)
     return Failure{cold.error()};
   found.cold = clock_.now();

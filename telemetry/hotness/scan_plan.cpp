@@ -5,8 +5,8 @@
 namespace tidepool::telemetry {
 namespace {
 
-constexpr double kMostlyUsed = 0.6;
-constexpr double kMostlyIdle = 0.15;
+constexpr double kUsedOften = 0.6;
+constexpr double kUsedSeldom = 0.15;
 
 // The parts of `run` that none of `covered` (sorted, disjoint) holds; they are added to it.
 std::vector<PageRun> uncovered(PageRun run, std::vector<PageRun>& covered) {
@@ -97,8 +97,8 @@ std::optional<ScanPlan::Slot> ScanPlan::next(MonoTime now) {
 
 void ScanPlan::watch(Slot slot, MonoTime now, std::optional<double> share) {
   Entry& entry = units_[slot];
-  if (share && *share > kMostlyUsed && entry.level > 0) --entry.level;
-  if (share && *share < kMostlyIdle && entry.level < windows_.doublings) ++entry.level;
+  if (share && *share > kUsedOften && entry.level > 0) --entry.level;
+  if (share && *share < kUsedSeldom && entry.level < windows_.doublings) ++entry.level;
   due_.push({now + window(slot), slot, entry.generation});
 }
 

@@ -12,6 +12,18 @@ const TrackedSegment* TrackedSpace::at(std::uint64_t address) const {
   return candidate.addresses.contains(address) ? &candidate : nullptr;
 }
 
+std::vector<AddressRange> TrackedSpace::ranges() const {
+  std::vector<AddressRange> ranges;
+  for (const TrackedSegment& segment : segments) {
+    if (!ranges.empty() && ranges.back().end == segment.addresses.start) {
+      ranges.back().end = segment.addresses.end;
+    } else {
+      ranges.push_back(segment.addresses);
+    }
+  }
+  return ranges;
+}
+
 Bytes TrackedMemory::size() const {
   Bytes sum;
   for (const TrackedObject& object : objects) sum += to_bytes(object.pages);

@@ -73,6 +73,8 @@ struct TrackedSpace {
 
   // The segment around an address; nothing where none is.
   const TrackedSegment* at(std::uint64_t address) const;
+  // What the segments cover, adjacent ones joined.
+  std::vector<AddressRange> ranges() const;
 };
 
 // All of one VM. Never changes: when the VM's memory does, there is another one with a higher epoch, and what was

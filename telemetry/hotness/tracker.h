@@ -67,6 +67,9 @@ class SampleSink {
   virtual void add(const policy::AccessSample& sample) = 0;
 };
 
+// A tracker whose means fail so often in a row is not usable any more.
+inline constexpr unsigned kToleratedFailures = 3;
+
 class Tracker {
  public:
   virtual ~Tracker() = default;

@@ -89,12 +89,28 @@ std::atomic<bool> replacing{false};
 
 void check(const Block& block, std::size_t i, const char* after) {
   if (block.right(i)) return;
-  if (mismatches++ < 20) {
-    std::printf("block %lu page %zu (%p) version %lu is wrong after %s: %016lx instead of %016lx (pid %d)\n", block.id,
-                i, static_cast<void*>(block.page(i)), block.versions[i], after, block.page(i)[0],
-                word_of(block.id, i, block.versions[i], 0), ::getpid());
-    std::fflush(stdout);
+  if (mismatches++ >= 20) return;
+  // Which words, and whether that lasts.
+  std::size_t wrong = 0;
+  std::size_t first = kWords;
+  std::size_t last = 0;
+  std::uint64_t found = 0;
+  for (std::size_t k = 0; k < kWords; ++k) {
+    const std::uint64_t now = block.page(i)[k];
+    if (now == word_of(block.id, i, block.versions[i], k)) continue;
+    if (wrong++ == 0) {
+      first = k;
+      found = now;
+    }
+    last = k;
   }
+  std::uint64_t is = block.versions[i];
+  while (is > 0 && found != word_of(block.id, i, is, first)) --is;
+  std::printf(
+      "block %lu page %zu (%p) version %lu is wrong after %s: %zu words, %zu to %zu; %016lx: version %lu (pid %d)\n",
+      block.id, i, static_cast<void*>(block.page(i)), block.versions[i], after, wrong, first, last, found, is,
+      ::getpid());
+  std::fflush(stdout);
 }
 
 [[noreturn]] void die(const char* what) {

@@ -50,7 +50,8 @@ unsigned slowness() {
 }
 
 Settings merciless(const Settings& more) {
-  Settings settings{{"defaults.guarantee", "\"0%\""},
+  Settings settings{{"policy.tick", "\"100ms\""},
+                    {"defaults.guarantee", "\"0%\""},
                     {"defaults.stall_budget", "\"100%\""},
                     {"defaults.min_cold_age", "\"100ms\""},
                     {"safety.host_reserve", "\"64MiB\""},
