@@ -198,6 +198,10 @@ Pressure Engine::measure_pressure(const std::vector<VmState*>& vms, const Moment
   return pressure;
 }
 
+void Engine::ended(VmId id, RegionId region, std::uint32_t pages) {
+  if (VmState* vm = find(id)) vm->heat.end_move(region, pages);
+}
+
 void Engine::not_taken(const Move& move) {
   if (VmState* vm = find(move.vm)) vm->heat.forget_move(move.region);
 }

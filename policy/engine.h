@@ -31,6 +31,8 @@ class Engine {
 
   Plan tick(const Snapshot& snapshot, const PolicyConfig& config);
 
+  // A planned demotion is over, and so many pages went: none says that trying again soon is no use.
+  void ended(VmId vm, RegionId region, std::uint32_t pages);
   // A planned move that nobody could begin: it is not waited for.
   void not_taken(const Move& move);
 

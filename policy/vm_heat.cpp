@@ -309,6 +309,14 @@ void VmHeat::settle(RegionHeat& region) {
   --pending_moves_;
 }
 
+// Unless as much came back as went, nothing went.
+void VmHeat::note_fruitless(RegionHeat& region) {
+  if (region.returned != 0) return;
+  region.set(RegionHeat::kFruitless, true);
+  region.demoted_at = 0;
+  if (region.backoff < 6) ++region.backoff;
+}
+
 std::uint8_t VmHeat::age_of(const RegionHeat& region) const {
   const auto periods = static_cast<std::uint16_t>(now_.period - region.last_used);
   return static_cast<std::uint8_t>(std::min<unsigned>(periods, kAges - 1));

@@ -105,6 +105,8 @@ class VmHeat {
   void price_moves(bool short_of_moves);
   // A noted demotion that did not even begin.
   void forget_move(RegionId id);
+  // It is over: so many pages went.
+  void end_move(RegionId id, std::uint32_t pages);
 
   // For people and pictures: the rate at which a region's pages are used; 0 for regions without pages.
   float rate_at(std::uint32_t object, std::uint32_t region) const;
@@ -170,6 +172,7 @@ class VmHeat {
   void used(RegionHeat& region, float pages);
   void came_back(RegionHeat& region, std::uint16_t pages);
   void settle(RegionHeat& region);
+  void note_fruitless(RegionHeat& region);
 
   void take_news(Object& object, const RegionNews& news);
   void take_refaults(Object& object, std::uint32_t region, PageRun run, float pages);

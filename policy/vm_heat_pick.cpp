@@ -163,6 +163,17 @@ void VmHeat::forget_move(RegionId id) {
   refile(*object, id.region, before);
 }
 
+void VmHeat::end_move(RegionId id, std::uint32_t pages) {
+  Object* object = find(id.object);
+  if (object == nullptr || id.region >= object->regions.size()) return;
+  RegionHeat& region = object->regions[id.region];
+  if (!region.has(RegionHeat::kPending)) return;
+  const Entry before = filed(*object, id.region);
+  settle(region);
+  if (pages == 0) note_fruitless(region);
+  refile(*object, id.region, before);
+}
+
 float VmHeat::rate_at(std::uint32_t id, std::uint32_t region) const {
   const Object* object = find(id);
   if (object == nullptr || region >= object->regions.size()) return 0;

@@ -106,6 +106,7 @@ void PolicyDriver::tick() {
     }
   }
   sample();
+  take_ended();
   const policy::Snapshot snapshot = view_.snapshot(seen_);
   policy::PolicyConfig config;
   const Config settings = context_.config();
@@ -133,6 +134,19 @@ void PolicyDriver::tick() {
     last_heartbeat_ = heartbeat;
     last_progress_ns_ = context_.clock.now().since_boot.count();
     ServiceManager::watchdog();
+  }
+}
+
+void PolicyDriver::take_ended() {
+  for (const auto& vm : context_.vms.all()) {
+    for (const EndedDemotion& ended : vm->memory->take_ended()) {
+      const auto& objects = vm->memory->objects;
+      const auto object = std::ranges::find_if(objects, [&](const auto& o) { return o.get() == ended.object; });
+      if (object == objects.end()) continue;
+      const auto index = static_cast<std::uint32_t>(object - objects.begin());
+      const std::lock_guard lock(engine_mutex_);
+      engine_.ended(vm->memory->id, {index, static_cast<std::uint32_t>(ended.region)}, ended.pages);
+    }
   }
 }
 

@@ -204,12 +204,13 @@ class Thread final : public Demoter {
   void forget(const Request& request) {
     wanted_.erase({request.region.object, request.region.region});
     request.vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
+    request.vm->note_ended({request.region.object, request.region.region, 0});
   }
 
   void begin(Request& request) {
     ticket_ = static_cast<std::uint16_t>(ticket_ + 1);
-    auto job = std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), request.region, ticket_,
-                                             next_id_ << kRunBits);
+    auto job =
+        std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), request.region, ticket_, next_id_ << kRunBits);
     if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
     running_.push_back({next_id_++, std::move(job), nullptr});
   }
@@ -300,6 +301,7 @@ class Thread final : public Demoter {
         wanted_.erase({&job.object(), job.region()});
       }
       vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
+      vm->note_ended({&job.object(), job.region(), job.dropped()});
       running = running_.erase(running);
     }
   }

@@ -259,6 +259,7 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
         object_->map->exchange(page(slot), next, PageEntry::plain(PageState::kResident));
       } else if (next.state() == PageState::kFar) {
         vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
+        ++dropped_;
       }
       break;
     }

@@ -29,8 +29,8 @@ constexpr auto kProtectPause = std::chrono::microseconds(50);
 
 }  // namespace
 
-DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, const RegionToDemote& what,
-                         std::uint16_t ticket, std::uint64_t cookie)
+DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, const RegionToDemote& what, std::uint16_t ticket,
+                         std::uint64_t cookie)
     : vm_(std::move(vm)),
       loop_(&loop),
       object_(what.object),

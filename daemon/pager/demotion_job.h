@@ -57,6 +57,8 @@ class DemotionJob {
   std::uint64_t region() const { return first_page_ / kPagesPerRegion; }
   Stage stage = Stage::kFrozen;
   MonoTime frozen_at;
+  // Pages that left.
+  std::uint32_t dropped() const { return dropped_; }
   // Drops that the process's ring has been asked for and has not answered, and when it last took or answered one.
   std::size_t drops_in_flight() const { return in_flight_; }
   std::size_t drop_steps() const { return drop_steps_; }
@@ -153,6 +155,7 @@ class DemotionJob {
   std::size_t runs_done_ = 0;
   std::size_t in_flight_ = 0;
   std::size_t drop_steps_ = 0;
+  std::uint32_t dropped_ = 0;
 };
 
 template <class Callback>

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -142,6 +143,13 @@ struct PagerCounters {
   std::atomic<std::uint64_t> out_of_memory{0};
 };
 
+// How a demotion of one region ended.
+struct EndedDemotion {
+  const MemoryObject* object = nullptr;
+  std::uint64_t region = 0;
+  std::uint32_t pages = 0;  // that left
+};
+
 struct PagedVm {
   VmId id;
   std::string name;
@@ -201,7 +209,20 @@ struct PagedVm {
     return sum;
   }
 
+  // Of demotions that ended since they were last taken, for whoever ordered them. Any thread.
+  void note_ended(const EndedDemotion& ended) {
+    const std::lock_guard lock(ended_mutex_);
+    if (ended_.size() < kMostEnded) ended_.push_back(ended);
+  }
+  std::vector<EndedDemotion> take_ended() {
+    const std::lock_guard lock(ended_mutex_);
+    return std::exchange(ended_, {});
+  }
+
  private:
+  static constexpr std::size_t kMostEnded = 4096;  // nobody may be listening
+  std::mutex ended_mutex_;
+  std::vector<EndedDemotion> ended_;
   mutable std::mutex spaces_mutex_;
   std::vector<std::shared_ptr<AddressSpace>> spaces_;
 };
