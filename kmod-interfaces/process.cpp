@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <thread>
@@ -30,6 +31,11 @@ Failure no_such_process(const std::string& subject, std::string remedy = {}) {
 }
 
 }  // namespace
+
+bool are_whole_mappings(std::span<const MemoryMap> maps, AddressRange range) {
+  return std::ranges::any_of(maps, [&](const MemoryMap& map) { return map.range.start == range.start; }) &&
+         std::ranges::any_of(maps, [&](const MemoryMap& map) { return map.range.end == range.end; });
+}
 
 Result<Process> Process::open(const KernelRoots& roots, pid_t pid) {
   const std::string path = roots.proc + "/" + std::to_string(pid);

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -116,6 +117,9 @@ struct MemoryMap {
   bool is_stack() const { return path == "[stack]" || path.starts_with("[stack:"); }
   bool is_deleted() const { return path.ends_with(" (deleted)"); }
 };
+
+// True when the range begins where a mapping begins and ends where one ends.
+bool are_whole_mappings(std::span<const MemoryMap> maps, AddressRange range);
 
 // One mapping of /proc/PID/smaps.
 struct MappingUsage {

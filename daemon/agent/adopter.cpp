@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "daemon/agent/adoption_checks.h"
+#include "daemon/agent/private_layout.h"
 #include "daemon/agent/process_search.h"
 #include "daemon/pager/ring_dropper.h"
 #include "daemon/vm/vm_name.h"
@@ -125,7 +126,7 @@ void Adopter::judge_family(Candidate& candidate, const AdoptRequest& request) co
   const AdoptionRules rules = rules_for(candidate, request);
   for (const kernel::MemoryHolder& member : candidate.family) {
     const auto facts = collect_process_facts(member.id.pid, context_.roots);
-    if (!facts || facts->id != member.id) continue;  // ended meanwhile
+    if (!facts || facts->id != member.id || facts->zombie) continue;  // ended meanwhile
     if (const std::string code = against_member(*facts, rules); !code.empty())
       candidate.facts.unfit_members.push_back({member.id.pid, member.comm, code});
   }
@@ -155,7 +156,7 @@ Result<> Adopter::check_unchanged(const ManagedVm& vm, const Candidate& candidat
   const Eligibility verdict = check_eligibility(now, rules);
   const Finding* against = verdict.first_refusal();
   if (against == nullptr) return {};
-  return refusal("adopt " + std::to_string(candidate.facts.id.pid) + ": it changed meanwhile", *against);
+  return refusal("adopt " + std::to_string(candidate.facts.id.pid) + ": it changed meanwhile (try again)", *against);
 }
 
 Result<AdoptOutcome> Adopter::check(const AdoptRequest& request) {
@@ -312,11 +313,24 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, V
   }
   const auto name = choose_name(request.name, candidate.facts, claim);
   if (!name) return Failure{name.error()};
-  Enrolment enrolment{
-      new_vm(candidate.facts, origin, *name), {}, candidate.subject, request.settings, {}, [&](const ManagedVm& vm) {
-        return check_unchanged(vm, candidate, request);
-      }};
+  Enrolment enrolment{new_vm(candidate.facts, origin, *name), {}, candidate.subject, request.settings, {}, {}};
   const auto& vm = enrolment.vm;
+  // Guest RAM stays where it is.
+  PrivateLayout layout;
+  const bool may_change = !vm->hypervisor && candidate.facts.mappings.has_private();
+  enrolment.before_serving = [&](const ManagedVm&) -> Result<> {
+    if (!may_change) return {};
+    auto now = PrivateLayout::of(context_.roots, candidate.facts);
+    if (!now) return Failure{now.error()};
+    layout = std::move(*now);
+    return {};
+  };
+  enrolment.before_moving = [&](const ManagedVm& adopted) -> Result<> {
+    if (may_change) {
+      if (auto same = layout.check(context_.roots, candidate.facts); !same) return same;
+    }
+    return check_unchanged(adopted, candidate, request);
+  };
   if (handle != nullptr) handle->step("taking hold of the process");
   Taken taken;
   auto spec = describe(candidate, taken);

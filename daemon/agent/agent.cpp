@@ -23,7 +23,6 @@
 #include "daemon/agent/policy_driver.h"
 #include "daemon/agent/process_search.h"
 #include "daemon/agent/vm_rules.h"
-#include "daemon/control/config_schema.h"
 #include "daemon/control/config_loader.h"
 #include "daemon/control/config_schema.h"
 #include "daemon/control/log.h"

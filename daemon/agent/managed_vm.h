@@ -54,6 +54,8 @@ struct ManagedVm {
   std::vector<PlacedFoothold> footholds;
   std::vector<std::string> held_names;  // descriptors that the holder has
 
+  std::vector<AddressRange> growing;  // of the policy thread: new mappings, when last looked for
+
   // The rest is guarded.
   mutable std::mutex mutex;
   VmPolicy policy;

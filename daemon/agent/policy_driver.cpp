@@ -245,7 +245,7 @@ void PolicyDriver::find_growth() {
   for (const auto& vm : context_.vms.all()) {
     // A process that handed itself off said what is to be managed.
     if (vm->hypervisor || vm->origin == VmOrigin::kHandedOff || vm->memory->dead || vm->memory->releasing ||
-        context_.frozen)
+        vm->memory->restless || context_.frozen)
       continue;
     std::size_t private_object = vm->memory->objects.size();
     for (std::size_t i = 0; i < vm->memory->objects.size(); ++i) {
@@ -266,11 +266,17 @@ void PolicyDriver::find_growth() {
     const auto facts = collect_facts(vm->id.pid, context_.roots);
     if (!facts || facts->id != vm->id) continue;
     std::vector<MappingSpec> more;
+    std::vector<AddressRange> fresh;
     for (const ManagedMapping& mapping : facts->mappings.chosen) {
       const bool known = std::any_of(table->all().begin(), table->all().end(),
                                      [&](const Segment& segment) { return segment.addresses.overlaps(mapping.range); });
-      if (!is_shared(mapping.kind) && !known) more.push_back({mapping.range, private_object, 0});
+      if (is_shared(mapping.kind) || known) continue;
+      fresh.push_back(mapping.within);
+      // What still changes is left alone: see PrivateLayout.
+      const bool settled = std::ranges::find(vm->growing, mapping.within) != vm->growing.end();
+      if (settled) more.push_back({mapping.range, private_object, 0});
     }
+    vm->growing = std::move(fresh);
     if (more.empty()) continue;
     if (auto extended = context_.pager->extend(vm->memory, more); !extended) {
       context_.event(vm->name, "growth", extended.error().message());

@@ -88,7 +88,8 @@ policy::Snapshot PolicyView::snapshot(const SampleBuffer& samples) {
   }
   // The pool's cost is what its users measured, weighted by how much they used it.
   if (faults > 1)
-    seen.host.tiers[0].fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(waited / faults));
+    seen.host.tiers[0].fault_cost =
+        std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(waited / faults));
   std::erase_if(vms_, [](const auto& each) { return !each.second.seen; });
   seen.samples = samples.samples();
   return seen;
@@ -168,8 +169,7 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
                                                   : policy::Mode::kObserve;
     view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity ||
                 memory.drops_overdue != 0 || (memory.restless && !memory.has_shared_memory());
-    view.service_class =
-        policy::parse_service_class(vm.policy.service_class).value_or(policy::ServiceClass::kStandard);
+    view.service_class = policy::parse_service_class(vm.policy.service_class).value_or(policy::ServiceClass::kStandard);
     view.guarantee = vm.policy.guarantee;
     view.limit = vm.policy.limit;
     view.stall = vm.rates.stall;

@@ -8,6 +8,8 @@
 #include <future>
 
 #include "daemon/pager/fault_source.h"
+#include "kmod-interfaces/kernel_roots.h"
+#include "kmod-interfaces/process.h"
 #include "kmod-interfaces/process_memory.h"
 
 namespace tidepool::daemon {
@@ -332,14 +334,31 @@ Result<> PagerImpl::extend(const std::shared_ptr<PagedVm>& vm, std::span<const M
   return {};
 }
 
+// Unregistering lifts protection too, and wakes everybody. It fails when the mapping is gone by now: then there is
+// nothing to undo.
 void PagerImpl::unregister_all(PagedVm& vm) {
   for (const auto& space : vm.spaces()) {
     const auto table = space->segments();
+    std::vector<AddressRange> may_move;
     for (const Segment& segment : table->all()) {
-      // Unregistering lifts protection too, and wakes everybody. It fails when the mapping is gone by now: then there
-      // is nothing to undo.
       (void)space->userfaultfd.write_protect(segment.addresses, false);
-      (void)space->userfaultfd.unregister_range(segment.addresses);
+      if (segment.object->shared || space->fixed) {
+        (void)space->userfaultfd.unregister_range(segment.addresses);
+      } else if (!may_move.empty() && may_move.back().end == segment.addresses.start) {
+        may_move.back().end = segment.addresses.end;
+      } else {
+        may_move.push_back(segment.addresses);
+      }
+    }
+    if (may_move.empty()) continue;
+    // A part of a mapping that was moved here meanwhile must not be cut off (an mremap of it would fail half way): the
+    // end of the descriptor lets go of it as a whole.
+    const auto process = kernel::Process::open(kernel::KernelRoots{}, space->pid);
+    if (!process) continue;
+    const auto maps = process->maps();
+    if (!maps) continue;
+    for (const AddressRange& range : may_move) {
+      if (kernel::are_whole_mappings(*maps, range)) (void)space->userfaultfd.unregister_range(range);
     }
   }
 }

@@ -341,7 +341,7 @@ MappingChoice choose_mappings(const MappingInputs& inputs, const MemorySelector&
       const std::uint64_t offset = is_shared(item.kind) ? object_range(item, item.range).start : 0;
       choice.chosen.push_back(ManagedMapping{item.range, item.kind, usage.map.file, offset, usage.map.path,
                                              usage.resident, usage.anonymous_huge + usage.shmem_huge,
-                                             usage.map.writable, item.alias});
+                                             usage.map.writable, item.alias, usage.map.range});
       continue;
     }
     const ExcludedMapping excluded{item.range, usage.map.path, exclusion_of(item, selector), usage.resident};

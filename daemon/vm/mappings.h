@@ -77,7 +77,8 @@ struct ManagedMapping {
   Bytes resident;  // of the whole mapping, when only a part of it was selected
   Bytes huge;      // of it in 2 MiB pages
   bool writable = true;
-  bool alias = false;  // selected only because it shows memory that was selected elsewhere
+  bool alias = false;     // selected only because it shows memory that was selected elsewhere
+  AddressRange within{};  // the mapping that it is, or is a part of
 };
 
 struct ExcludedMapping {

@@ -1,6 +1,8 @@
 // A process that does to its address space whatever a process can do, and knows what every word of it should be.
 //
-//   changing_target private|shared SEED OPERATIONS...
+//   changing_target private|shared SEED [quiet] OPERATIONS...
+//
+// quiet: nothing is changed before SIGUSR2 comes.
 //
 // OPERATIONS: those that the changing thread chooses from, all when none is named:
 //   fork      a child verifies everything, writes to it (private memory: to its copy), verifies again, forks once more
@@ -75,6 +77,14 @@ struct Block {
     ++versions[i];
     for (std::size_t k = 0; k < kWords; ++k) page(i)[k] = word_of(id, i, versions[i], k);
   }
+  // What is refused moved nothing.
+  bool is_mapped() const {
+    for (std::size_t i = 0; i < pages(); i += 16) {
+      unsigned char in = 0;
+      if (::mincore(page(i), kPage, &in) != 0) return false;
+    }
+    return true;
+  }
   bool right(std::size_t i) const {
     for (std::size_t k = 0; k < kWords; ++k) {
       if (page(i)[k] != word_of(id, i, versions[i], k)) return false;
@@ -86,6 +96,7 @@ struct Block {
 std::atomic<std::uint64_t> mismatches{0};
 std::atomic<bool> stopping{false};
 std::atomic<bool> replacing{false};
+std::atomic<bool> quiet{false};
 
 void check(const Block& block, std::size_t i, const char* after) {
   if (block.right(i)) return;
@@ -199,6 +210,7 @@ class Changer {
   }
   bool knows(const std::string& name) const { return operations_.contains(name); }
   void run(const std::vector<std::string>& names) {
+    while (quiet && !stopping && !replacing) ::usleep(1000);
     while (!stopping) {
       const std::string& name = names[random_() % names.size()];
       operations_.at(name)();
@@ -304,9 +316,14 @@ class Changer {
     for (std::size_t i = hole.first; i < hole.first + hole.count; ++i) hole.block->write(i);
   }
   // A block that the kernel keeps as several mappings does not move as one.
-  void refused(std::byte* target, std::size_t bytes) {
+  void refused(const Block& block, std::byte* target, std::size_t bytes) {
     if (errno != EFAULT && errno != EINVAL) die("mremap");
     ++done_["(refused)"];
+    if (!block.is_mapped()) {
+      std::printf("a refused mremap has moved a part\n");
+      ++mismatches;
+      std::abort();
+    }
     if (target != nullptr) ::munmap(target, bytes);
   }
   void move() {
@@ -314,7 +331,7 @@ class Changer {
     Block& block = *all.block;
     std::byte* target = map(block.bytes(), false, -1);
     void* now = ::mremap(block.memory, block.bytes(), block.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, target);
-    if (now == MAP_FAILED) return refused(target, block.bytes());
+    if (now == MAP_FAILED) return refused(block, target, block.bytes());
     block.memory = target;
     look(all, "move");
   }
@@ -331,7 +348,7 @@ class Changer {
     if (last.pages() != other.pages()) return;
     std::byte* target = last.memory;
     void* now = ::mremap(other.memory, other.bytes(), other.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, target);
-    if (now == MAP_FAILED) return refused(nullptr, 0);
+    if (now == MAP_FAILED) return refused(other, nullptr, 0);
     last.memory = map(last.bytes(), last.shared, last.file);
     if (!shared_) std::fill(last.versions.begin(), last.versions.end(), 0);
     other.memory = target;
@@ -345,7 +362,7 @@ class Changer {
     if (block.shared) return;  // private anonymous memory only, before Linux 5.13
     std::byte* old = block.memory;
     void* now = ::mremap(old, block.bytes(), block.bytes(), MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
-    if (now == MAP_FAILED) return refused(nullptr, 0);
+    if (now == MAP_FAILED) return refused(block, nullptr, 0);
     block.memory = static_cast<std::byte*>(now);
     look(all, "leave");
     // What stays behind is empty.
@@ -361,7 +378,7 @@ class Changer {
     Block& block = *all.block;
     const std::size_t pages = kBlockPages / 2 + random_() % (kMostPages - kBlockPages / 2);
     void* now = ::mremap(block.memory, block.bytes(), pages * kPage, MREMAP_MAYMOVE);
-    if (now == MAP_FAILED) return refused(nullptr, 0);
+    if (now == MAP_FAILED) return refused(block, nullptr, 0);
     block.memory = static_cast<std::byte*>(now);
     const std::size_t before = block.pages();
     block.versions.resize(pages);
@@ -428,9 +445,14 @@ int main(int argc, char** argv) {
   const std::uint64_t seed = std::strtoull(argv[2], nullptr, 10);
   ::signal(SIGTERM, [](int) { stopping = true; });
   ::signal(SIGUSR1, [](int) { replacing = true; });
+  ::signal(SIGUSR2, [](int) { quiet = false; });
   Memory memory(shared, seed);
   Changer changer(memory, shared, seed + 1);
   std::vector<std::string> names(argv + 3, argv + argc);
+  if (!names.empty() && names.front() == "quiet") {
+    quiet = true;
+    names.erase(names.begin());
+  }
   for (const std::string& name : names) {
     if (!changer.knows(name)) return 2;
   }

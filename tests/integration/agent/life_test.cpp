@@ -37,15 +37,16 @@ void PrintTo(const Life& life, std::ostream* out) {
   *out << life.name;
 }
 
-class Lives : public testing::TestWithParam<Life> {};
+class ChangingLives : public testing::TestWithParam<Life> {};
 
-TEST_P(Lives, AreServedWithoutALoss) {
+TEST_P(ChangingLives, AreServedWithoutALoss) {
   REQUIRE_AGENT();
   Whole whole(merciless({{"policy.tick", "\"100ms\""}}));
   ASSERT_TRUE(whole.start());
   Target target(changing(GetParam().memory, GetParam().operations));
   ASSERT_TRUE(target.ready());
   ASSERT_TRUE(whole.adopt(target.pid(), "life", {}, {"--mapping", GetParam().memory}));
+  target.signal(SIGUSR2);
   whole.limit("life", Bytes{4ull << 20});
   if (GetParam().restless) {
     // What unmaps or moves private memory keeps it, and that is said.
@@ -63,15 +64,50 @@ TEST_P(Lives, AreServedWithoutALoss) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Processes, Lives,
-    testing::Values(Life{"PrivateEverything", "private", {}, true},
-                    Life{"PrivateForks", "private", {"fork", "discard", "spawn"}},
-                    Life{"PrivateMoves", "private", {"move", "move-fixed", "leave", "resize"}, true},
-                    Life{"PrivateUnmaps", "private", {"unmap", "grow", "free", "protect"}, true},
-                    // Not what maps the file once more: nobody watches that (docs/eligibility.md).
-                    Life{"SharedEverything", "shared", {"fork", "spawn", "move", "discard", "protect", "thread"}},
-                    Life{"SharedForks", "shared", {"fork", "discard", "spawn"}}),
+    Processes, ChangingLives,
+    testing::Values(  // Not what maps something into a hole of a block and moves the block as a whole
+                      // (docs/eligibility.md).
+        Life{"PrivateEverything",
+             "private",
+             {"quiet", "fork", "spawn", "move", "leave", "resize", "discard", "free", "protect", "grow", "thread"},
+             true},
+        Life{"PrivateForks", "private", {"quiet", "fork", "discard", "spawn"}},
+        Life{"PrivateMoves", "private", {"quiet", "move", "leave", "resize"}, true},
+        Life{"PrivateUnmaps", "private", {"quiet", "unmap", "grow", "free", "protect"}, true},
+        // Not what maps the file once more: nobody watches that (docs/eligibility.md).
+        Life{"SharedEverything", "shared", {"quiet", "fork", "spawn", "move", "discard", "protect", "thread"}},
+        Life{"SharedForks", "shared", {"quiet", "fork", "discard", "spawn"}}),
     [](const auto& life) { return life.param.name; });
+
+// A process that moves its memory while it is being adopted: refused or adopted, it never notices.
+TEST(Lives, ThatMoveAreAdoptedWithoutHarmOrNotAtAll) {
+  REQUIRE_AGENT();
+  Whole whole(merciless({{"policy.tick", "\"100ms\""}}));
+  ASSERT_TRUE(whole.start());
+  Target target(changing("private", {"move", "move-fixed", "leave", "resize"}));
+  ASSERT_TRUE(target.ready());
+  int adopted = 0;
+  for (int round = 0; round < 20; ++round) {
+    const Outcome outcome = whole.tidectl({"vm", "adopt", "--pid", std::to_string(target.pid()), "--name", "life",
+                                           "--mode", "active", "--yes", "--mapping", "private"});
+    if (outcome.code != 0) {
+      // A former attempt's descriptor may not be gone yet.
+      const std::string why = outcome.all();
+      EXPECT_TRUE(why.find("try again") != std::string::npos || why.find("userfaultfd already") != std::string::npos)
+          << why;
+      continue;
+    }
+    ++adopted;
+    whole.limit("life", Bytes{4ull << 20});
+    std::this_thread::sleep_for(100ms);
+    whole.release("life");
+  }
+  std::printf("%d of 20 were adopted\n", adopted);
+  target.finish();
+  std::printf("%s", target.output().c_str());
+  EXPECT_EQ(whole.stop(), 0);
+  EXPECT_TRUE(whole.held().empty()) << testing::PrintToString(whole.held());
+}
 
 // Its pages are far, and it is gone: nothing of it stays, neither with us nor with the keeper.
 class Ends : public testing::TestWithParam<std::tuple<const char*, int>> {};
@@ -83,9 +119,10 @@ TEST_P(Ends, LeaveNothingBehind) {
   ASSERT_TRUE(whole.start());
   const std::size_t descriptors = open_descriptors(whole.pid());
   for (int round = 0; round < 2; ++round) {
-    Target target(changing(memory, {"fork", "discard"}));
+    Target target(changing(memory, {"quiet", "fork", "discard"}));
     ASSERT_TRUE(target.ready());
     ASSERT_TRUE(whole.adopt(target.pid(), "life", {}, {"--mapping", memory}));
+    target.signal(SIGUSR2);
     whole.limit("life", Bytes{1ull << 20});
     ASSERT_TRUE(whole.await_far("life", Bytes{4ull << 20}));
     // SIGUSR1: exec. The process goes on as another program, which is none of ours.
