@@ -38,14 +38,14 @@ bool is_shown(std::span<const kernel::MemoryMap> maps, const Segment& segment, c
   return false;
 }
 
-Failure changed(pid_t pid, AddressRange range) {
+}  // namespace
+
+Failure memory_changed(pid_t pid, AddressRange range) {
   char text[96];
   std::snprintf(text, sizeof text, "process %d: its memory at 0x%llx-0x%llx", pid,
                 static_cast<unsigned long long>(range.start), static_cast<unsigned long long>(range.end));
   return failure(std::errc::device_or_resource_busy, "adopt", text, "it changed meanwhile: try again");
 }
-
-}  // namespace
 
 Result<> check_processes_alive(const PagedVm& vm) {
   for (const auto& space : vm.spaces()) {
@@ -66,7 +66,7 @@ Result<> check_mappings_unchanged(const kernel::KernelRoots& roots, const PagedV
     const auto table = space->segments();
     for (const Segment& segment : table->all()) {
       const kernel::InodeId file = segment.object->shared ? inode_of(segment.object->file.get()) : kernel::InodeId{};
-      if (!is_shown(*maps, segment, file)) return changed(space->pid, segment.addresses);
+      if (!is_shown(*maps, segment, file)) return memory_changed(space->pid, segment.addresses);
     }
   }
   return check_processes_alive(vm);

@@ -8,6 +8,9 @@
 
 namespace tidepool::daemon {
 
+// EBUSY: what the process shows at `range` is not what was looked at.
+Failure memory_changed(pid_t pid, AddressRange range);
+
 // ESRCH when one of the processes has ended, whoever has its pid now.
 Result<> check_processes_alive(const PagedVm& vm);
 

@@ -2,15 +2,10 @@
 
 #include <algorithm>
 
-#include "daemon/vm/eligibility.h"
+#include "daemon/agent/adoption_checks.h"
 
 namespace tidepool::daemon {
 namespace {
-
-Failure changed(pid_t pid) {
-  return failure(std::errc::resource_unavailable_try_again, "adopt", std::to_string(pid),
-                 "its memory has changed since it was looked at: try again");
-}
 
 Result<std::vector<kernel::MemoryMap>> maps_of(const kernel::KernelRoots& roots, const ProcessFacts& facts) {
   const auto process = kernel::Process::open(roots, facts.id.pid);
@@ -20,38 +15,41 @@ Result<std::vector<kernel::MemoryMap>> maps_of(const kernel::KernelRoots& roots,
   return std::move(*maps);
 }
 
-std::vector<AddressRange> touching(const std::vector<kernel::MemoryMap>& maps, const ProcessFacts& facts) {
-  std::vector<AddressRange> found;
-  for (const ManagedMapping& mapping : facts.mappings.chosen) {
-    if (is_shared(mapping.kind)) continue;
-    for (const kernel::MemoryMap& map : maps) {
-      if (map.range.end == mapping.within.start || map.range.start == mapping.within.end) found.push_back(map.range);
-    }
-  }
-  return found;
-}
-
 }  // namespace
+
+PrivateLayout::Run PrivateLayout::run_of(const std::vector<kernel::MemoryMap>& maps, AddressRange range) {
+  const auto ends_there = [&](const kernel::MemoryMap& map) { return map.range.end == range.start; };
+  const auto begins_there = [&](const kernel::MemoryMap& map) { return map.range.start == range.end; };
+  return {range, std::ranges::any_of(maps, ends_there), std::ranges::any_of(maps, begins_there)};
+}
 
 Result<PrivateLayout> PrivateLayout::of(const kernel::KernelRoots& roots, const ProcessFacts& facts) {
   const auto maps = maps_of(roots, facts);
   if (!maps) return Failure{maps.error()};
+  // Neighbours become one mapping when both are registered.
+  std::vector<AddressRange> runs;
   for (const ManagedMapping& mapping : facts.mappings.chosen) {
+    if (is_shared(mapping.kind)) continue;
     const auto same = [&](const kernel::MemoryMap& map) { return map.range == mapping.within && !map.shared; };
-    if (!is_shared(mapping.kind) && std::ranges::none_of(*maps, same)) return changed(facts.id.pid);
+    if (std::ranges::none_of(*maps, same)) return memory_changed(facts.id.pid, mapping.range);
+    if (!runs.empty() && runs.back().end >= mapping.within.start) {
+      runs.back().end = std::max(runs.back().end, mapping.within.end);
+    } else {
+      runs.push_back(mapping.within);
+    }
   }
   PrivateLayout layout;
-  layout.touching_ = touching(*maps, facts);
+  for (const AddressRange& run : runs) layout.runs_.push_back(run_of(*maps, run));
   return layout;
 }
 
 Result<> PrivateLayout::check(const kernel::KernelRoots& roots, const ProcessFacts& facts) const {
   const auto maps = maps_of(roots, facts);
   if (!maps) return Failure{maps.error()};
-  for (const ManagedMapping& mapping : facts.mappings.chosen) {
-    if (!is_shared(mapping.kind) && !kernel::are_whole_mappings(*maps, mapping.within)) return changed(facts.id.pid);
+  for (const Run& run : runs_) {
+    if (!kernel::are_whole_mappings(*maps, run.range) || run_of(*maps, run.range) != run)
+      return memory_changed(facts.id.pid, run.range);
   }
-  if (touching(*maps, facts) != touching_) return changed(facts.id.pid);
   return {};
 }
 

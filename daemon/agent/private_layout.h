@@ -4,7 +4,6 @@
 // looked at once more.
 #pragma once
 
-#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -16,13 +15,23 @@ namespace tidepool::daemon {
 
 class PrivateLayout {
  public:
-  // As the process has it now. EAGAIN: one of the chosen private mappings is not what it was when it was chosen.
+  // As the process has it now. EBUSY: one of the chosen private mappings is not what it was when it was chosen.
   static Result<PrivateLayout> of(const kernel::KernelRoots& roots, const ProcessFacts& facts);
-  // EAGAIN: the layout is another one by now; what was registered meanwhile may be a part of a mapping.
+  // EBUSY: the layout is another one by now; what was registered meanwhile may be a part of a mapping.
   Result<> check(const kernel::KernelRoots& roots, const ProcessFacts& facts) const;
 
  private:
-  std::vector<AddressRange> touching_;  // mappings that end where a chosen one begins, or begin where one ends
+  // Chosen mappings that follow each other, and whether other mappings touch them. One that newly does may be what a
+  // registration cut off.
+  struct Run {
+    AddressRange range;
+    bool touched_before;
+    bool touched_behind;
+    bool operator==(const Run&) const = default;
+  };
+  static Run run_of(const std::vector<kernel::MemoryMap>& maps, AddressRange range);
+
+  std::vector<Run> runs_;
 };
 
 }  // namespace tidepool::daemon
