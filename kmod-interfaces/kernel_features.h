@@ -128,4 +128,7 @@ KernelFeatures read_kernel_settings(const KernelRoots& roots);
 // Files and system calls. `roots` other than the machine's own make sense for the files alone.
 KernelFeatures probe_kernel_features(const KernelRoots& roots);
 
+// Swap areas in use now. /proc/swaps
+std::vector<SwapArea> read_swap(const KernelRoots& roots);
+
 }  // namespace tidepool::kernel

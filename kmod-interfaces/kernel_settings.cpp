@@ -81,23 +81,6 @@ MemoryTiers read_tiers(const KernelRoots& roots) {
   return tiers;
 }
 
-std::vector<SwapArea> read_swap(const KernelRoots& roots) {
-  std::vector<SwapArea> areas;
-  const auto text = read_file(roots.proc + "/swaps");
-  if (!text) return areas;
-  const auto lines = split_lines(*text);
-  for (std::size_t i = 1; i < lines.size() && areas.size() < kMaxDevices; ++i) {
-    std::string_view rest = lines[i];
-    SwapArea area;
-    area.device = printable(next_word(rest), 256);
-    next_word(rest);
-    area.size = parse_kilobytes(next_word(rest)).value_or(Bytes{});
-    area.is_zram = area.device.starts_with("/dev/zram");
-    if (!area.device.empty()) areas.push_back(std::move(area));
-  }
-  return areas;
-}
-
 std::string chosen_in(const std::string& path) {
   const auto text = read_value(path);
   return text ? std::string(parse_bracketed(*text).value_or("")) : std::string();
@@ -157,6 +140,23 @@ std::optional<std::int64_t> read_signed(const std::string& path) {
 }
 
 }  // namespace
+
+std::vector<SwapArea> read_swap(const KernelRoots& roots) {
+  std::vector<SwapArea> areas;
+  const auto text = read_file(roots.proc + "/swaps");
+  if (!text) return areas;
+  const auto lines = split_lines(*text);
+  for (std::size_t i = 1; i < lines.size() && areas.size() < kMaxDevices; ++i) {
+    std::string_view rest = lines[i];
+    SwapArea area;
+    area.device = printable(next_word(rest), 256);
+    next_word(rest);
+    area.size = parse_kilobytes(next_word(rest)).value_or(Bytes{});
+    area.is_zram = area.device.starts_with("/dev/zram");
+    if (!area.device.empty()) areas.push_back(std::move(area));
+  }
+  return areas;
+}
 
 KernelFeatures read_kernel_settings(const KernelRoots& roots) {
   const std::string sysctl = roots.proc + "/sys/";

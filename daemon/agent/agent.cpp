@@ -198,6 +198,7 @@ Result<> AgentImpl::open_store(const Config& config) {
 
 Result<> AgentImpl::start_pager(const Config& config) {
   PagerConfig pager;
+  pager.roots = context_.roots;
   pager.fault_threads = config.pager.fault_threads;
   pager.loop.spin_share = config.limits.spin_cpu;
   pager.demoter.grace = config.pager.grace;

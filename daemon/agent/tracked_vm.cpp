@@ -40,6 +40,9 @@ class PagedVmObject final : public telemetry::PagedObject {
     return refaults.load(std::memory_order_relaxed) == 0 ? std::uint16_t{0}
                                                          : refaults.exchange(0, std::memory_order_relaxed);
   }
+  policy::Sees sees() const override {
+    return pager_.sampling_sees_reads(object_) ? policy::Sees::kReadsAndWrites : policy::Sees::kWrites;
+  }
   std::size_t arm(std::span<const PageIndex> pages) override {
     return vm_->dead || vm_->releasing ? 0 : pager_.arm_samples(*vm_, object_, pages);
   }

@@ -8,6 +8,7 @@
 #include <future>
 
 #include "daemon/pager/fault_source.h"
+#include "kmod-interfaces/kernel_features.h"
 #include "kmod-interfaces/kernel_roots.h"
 #include "kmod-interfaces/process.h"
 #include "kmod-interfaces/process_memory.h"
@@ -57,6 +58,7 @@ class PagerImpl final : public Pager {
   Result<> extend(const std::shared_ptr<PagedVm>& vm, std::span<const MappingSpec> mappings) override;
   void release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) override;
   std::size_t arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) override;
+  bool sampling_sees_reads(const MemoryObject& object) const override;
 
   bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
     return vm->movable && demoter_->demote(vm, region);
@@ -417,8 +419,14 @@ void PagerImpl::finish_release(const std::shared_ptr<PagedVm>& vm, std::function
   }
 }
 
+// MADV_PAGEOUT takes a page of a file out of the page tables; where there is swap, out of memory as well.
+bool PagerImpl::sampling_sees_reads(const MemoryObject& object) const {
+  return object.shared && kernel::read_swap(config_.roots).empty();
+}
+
 std::size_t PagerImpl::arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) {
   std::size_t armed = 0;
+  const bool unmaps = sampling_sees_reads(object);
   for (const auto& space : vm.spaces()) {
     if (!space->alive || !space->pidfd.valid()) continue;
     const auto table = space->segments();
@@ -429,7 +437,7 @@ std::size_t PagerImpl::arm_samples(PagedVm& vm, MemoryObject& object, std::span<
       ranges.push_back({segment->address_of(page), segment->address_of(page) + kPageSize});
       increment_saturating(object.map->region(PageMap::region_of(page)).armed);
     }
-    if (object.shared) {
+    if (unmaps) {
       if (kernel::advise_process_memory(space->pidfd.get(), ranges, MADV_PAGEOUT) > 0) armed += ranges.size();
     } else {
       for (const AddressRange& range : ranges) armed += space->userfaultfd.write_protect(range, true) == 0 ? 1 : 0;

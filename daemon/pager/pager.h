@@ -57,6 +57,7 @@ struct PagerConfig {
   unsigned fault_threads = 1;
   FaultLoopConfig loop;
   DemoterConfig demoter;
+  kernel::KernelRoots roots;
 };
 
 struct DescriptorToHold {
@@ -100,9 +101,11 @@ class Pager {
   // not be brought home (the VM then stays served). Exactly one call of done.
   virtual void release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) = 0;
 
-  // Arms pages for access sampling: the next access is counted in its region's `touches`. Shared memory is unmapped
-  // (reads and writes are seen), private memory is write-protected (writes only). Returns how many were armed.
+  // Arms pages for access sampling: the next access is counted in its region's `touches`. Returns how many were armed.
+  // Shared memory is unmapped (reads and writes are seen), except where there is swap, which the same call would fill.
+  // It and private memory are write-protected (writes are seen).
   virtual std::size_t arm_samples(PagedVm& vm, MemoryObject& object, std::span<const PageIndex> pages) = 0;
+  virtual bool sampling_sees_reads(const MemoryObject& object) const = 0;
 
   // Grows while every fault loop goes round; a watchdog feeds on it.
   virtual std::uint64_t heartbeat() const = 0;

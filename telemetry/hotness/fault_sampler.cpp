@@ -24,7 +24,6 @@ void FaultSampler::set_memory(const MemoryList& memory) {
       const auto known = targets_.find(object.id);
       Target target = known == targets_.end() ? Target{} : known->second;
       target.id = object.id;
-      target.shared = object.shared;
       target.paged = object.paged;
       next.emplace(object.id, std::move(target));
     }
@@ -37,12 +36,22 @@ TrackerInfo FaultSampler::info() const {
   info.name = "fault-sampling";
   info.usable = true;
   info.covers = Coverage::kShared | Coverage::kWritesPrivate;
-  info.blind_spots = {"private memory: reads are not seen while it is resident",
+  info.blind_spots = {"reads of resident private memory, and of shared memory on a host with swap",
                       "a region is looked at as often as the CPU budget allows",
                       "memory that the pager does not manage"};
   info.cpu = budget_.spent();
   info.samples = samples_;
   return info;
+}
+
+Coverage FaultSampler::covers(const MemoryList& memory) const {
+  for (const auto& of : memory) {
+    for (const TrackedObject& object : of->objects) {
+      if (object.shared && object.paged != nullptr && object.paged->sees() == policy::Sees::kWrites)
+        return Coverage::kWritesShared | Coverage::kWritesPrivate;
+    }
+  }
+  return info().covers;
 }
 
 void FaultSampler::round(SampleSink& sink) {
@@ -69,7 +78,7 @@ void FaultSampler::collect(Target& target, SampleSink& sink) {
   sample.since = target.collected == MonoTime{} ? now : target.collected;
   sample.until = now;
   sample.window = sample.until - sample.since;
-  sample.sees = target.shared ? policy::Sees::kReadsAndWrites : policy::Sees::kWrites;
+  sample.sees = target.paged->sees();
   target.collected = now;
   for (std::uint64_t r = 0; r < target.paged->regions(); ++r) {
     const std::uint32_t touched = target.paged->take_touches(r);

@@ -24,6 +24,7 @@ class FaultSampler final : public Tracker {
   FaultSampler(const FaultSamplerConfig& config, const Clock& clock);
 
   TrackerInfo info() const override;
+  Coverage covers(const MemoryList& memory) const override;
   void set_cpu_share(double of_one_core) override { budget_.set_share(of_one_core); }
   void set_memory(const MemoryList& memory) override;
   void round(SampleSink& sink) override;
@@ -31,7 +32,6 @@ class FaultSampler final : public Tracker {
  private:
   struct Target {
     policy::ObjectId id;
-    bool shared = false;
     std::shared_ptr<PagedObject> paged;
     std::uint64_t cursor = 0;  // the region to go on with
     MonoTime collected{};

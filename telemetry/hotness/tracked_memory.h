@@ -32,7 +32,9 @@ class PagedObject {
   // they were touched. Both saturate.
   virtual std::uint16_t take_touches(std::uint64_t region) = 0;
   virtual std::uint16_t take_refaults(std::uint64_t region) = 0;
-  // Has the next access to resident pages noticed (private memory: the next write). Returns how many could be armed.
+  // Which accesses are noticed by pages that are armed now.
+  virtual policy::Sees sees() const = 0;
+  // Has the next such access to resident pages noticed. Returns how many could be armed.
   virtual std::size_t arm(std::span<const PageIndex> pages) = 0;
   // What was armed in the region does not count as watched any more.
   virtual void disarm(std::uint64_t region) = 0;

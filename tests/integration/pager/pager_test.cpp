@@ -6,6 +6,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <random>
 #include <thread>
@@ -33,9 +35,11 @@ bool eventually(Condition&& condition, std::chrono::seconds limit = 60s) {
 
 class Rig {
  public:
-  explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false)
+  explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false,
+               const kernel::KernelRoots& roots = {})
       : process_(process), forks_(options.fork_children) {
     PagerConfig config;
+    config.roots = roots;
     config.demoter.grace = 0ms;
     config.demoter.drop_deadline = 200ms;
     PagerHooks hooks;
@@ -279,6 +283,32 @@ TEST(Pager, MovesNothingWhileTheHostIsFrozen) {
   rig.pager().freeze_host(false);
   EXPECT_TRUE(rig.demote(0));
   EXPECT_TRUE(eventually([&] { return rig.vm->count(PageState::kFar) > 0; }));
+}
+
+// Where there is swap, sampling must not fill it: it protects instead.
+TEST(Pager, SamplesSharedMemoryByWritesWhereThereIsSwap) {
+  const std::filesystem::path proc =
+      std::filesystem::temp_directory_path() / ("tidepool-proc-" + std::to_string(::getpid()));
+  std::filesystem::create_directory(proc);
+  std::ofstream(proc / "swaps") << "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+                                << "/dev/vdb partition\t1048572\t\t0\t\t-2\n";
+  kernel::KernelRoots roots;
+  roots.proc = proc.string();
+  PagedProcessOptions options;
+  options.shared = true;
+  options.threads = 1;
+  PagedProcess process(options);
+  Rig rig(process, options, false, roots);
+  EXPECT_FALSE(rig.pager().sampling_sees_reads(rig.object()));
+  std::vector<PageIndex> pages;
+  for (std::uint64_t page = 0; page < 512; page += 8) pages.push_back(PageIndex{page});
+  EXPECT_EQ(rig.pager().arm_samples(*rig.vm, rig.object(), pages), pages.size());
+  EXPECT_EQ(rig.vm->counters.faults_minor, 0u);
+  process.start();
+  EXPECT_TRUE(eventually([&] { return rig.object().map->region(0).touches >= 32; }));
+  EXPECT_EQ(rig.vm->counters.faults_minor, 0u) << "nothing was unmapped";
+  EXPECT_EQ(process.mismatches(), 0u);
+  std::filesystem::remove_all(proc);
 }
 
 TEST(Pager, CountsAccessesToSampledPages) {

@@ -76,6 +76,7 @@ TEST(FaultSampler, CountsArmedPagesAsWatchedUntilTheyAreTouched) {
   FaultSampler sampler({.per_region = 4}, clock);
   sampler.set_cpu_share(0.01);
   const auto object = std::make_shared<FakePagedObject>(1);
+  object->what_it_sees = policy::Sees::kWrites;
   sampler.set_memory(managed_memory(object, /*shared=*/false));
   SampleList seen;
   sampler.round(seen);

@@ -24,6 +24,7 @@ class FakePagedObject final : public PagedObject {
   std::uint16_t take_refaults(std::uint64_t region) override {
     return std::exchange(refaults[region], std::uint16_t{0});
   }
+  policy::Sees sees() const override { return what_it_sees; }
   std::size_t arm(std::span<const PageIndex> pages) override {
     for (const PageIndex page : pages) {
       const std::uint64_t region = page.value / kPagesPerHugePage;
@@ -34,6 +35,7 @@ class FakePagedObject final : public PagedObject {
   }
   void disarm(std::uint64_t region) override { states[region].armed = 0; }
 
+  policy::Sees what_it_sees = policy::Sees::kReadsAndWrites;
   std::vector<Region> states;
   std::map<std::uint64_t, std::uint16_t> touches;
   std::map<std::uint64_t, std::uint16_t> refaults;
