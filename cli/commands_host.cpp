@@ -126,8 +126,8 @@ ExitCode run_host_evacuate(Session& session, bool no_wait) {
 }
 
 ExitCode run_host_fits(Session& session, const std::string& guaranteed, const std::string& oversubscribed) {
-  const Fetched fit =
-      session.get("/v1/host/fit?guaranteed=" + percent_encoded(guaranteed) + "&oversubscribed=" + percent_encoded(oversubscribed));
+  const Fetched fit = session.get("/v1/host/fit?guaranteed=" + percent_encoded(guaranteed) +
+                                  "&oversubscribed=" + percent_encoded(oversubscribed));
   if (!fit) return fit.error();
   session.show(*fit, [](const json::value& document, bool) {
     return std::string(flag_at(document, "fits") ? "yes: " : "no: ") + text_at(document, "arithmetic") + "\n";

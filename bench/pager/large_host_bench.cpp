@@ -1,5 +1,6 @@
 // A large host, simulated: 1,000 VMs and 1 TiB of guest memory, every page of it touched and known. The kernel and the
-// stored pages are left out; what remains is what the pager itself does for a fault and a demotion, and a round of policy reads.
+// stored pages are left out; what remains is what the pager itself does for a fault and a demotion, and a round of
+// policy reads.
 #include <benchmark/benchmark.h>
 
 #include <chrono>

@@ -38,7 +38,8 @@ void trace(SimulatedHost& sim, VmId vm, int ticks, int every = 10) {
 
 void zipf_at_half(bool clustered, HostSpec host, const char* name) {
   SimulatedHost sim(host);
-  const VmId vm = sim.add({.pages = kPages, .next = zipf(kPages, 0.99, clustered), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
+  const VmId vm = sim.add(
+      {.pages = kPages, .next = zipf(kPages, 0.99, clustered), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
   trace(sim, vm, 300);
   const VmTick late = sim.sum(vm, 200);
   const double oracle = oracle_of_zipf(kPages, 0.99, kPages / 2);
@@ -67,15 +68,16 @@ void trimming() {
                              .min_cold_age = std::chrono::seconds(30)});
     trace(sim, vm, 900, 30);
     const VmTick late = sim.sum(vm, 600);
-    std::printf("trim zipf, stall budget %.1f%%         stall %.2f%%, resident %.1f%%, moved %.0f pages/s\n", budget * 100,
-                late.stall * 100, 100.0 * static_cast<double>(late.resident) / kPages,
+    std::printf("trim zipf, stall budget %.1f%%         stall %.2f%%, resident %.1f%%, moved %.0f pages/s\n",
+                budget * 100, late.stall * 100, 100.0 * static_cast<double>(late.resident) / kPages,
                 static_cast<double>(late.demoted + late.restored) / 300);
   }
 }
 
 void phases() {
   SimulatedHost sim({});
-  const VmId vm = sim.add({.pages = kPages, .next = phase_shift(kPages, 120), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
+  const VmId vm =
+      sim.add({.pages = kPages, .next = phase_shift(kPages, 120), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
   trace(sim, vm, 600);
   for (int phase = 1; phase < 5; ++phase) {
     const auto& history = sim.history(vm);
@@ -89,7 +91,10 @@ void phases() {
 
 void scan() {
   SimulatedHost sim({});
-  const VmId vm = sim.add({.pages = kPages, .next = scan_with_core(kPages, kPages / 4), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
+  const VmId vm = sim.add({.pages = kPages,
+                           .next = scan_with_core(kPages, kPages / 4),
+                           .limit = part_of(kPages, 0.5),
+                           .stall_budget = 1.0});
   trace(sim, vm, 300);
   const VmTick late = sim.sum(vm, 200);
   // The oracle keeps the core and as much of the rest as fits: of the scan, two thirds miss.
@@ -109,7 +114,8 @@ void days() {
   const VmTick late = sim.sum(vm, 7200);
   double resident = 0;
   const auto& history = sim.history(vm);
-  for (std::size_t i = 7200; i < history.size(); ++i) resident += static_cast<double>(history[i].resident) / 7200 / kPages;
+  for (std::size_t i = 7200; i < history.size(); ++i)
+    resident += static_cast<double>(history[i].resident) / 7200 / kPages;
   std::printf("diurnal 20%%..80%%, budget 1%%         stall %.2f%%, resident %.1f%% on average (used: 50%%)\n",
               late.stall * 100, resident * 100);
 }
@@ -141,7 +147,7 @@ void unequal() {
   std::vector<VmId> vms;
   for (int i = 0; i < 8; ++i) {
     VmSpec spec{.pages = kSmall};
-    spec.service_class = i < 2 ? policy::ServiceClass::kLatencySensitive
+    spec.service_class = i < 2   ? policy::ServiceClass::kLatencySensitive
                          : i < 6 ? policy::ServiceClass::kStandard
                                  : policy::ServiceClass::kBatch;
     spec.next = zipf(kSmall, i % 2 == 0 ? 0.99 : 0.6, true);
@@ -152,13 +158,16 @@ void unequal() {
   }
   trace(sim, vms[0], 600, 60);
   std::printf("8 GiB of VMs on 8 GiB, 0.75 GiB taken: available %.2f GiB (reserve 0.5), level %s\n",
-              static_cast<double>(sim.available().value) / (1 << 30), std::string(word(sim.plan().pressure.level)).c_str());
+              static_cast<double>(sim.available().value) / (1 << 30),
+              std::string(word(sim.plan().pressure.level)).c_str());
   for (int i = 0; i < 8; ++i) {
     const VmTick late = sim.sum(vms[i], 500);
     std::printf("   vm %d %-10s %s uses/s %6.0f: resident %.1f%%, stall %.2f%%\n", i,
-                i < 2 ? "latency" : i < 6 ? "standard" : "batch", i % 2 == 0 ? "skewed" : "flat  ",
-                static_cast<double>(late.accesses) / 100, 100.0 * static_cast<double>(late.resident) / kSmall,
-                late.stall * 100);
+                i < 2   ? "latency"
+                : i < 6 ? "standard"
+                        : "batch",
+                i % 2 == 0 ? "skewed" : "flat  ", static_cast<double>(late.accesses) / 100,
+                100.0 * static_cast<double>(late.resident) / kSmall, late.stall * 100);
   }
 }
 

@@ -62,8 +62,8 @@ struct SimulatedHost::Vm {
     armed_in.assign(count, 0);
     for (std::uint32_t r = 0; r < count; ++r) {
       regions[r].region = r;
-      regions[r].resident =
-          static_cast<std::uint16_t>(std::min<std::uint64_t>(kRegionPages, spec.pages - r * std::uint64_t{kRegionPages}));
+      regions[r].resident = static_cast<std::uint16_t>(
+          std::min<std::uint64_t>(kRegionPages, spec.pages - r * std::uint64_t{kRegionPages}));
     }
     resident = spec.pages;
   }
@@ -88,8 +88,8 @@ struct SimulatedHost::Vm {
   template <class Callback>
   void each(std::uint32_t region, policy::UnitMask units, Callback&& callback) {
     for (; units != 0; units &= units - 1) {
-      const std::uint64_t first = region * std::uint64_t{kRegionPages} +
-                                  static_cast<unsigned>(std::countr_zero(units)) * policy::kUnitPages;
+      const std::uint64_t first =
+          region * std::uint64_t{kRegionPages} + static_cast<unsigned>(std::countr_zero(units)) * policy::kUnitPages;
       for (std::uint64_t page = first; page < std::min<std::uint64_t>(first + policy::kUnitPages, pages.size()); ++page)
         callback(page);
     }

@@ -1,5 +1,5 @@
-// A host in simulated time: VMs that use memory by a pattern, a pager with the real one's bounds, a tracker that samples a
-// bounded number of pages, and the real policy engine in charge. Deterministic.
+// A host in simulated time: VMs that use memory by a pattern, a pager with the real one's bounds, a tracker that
+// samples a bounded number of pages, and the real policy engine in charge. Deterministic.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct VmSpec {
   std::optional<Bytes> limit{};
   std::optional<double> stall_budget{};
   std::optional<Nanoseconds> min_cold_age{};
-  bool partial = true;      // the pager can demote parts of a region
+  bool partial = true;       // the pager can demote parts of a region
   bool writes_only = false;  // the tracker sees only writes of its resident memory
 };
 
@@ -41,7 +41,7 @@ struct HostSpec {
   double fault_cost = 20e-6;
   unsigned moves_at_once = 128;  // regions frozen or in flight, all VMs together
   unsigned moves_per_vm = 64;
-  unsigned grace = 1;            // ticks between freeze and drop
+  unsigned grace = 1;  // ticks between freeze and drop
   // The tracker: pages per second that it may arm, per region at a time; a page that was not used by then is let go of
   // after so many ticks (0: it stays armed).
   unsigned samples_per_second = 500;

@@ -17,10 +17,10 @@ constexpr std::uint32_t kRegionsPerVm = 524;
 constexpr std::uint32_t kRegionsInAll = kVms * kRegionsPerVm;
 
 struct Load {
-  unsigned news_per_mille = 20;   // of the regions that are reported in a tick
-  unsigned samples = 8192;        // of resident memory, per tick
-  unsigned refaults = 2000;       // regions with refaults, per tick
-  bool short_of_memory = false;   // the host is below its reserve: everybody gives
+  unsigned news_per_mille = 20;  // of the regions that are reported in a tick
+  unsigned samples = 8192;       // of resident memory, per tick
+  unsigned refaults = 2000;      // regions with refaults, per tick
+  bool short_of_memory = false;  // the host is below its reserve: everybody gives
 };
 
 // A host whose VMs have some of their memory far, and whose snapshots look like those of a busy day.
@@ -36,9 +36,9 @@ class Host {
     host.reserve = Bytes{64ull << 30};
     host.max_far = Bytes{700ull << 30};
     host.require_evacuable = false;
-    host.tiers = {{.name = "kernel", .capacity = Bytes{100ull << 30}, .ratio = 0.35,
-                   .fault_cost = std::chrono::microseconds(5)},
-                  {.name = "pool", .capacity = Bytes{600ull << 30}, .ratio = 1, .host_dram = false}};
+    host.tiers = {
+        {.name = "kernel", .capacity = Bytes{100ull << 30}, .ratio = 0.35, .fault_cost = std::chrono::microseconds(5)},
+        {.name = "pool", .capacity = Bytes{600ull << 30}, .ratio = 1, .host_dram = false}};
     for (std::uint32_t v = 0; v < kVms; ++v) {
       VmView vm;
       vm.id = VmId{v + 1};
@@ -80,7 +80,8 @@ class Host {
       sample.since = sample.until - std::chrono::seconds(1);
       sample.window = std::chrono::seconds(1);
       sample.watched = sample.far ? 300 : 2;
-      sample.used = sample.far ? 1 + static_cast<std::uint32_t>(random_.below(4)) : random_.below(100) < 60 - region / 10;
+      sample.used =
+          sample.far ? 1 + static_cast<std::uint32_t>(random_.below(4)) : random_.below(100) < 60 - region / 10;
       samples_.push_back(sample);
     }
     snapshot_.samples = samples_;

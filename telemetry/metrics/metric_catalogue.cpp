@@ -53,9 +53,10 @@ constexpr std::array kCatalogue{
     MetricDescription{"tidepool_store_used_bytes", kGauge, "store",
                       "Used part of the store's capacity, its own waste included."},
     MetricDescription{"tidepool_store_capacity_bytes", kGauge, "store", "Capacity of the store."},
-    MetricDescription{"tidepool_policy_input_dropped_total", kCounter, "cause",
-                      "What policy was told and did not believe: region counters, values of VMs and host, a VM twice, jumps of "
-                      "the clock."},
+    MetricDescription{
+        "tidepool_policy_input_dropped_total", kCounter, "cause",
+        "What policy was told and did not believe: region counters, values of VMs and host, a VM twice, jumps of "
+        "the clock."},
     MetricDescription{"tidepool_policy_tick_seconds", kHistogram, "", "Duration of one round of the policy."},
     MetricDescription{"tidepool_metrics_dropped_series", kGauge, "",
                       "Series left out of this scrape: beyond the bound, or a label set seen before."},

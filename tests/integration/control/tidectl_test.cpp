@@ -485,13 +485,13 @@ TEST_F(Tidectl, EveryCommandHasHelpWithAnExample) {
     if (line.starts_with("| `tidectl ")) described.insert(line);
   ASSERT_FALSE(described.empty());
   for (const Words& words :
-       std::vector<Words>{{"doctor"},         {"status"},          {"health"},           {"top"},
-                          {"explain"},        {"decisions"},       {"operation"},        {"vm", "list"},
-                          {"vm", "show"},     {"vm", "adopt"},     {"vm", "release"},    {"vm", "set"},
-                          {"vm", "hold"},     {"vm", "unhold"},    {"vm", "events"},     {"host", "show"},
-                          {"host", "freeze"}, {"host", "thaw"},    {"host", "fits"}, {"host", "evacuate"}, {"pool", "status"},
-                          {"pool", "resize"}, {"config", "check"}, {"config", "show"},   {"config", "diff"},
-                          {"completion"}}) {
+       std::vector<Words>{{"doctor"},         {"status"},         {"health"},          {"top"},
+                          {"explain"},        {"decisions"},      {"operation"},       {"vm", "list"},
+                          {"vm", "show"},     {"vm", "adopt"},    {"vm", "release"},   {"vm", "set"},
+                          {"vm", "hold"},     {"vm", "unhold"},   {"vm", "events"},    {"host", "show"},
+                          {"host", "freeze"}, {"host", "thaw"},   {"host", "fits"},    {"host", "evacuate"},
+                          {"pool", "status"}, {"pool", "resize"}, {"config", "check"}, {"config", "show"},
+                          {"config", "diff"}, {"completion"}}) {
     Words with = words;
     with.push_back("--help");
     std::string name = "tidectl";

@@ -235,8 +235,8 @@ TEST(Utilisation, SurvivesItsOwnTextAndRefusesOthers) {
   EXPECT_EQ(Utilisation::parse(Utilisation(6).text()), Utilisation(6));
   for (std::size_t cut = 0; cut < text.size(); ++cut)
     EXPECT_FALSE(Utilisation::parse(text.substr(0, cut)).has_value()) << cut;
-  for (const char* bad : {"", "v2 6 64;;;;;;;", "v1 0 64;", "v1 99 64;", "v1 1 63;;", "v1 1 64;64=1;", "v1 1 64;1=99999;",
-                          "v1 1 64;1=1,;", "v1 1 64;1;", "v1 1 64;;x", "v1 1 64;-1=1;"})
+  for (const char* bad : {"", "v2 6 64;;;;;;;", "v1 0 64;", "v1 99 64;", "v1 1 63;;", "v1 1 64;64=1;",
+                          "v1 1 64;1=99999;", "v1 1 64;1=1,;", "v1 1 64;1;", "v1 1 64;;x", "v1 1 64;-1=1;"})
     EXPECT_FALSE(Utilisation::parse(bad).has_value()) << bad;
 }
 
@@ -261,7 +261,8 @@ TEST(Admission, AddsGuaranteesAndTheWorstWindow) {
   EXPECT_FALSE(fits(8_GiB, 1_GiB, Bytes{}, held, 1_MiB, Bytes{}, 2, PressureLevel::kRefuseVms).fits);
   const Commitment unknown = commitment_of(1_GiB, 4_GiB, Utilisation(2), 0.95);
   EXPECT_EQ(unknown.oversubscribed[0], 3_GiB) << "without a history, all that was promised";
-  EXPECT_FALSE(fits(Bytes{~0ull}, Bytes{}, Bytes{}, held, Bytes{~0ull}, Bytes{~0ull}, 2, PressureLevel::kNone).arithmetic.empty());
+  EXPECT_FALSE(fits(Bytes{~0ull}, Bytes{}, Bytes{}, held, Bytes{~0ull}, Bytes{~0ull}, 2, PressureLevel::kNone)
+                   .arithmetic.empty());
 }
 
 TEST(Evacuation, CountsWhatAPoolInDramGivesBack) {

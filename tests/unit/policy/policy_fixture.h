@@ -1,4 +1,5 @@
-// A host as tests of policy build it: VMs of whole regions, time that passes when told, and moves that take effect at once.
+// A host as tests of policy build it: VMs of whole regions, time that passes when told, and moves that take effect at
+// once.
 #pragma once
 
 #include <cstdint>

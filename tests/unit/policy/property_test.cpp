@@ -1,4 +1,5 @@
-// What must hold whatever happens: guarantees, bounds, determinism; and that nothing that is fed to it upsets the engine.
+// What must hold whatever happens: guarantees, bounds, determinism; and that nothing that is fed to it upsets the
+// engine.
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -51,11 +52,11 @@ class Life {
       host.vms.erase(host.vms.begin() + static_cast<std::ptrdiff_t>(random.below(host.vms.size())));
     if (random.one_in(200) && host.vms.size() < 10) come();
     HostView& view = host.snapshot.host;
-    view.available = random.one_in(50) ? Bytes{random.below(4_GiB .value)} : Bytes{(8 + random.below(4)) << 30};
+    view.available = random.one_in(50) ? Bytes{random.below(4_GiB.value)} : Bytes{(8 + random.below(4)) << 30};
     view.frozen = random.one_in(100);
     view.require_evacuable = !random.one_in(20);
-    view.max_far = random.one_in(10) ? Bytes{random.below(200_MiB .value)} : 16_GiB;
-    view.tiers[0].capacity = random.one_in(10) ? Bytes{random.below(100_MiB .value)} : 8_GiB;
+    view.max_far = random.one_in(10) ? Bytes{random.below(200_MiB.value)} : 16_GiB;
+    view.tiers[0].capacity = random.one_in(10) ? Bytes{random.below(100_MiB.value)} : 8_GiB;
     view.memory_pressure = random.one_in(30) ? 0.3 : 0;
     for (TestVm& vm : host.vms) {
       vm.view.held = random.one_in(50);
@@ -67,7 +68,8 @@ class Life {
         // Guests give memory back, and touch it for the first time.
         if (random.one_in(300)) region.resident = static_cast<std::uint16_t>(random.below(region.resident + 1u));
         if (random.one_in(30))
-          region.resident = static_cast<std::uint16_t>(region.resident + random.below(kRegionPages + 1u - region.resident - region.far));
+          region.resident = static_cast<std::uint16_t>(region.resident +
+                                                       random.below(kRegionPages + 1u - region.resident - region.far));
         if (region.resident > 0 && random.one_in(4))
           host.look(vm.view.id.value, region.region, hot ? 4 : random.one_in(20) ? 1 : 0);
       }
@@ -172,8 +174,8 @@ TEST(Property, SurvivesInputThatMakesNoSense) {
     Snapshot snapshot;
     const auto any_size = [&] { return Bytes{sizes[random.below(std::size(sizes))]}; };
     const auto any_double = [&] { return absurd[random.below(std::size(absurd))]; };
-    snapshot.now = MonoTime{Nanoseconds{static_cast<std::int64_t>(random.one_in(20) ? random.below(1ull << 62)
-                                                                                    : tick * 1'000'000'000ull)}};
+    snapshot.now = MonoTime{
+        Nanoseconds{static_cast<std::int64_t>(random.one_in(20) ? random.below(1ull << 62) : tick * 1'000'000'000ull)}};
     snapshot.time_of_day = std::chrono::seconds(static_cast<std::int64_t>(random.below(1ull << 40)) - (1ll << 39));
     snapshot.host.total = any_size();
     snapshot.host.available = any_size();
@@ -181,7 +183,8 @@ TEST(Property, SurvivesInputThatMakesNoSense) {
     snapshot.host.max_far = any_size();
     snapshot.host.memory_pressure = any_double();
     for (std::uint64_t i = random.below(3); i > 0; --i) {
-      TierView tier{.name = "t", .usable = random.one_in(2), .capacity = any_size(), .used = any_size(), .ratio = any_double()};
+      TierView tier{
+          .name = "t", .usable = random.one_in(2), .capacity = any_size(), .used = any_size(), .ratio = any_double()};
       tier.fault_cost = Nanoseconds{static_cast<std::int64_t>(random.below(1ull << 50)) - 1000};
       snapshot.host.tiers.push_back(tier);
     }

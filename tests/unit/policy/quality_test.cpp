@@ -41,13 +41,14 @@ TEST(Quality, MissesLittleMoreThanAnOracleUnderALimit) {
 
 TEST(Quality, IsBackWithinThirtySecondsOfAPhaseShift) {
   SimulatedHost sim(thin());
-  const VmId vm =
-      sim.add({.pages = kPages, .next = phase_shift(kPages, 60), .operation = 50e-6, .limit = part(0.5), .stall_budget = 1.0});
+  const VmId vm = sim.add(
+      {.pages = kPages, .next = phase_shift(kPages, 60), .operation = 50e-6, .limit = part(0.5), .stall_budget = 1.0});
   for (int i = 0; i < 240; ++i) sim.tick();
   const auto& history = sim.history(vm);
   for (std::size_t phase = 1; phase < 4; ++phase) {
     double steady = 0;
-    for (std::size_t i = phase * 60 + 40; i < phase * 60 + 60; ++i) steady += static_cast<double>(history[i].accesses) / 20;
+    for (std::size_t i = phase * 60 + 40; i < phase * 60 + 60; ++i)
+      steady += static_cast<double>(history[i].accesses) / 20;
     EXPECT_GT(static_cast<double>(history[phase * 60 + 30].accesses), 0.9 * steady) << phase;
   }
 }
@@ -116,9 +117,8 @@ TEST(Quality, GivesScarceMemoryToWhomItIsWorthMost) {
   host.reserve = part(0.25);
   SimulatedHost sim(host);
   std::vector<VmId> vms;
-  for (const auto service_class :
-       {policy::ServiceClass::kLatencySensitive, policy::ServiceClass::kStandard, policy::ServiceClass::kStandard,
-        policy::ServiceClass::kBatch}) {
+  for (const auto service_class : {policy::ServiceClass::kLatencySensitive, policy::ServiceClass::kStandard,
+                                   policy::ServiceClass::kStandard, policy::ServiceClass::kBatch}) {
     vms.push_back(sim.add({.pages = kPages,
                            .next = zipf(kPages, 0.8, true),
                            .operation = 100e-6,
@@ -141,9 +141,7 @@ TEST(Quality, GivesScarceMemoryToWhomItIsWorthMost) {
 TEST(Quality, FindsColdMemoryThoughItSeesOnlyWrites) {
   SimulatedHost sim(thin());
   // Half is read and never written, a quarter is written, a quarter is neither.
-  const NextPage next = [](double, load::Random& random) {
-    return random.below(kPages / 4 * 3);
-  };
+  const NextPage next = [](double, load::Random& random) { return random.below(kPages / 4 * 3); };
   const VmId vm = sim.add({.pages = kPages,
                            .next = next,
                            .operation = 100e-6,

@@ -103,7 +103,8 @@ TEST(Config, AllProblemsAreReportedInTheFilesOrder) {
 }
 
 TEST(Config, WrongTypesSayWhatIsExpectedAndWhatWasFound) {
-  expect_refused("mode = \"aktive\"\n", {"mode must be \"observe\" or \"dry-run\" or \"active\"", "not \"aktive\"", ":2:8"});
+  expect_refused("mode = \"aktive\"\n",
+                 {"mode must be \"observe\" or \"dry-run\" or \"active\"", "not \"aktive\"", ":2:8"});
   expect_refused("[safety]\nmax_far = 25\n", {"size such as", "not 25"});
   expect_refused("[safety]\nrequire_evacuable = \"yes\"\n", {"true or false"});
   expect_refused("[adopt]\nallow_exe = \"/usr/bin/x\"\n", {"list"});
