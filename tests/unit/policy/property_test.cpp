@@ -52,11 +52,11 @@ class Life {
       host.vms.erase(host.vms.begin() + static_cast<std::ptrdiff_t>(random.below(host.vms.size())));
     if (random.one_in(200) && host.vms.size() < 10) come();
     HostView& view = host.snapshot.host;
-    view.available = random.one_in(50) ? Bytes{random.below(4_GiB.value)} : Bytes{(8 + random.below(4)) << 30};
+    view.available = random.one_in(50) ? Bytes{random.below((4_GiB).value)} : Bytes{(8 + random.below(4)) << 30};
     view.frozen = random.one_in(100);
     view.require_evacuable = !random.one_in(20);
-    view.max_far = random.one_in(10) ? Bytes{random.below(200_MiB.value)} : 16_GiB;
-    view.tiers[0].capacity = random.one_in(10) ? Bytes{random.below(100_MiB.value)} : 8_GiB;
+    view.max_far = random.one_in(10) ? Bytes{random.below((200_MiB).value)} : 16_GiB;
+    view.tiers[0].capacity = random.one_in(10) ? Bytes{random.below((100_MiB).value)} : 8_GiB;
     view.memory_pressure = random.one_in(30) ? 0.3 : 0;
     for (TestVm& vm : host.vms) {
       vm.view.held = random.one_in(50);
