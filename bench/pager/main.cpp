@@ -38,7 +38,7 @@ void guarded(benchmark::State& state, const std::function<void()>& body) {
   }
 }
 
-// Arguments: faulting threads, 1 spinning or 0 sleeping.
+// Arguments: faulting threads, 1 spinning or 0 sleeping, 1 guest RAM or 0 any program's memory.
 void fault_in(benchmark::State& state) {
   guarded(state, [&] {
     const auto threads = static_cast<unsigned>(state.range(0));
@@ -46,7 +46,7 @@ void fault_in(benchmark::State& state) {
     TouchingProcess bare_process(kFaultPages, threads);
     TouchingProcess paged_process(kFaultPages, threads);
     BareHandler bare(bare_process);
-    PagerRig pager(paged_process, spinning ? 1.0 : 0.0);
+    PagerRig pager(paged_process, spinning ? 1.0 : 0.0, state.range(2) == 1);
     const auto floor_round = [&] {
       bare.drop_all();
       bare.start(spinning);
@@ -81,8 +81,8 @@ void fault_in(benchmark::State& state) {
   });
 }
 BENCHMARK(fault_in)
-    ->ArgNames({"threads", "spinning"})
-    ->ArgsProduct({{1, 4}, {1, 0}})
+    ->ArgNames({"threads", "spinning", "guest"})
+    ->ArgsProduct({{1, 4}, {1, 0}, {1, 0}})
     ->Iterations(kRounds)
     ->UseManualTime()
     ->Unit(benchmark::kMicrosecond);

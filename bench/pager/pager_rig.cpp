@@ -21,7 +21,7 @@ T value_of(Result<T> result) {
 
 }  // namespace
 
-PagerRig::PagerRig(TouchingProcess& process, double spin_share) {
+PagerRig::PagerRig(TouchingProcess& process, double spin_share, bool guest) {
   // Twice the memory: what a bench measures is not a store that is almost full.
   pool::MappedStoreOptions options;
   options.capacity = Bytes{process.memory().size() * 2 + (64ull << 20)};
@@ -37,6 +37,8 @@ PagerRig::PagerRig(TouchingProcess& process, double spin_share) {
   daemon::VmSpec spec;
   spec.name = "bench";
   spec.store = store_.get();
+  spec.shared_remove_discards = guest;
+  spec.fixed_memory = guest;
   spec.objects.push_back({true, process.duplicate_memory_file()});
   daemon::SpaceSpec space;
   space.userfaultfd = process.take_userfaultfd();

@@ -14,7 +14,9 @@ namespace tidepool::bench {
 
 class PagerRig {
  public:
-  PagerRig(TouchingProcess& process, double spin_share);
+  // `guest`: its memory is guest RAM, which stays where it is and whose removals mean what they say; else that of any
+  // program.
+  PagerRig(TouchingProcess& process, double spin_share, bool guest = true);
   ~PagerRig();
   PagerRig(const PagerRig&) = delete;
   PagerRig& operator=(const PagerRig&) = delete;
