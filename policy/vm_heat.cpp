@@ -324,7 +324,8 @@ std::uint8_t VmHeat::age_of(const RegionHeat& region) const {
 
 std::uint16_t VmHeat::movable_of(const Object& object, const RegionHeat& region) const {
   if (region.has(RegionHeat::kPending) || region.has(RegionHeat::kFruitless)) return 0;
-  int pages = region.resident - region.stuck;
+  // What would not compress may have been written since: the pager tries a sixteenth of it again with each demotion.
+  int pages = region.resident - region.stuck + region.stuck / 16;
   if (region.part != 0 && partial_) {
     const UnitMask hot = ~object.parts[region.part - 1].cold;
     pages -= std::popcount(hot) * static_cast<int>(kUnitPages);

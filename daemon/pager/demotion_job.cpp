@@ -24,6 +24,7 @@ std::optional<std::uint32_t> same_filled(const std::byte* page) {
 
 constexpr std::size_t kPagesPerUnit = kPagesPerRegion / 32;  // of RegionToDemote::units
 
+constexpr std::size_t kIncompressibleParts = 16;
 constexpr int kProtectAttempts = 50;
 constexpr auto kProtectPause = std::chrono::microseconds(50);
 
@@ -109,7 +110,9 @@ bool DemotionJob::freeze(MonoTime now) {
   for (std::size_t slot = 0; slot < kPagesPerRegion && page(slot).value < limit; ++slot) {
     if (!candidates.test(slot)) continue;
     PageEntry entry = object_->map->load(page(slot));
-    if (entry.held() || entry.incompressible()) continue;
+    if (entry.held()) continue;
+    // What did not compress may have been written since: a part of it is tried again each time.
+    if (entry.incompressible() && slot % kIncompressibleParts != ticket_ % kIncompressibleParts) continue;
     if (entry.state() == PageState::kResidentClean) {
       // Protected since it came home, and its copy is still there: no need to write it again.
       clean_.set(slot);
