@@ -203,7 +203,7 @@ TEST(Trace, TellsEveryFlippedBitOfABlock) {
   const std::string whole = trace_of(rounds);
   for (std::size_t at = 0; at < whole.size() * 8; ++at) {
     std::string bytes = whole;
-    bytes[at / 8] = static_cast<char>(bytes[at / 8] ^ 1 << at % 8);
+    bytes[at / 8] = static_cast<char>(bytes[at / 8] ^ (1 << (at % 8)));
     const Read read = read_back(bytes);
     // A length that grew looks like a cut.
     const bool noticed = read.error || !read.totals;
@@ -326,7 +326,6 @@ TEST(Trace, EndlessRoundIsRefused) {
   while (content.size() + sample.size() <= kMostBlockContent) content += sample;
   std::string more;
   while (more.size() + sample.size() <= kMostBlockContent) more += sample;
-  more.replace(0, 4, std::string("\x03\x02\x82\x00", 4));
   // In the next block the first sample says how many pages again.
   const std::string again = std::string("\x82\x00\x01\x01\x01", 5) + more.substr(8);
   const std::string first = block(BlockKind::kSamples, content);
