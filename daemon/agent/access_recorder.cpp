@@ -118,7 +118,7 @@ Result<Operation> AccessRecorder::start(Operations& operations, const ManagedVm&
   recording->id = vm.memory->id;
   recording->request = request;
   recording->began = description.start;
-  // The thread keeps it alive by itself: whoever forgets it joins the thread first.
+  // Whoever forgets the recording joins its thread first.
   recording->thread = std::thread([this, &each = *recording] { run(each); });
   ::pthread_setname_np(recording->thread.native_handle(), "recording");
   const std::lock_guard lock(mutex_);

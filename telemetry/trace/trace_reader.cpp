@@ -93,9 +93,11 @@ Result<> TraceReader::describe(std::string_view content) {
   const std::uint64_t name = cursor.varint();
   if (name > kLongestTracedName) return damaged("the VM's name is too long");
   read.vm = cursor.bytes(name);
-  read.recorded = std::chrono::system_clock::time_point(
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(Nanoseconds{cursor.signed_varint()}));
+  const Nanoseconds recorded{cursor.signed_varint()};
+  read.recorded =
+      std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(recorded));
   read.start = MonoTime{Nanoseconds{cursor.signed_varint()}};
+  if (recorded < Nanoseconds{0} || read.start < MonoTime{}) return damaged("it was recorded before time began");
   const std::uint64_t objects = cursor.varint();
   if (objects > kMostTracedObjects) return damaged("too many memory objects");
   for (std::uint64_t i = 0; i < objects && !cursor.failed(); ++i) {
