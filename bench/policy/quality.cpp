@@ -1,6 +1,6 @@
 // How well the engine decides, against an oracle that knows the distribution, in simulated time:
-// build/release/bin/policy_quality [SCENARIO]; figures in docs/policy.md. With --trace FILE, what it decides for a VM whose
-// trace was recorded (tidectl vm record).
+// build/release/bin/policy_quality [SCENARIO]; figures in docs/policy.md. With --trace FILE, what it decides for a VM
+// whose trace was recorded (tidectl vm record).
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -196,9 +196,9 @@ int play(const std::string& path) {
   };
   bool first = true;
   for (const auto& [name, spec] : specs) {
-    auto trace = telemetry::TraceReader::open(path, VmId{1});
-    if (!trace) return std::fprintf(stderr, "policy_quality: %s\n", trace.error().message().c_str()), 1;
-    const auto played = replay(**trace, spec);
+    auto reader = telemetry::TraceReader::open(path, VmId{1});
+    if (!reader) return std::fprintf(stderr, "policy_quality: %s\n", reader.error().message().c_str()), 1;
+    const auto played = replay(**reader, spec);
     if (!played) return std::fprintf(stderr, "policy_quality: %s\n", played.error().message().c_str()), 1;
     if (std::exchange(first, false)) {
       std::printf("%s: %lu rounds in %.0f s, %lu samples (%lu of other memory), %.2f GiB%s\n",

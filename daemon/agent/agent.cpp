@@ -155,8 +155,8 @@ Result<> AgentImpl::open() {
     if (auto held = context_.clerk->store(name, fd); !held) return held;
   }
   if (auto started = start_pager(config); !started) return started;
-  driver_ = std::make_unique<PolicyDriver>(
-      context_, recorder_, [this](const std::shared_ptr<ManagedVm>& vm) { adopter_.bury(vm); });
+  driver_ = std::make_unique<PolicyDriver>(context_, recorder_,
+                                           [this](const std::shared_ptr<ManagedVm>& vm) { adopter_.bury(vm); });
   operations_ = std::make_unique<Operations>();
   auto metrics = AgentMetrics::serve(config.api.metrics, context_, *driver_);
   if (!metrics) return Failure{metrics.error()};
