@@ -38,6 +38,7 @@ struct Line {
   AdoptArguments adopt;
   SettingArguments settings;
   LogArguments log;
+  RecordArguments record;
   Action action;
   bool plans = false;  // the command knows --plan
 };
@@ -68,6 +69,17 @@ const CLI::Validator kNatural(
     "NUMBER");
 const CLI::Validator kNotEmpty(
     [](const std::string& text) { return text.empty() ? "must not be empty" : std::string(); }, "TEXT");
+
+const CLI::Validator kDuration(
+    [](const std::string& text) {
+      return parse_duration(text) ? std::string() : "'" + text + "' is not a time such as 60s or 2h";
+    },
+    "TIME");
+const CLI::Validator kSize(
+    [](const std::string& text) {
+      return parse_bytes(text) ? std::string() : "'" + text + "' is not a size such as 512MiB";
+    },
+    "SIZE");
 
 void vm_argument(Line& line, CLI::App* app) {
   app->add_option("VM", line.vm, "name or UUID")->required()->check(kNotEmpty);
@@ -137,6 +149,24 @@ void add_general(Line& line) {
   operation->add_flag("--wait", line.flag, "wait for its end, and exit as the command itself would have");
 }
 
+void add_vm_record(Line& line, CLI::App* vm) {
+  CLI::App* record =
+      command(line, vm, "record", "what trackers see of it, into a file that policy can be tried on",
+              "tidectl vm record web-3 --file /var/log/tidepool/web-3.trace --duration 10m", [&line](Session& s) {
+                line.record.no_wait = line.flag;
+                return run_vm_record(s, line.vm, line.record);
+              });
+  vm_argument(line, record);
+  CLI::Option_group* what = record->add_option_group("what", "exactly one of");
+  what->add_option("--file", line.record.file, "file to create, on the agent's host; must not exist")->check(kNotEmpty);
+  what->add_flag("--stop", line.record.stop, "end its recording now");
+  what->require_option(1);
+  record->add_option("--duration", line.record.duration, "for how long: 1s to 24h (60s)")->check(kDuration);
+  record->add_option("--max-size", line.record.max_size, "ends when the file would become larger: 1MiB to 64GiB (1GiB)")
+      ->check(kSize);
+  no_wait_flag(line, record);
+}
+
 void add_vm(Line& line) {
   CLI::App* vm = group(&line.app, "vm", "adopted VMs and processes");
   command(line, vm, "list", "all of them", "tidectl vm list --watch=2s", [](Session& s) { return run_vm_list(s); });
@@ -196,6 +226,7 @@ void add_vm(Line& line) {
   vm_argument(line, events);
   events->add_option("--since", line.log.since, "after this sequence number")->check(kNatural);
   events->add_flag("--follow", line.log.follow, "go on as they come");
+  add_vm_record(line, vm);
 }
 
 void add_host_and_pool(Line& line) {

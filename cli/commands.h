@@ -31,6 +31,14 @@ struct AdoptArguments {
   SettingArguments settings;
 };
 
+struct RecordArguments {
+  std::string file;
+  std::string duration = "60s";
+  std::string max_size = "1GiB";
+  bool stop = false;
+  bool no_wait = false;
+};
+
 struct LogArguments {
   std::string vm;
   unsigned long since = 0;
@@ -48,6 +56,7 @@ ExitCode run_vm_adopt(Session& session, const AdoptArguments& arguments);
 ExitCode run_vm_release(Session& session, const std::string& vm, bool no_wait);
 ExitCode run_vm_set(Session& session, const std::string& vm, const SettingArguments& settings);
 ExitCode run_vm_hold(Session& session, const std::string& vm, bool held, const std::string& reason);
+ExitCode run_vm_record(Session& session, const std::string& vm, const RecordArguments& arguments);
 ExitCode run_vm_events(Session& session, const LogArguments& arguments);
 ExitCode run_operation(Session& session, const std::string& id, bool wait);
 ExitCode run_explain(Session& session, const std::string& vm);

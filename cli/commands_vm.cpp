@@ -1,5 +1,6 @@
 #include <boost/json.hpp>
 #include <charconv>
+#include <filesystem>
 #include <thread>
 
 #include "base/quantity_text.h"
@@ -185,6 +186,30 @@ ExitCode run_vm_hold(Session& session, const std::string& vm, bool held, const s
   if (!session.options().quiet)
     session.show(
         *done, [&](const json::value&, bool) { return held ? "held: nothing of it moves out\n" : "no longer held\n"; });
+  return ExitCode::kOk;
+}
+
+ExitCode run_vm_record(Session& session, const std::string& vm, const RecordArguments& arguments) {
+  const std::string route = vm_path(vm) + "/recording";
+  if (arguments.stop) {
+    const Fetched done = session.send("DELETE", route);
+    if (!done) return done.error();
+    if (!session.options().quiet)
+      session.show(*done, [](const json::value&, bool) { return std::string("its recording ends now\n"); });
+    return ExitCode::kOk;
+  }
+  // The agent writes, from wherever it stands: the path must mean the same to it.
+  std::error_code error;
+  const std::filesystem::path file = std::filesystem::absolute(arguments.file, error);
+  if (error) {
+    session.error("--file '" + arguments.file + "': " + error.message());
+    return ExitCode::kFailed;
+  }
+  const json::object body{{"file", file.string()}, {"duration", arguments.duration}, {"max_size", arguments.max_size}};
+  Fetched operation = session.send("POST", route, json::serialize(body));
+  if (!operation) return operation.error();
+  if (!arguments.no_wait) return session.follow(std::move(*operation));
+  session.show(*operation, operation_view);
   return ExitCode::kOk;
 }
 

@@ -1,10 +1,15 @@
 // How well the engine decides, against an oracle that knows the distribution, in simulated time:
-// build/release/bin/policy_quality [SCENARIO]; figures in docs/policy.md.
+// build/release/bin/policy_quality [SCENARIO]; figures in docs/policy.md. With --trace FILE, what it decides for a VM
+// whose trace was recorded (tidectl vm record).
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <string_view>
+#include <utility>
 
+#include "base/text.h"
 #include "bench/policy/patterns.h"
+#include "bench/policy/replay.h"
 
 namespace tidepool::simulator {
 namespace {
@@ -171,11 +176,50 @@ void unequal() {
   }
 }
 
+void show(const char* name, const Replayed& played) {
+  const double all = static_cast<double>(played.pages) * kPageSize / (1 << 30);
+  std::printf("%-34s faults %lu of %.0f uses, oracle %.0f, resident %.1f%%, saved %.2f GiB, stall %.2f%%\n", name,
+              played.faults, played.uses, played.oracle_faults, played.resident * 100, (1 - played.resident) * all,
+              played.stall * 100);
+  for (const auto& [what, decided] : played.decisions) {
+    std::printf("   %s: %s, in %lu rounds, %lu regions\n", std::string(word(what.first)).c_str(),
+                std::string(word(what.second)).c_str(), decided.times, decided.regions);
+  }
+}
+
+// What is cold goes by itself, and an operator's order: as the agent would have had it.
+int play(const std::string& path) {
+  const std::pair<const char*, ReplaySpec> specs[] = {
+      {"what is cold, budget 1%", {.stall_budget = 0.01}},
+      {"limit 75%", {.limit = 0.75, .stall_budget = 1.0}},
+      {"limit 50%", {.limit = 0.5, .stall_budget = 1.0}},
+  };
+  bool first = true;
+  for (const auto& [name, spec] : specs) {
+    auto reader = telemetry::TraceReader::open(path, VmId{1});
+    if (!reader) return std::fprintf(stderr, "policy_quality: %s\n", reader.error().message().c_str()), 1;
+    const auto played = replay(**reader, spec);
+    if (!played) return std::fprintf(stderr, "policy_quality: %s\n", played.error().message().c_str()), 1;
+    if (std::exchange(first, false)) {
+      std::printf("%s: %lu rounds in %.0f s, %lu samples (%lu of other memory), %.2f GiB%s\n",
+                  printable(played->vm).c_str(), played->rounds, played->seconds, played->samples, played->strays,
+                  static_cast<double>(played->pages) * kPageSize / (1 << 30), played->whole ? "" : "; cut off");
+    }
+    show(name, *played);
+  }
+  return 0;
+}
+
 }  // namespace
 }  // namespace tidepool::simulator
 
 int main(int argc, char** argv) {
   using namespace tidepool::simulator;
+  if (argc > 1 && std::string_view(argv[1]) == "--trace") {
+    if (argc == 3) return play(argv[2]);
+    std::fputs("usage: policy_quality [SCENARIO] | --trace FILE\n", stderr);
+    return 2;
+  }
   const std::string_view only = argc > 1 ? argv[1] : "";
   const auto run = [&](std::string_view name, void (*scenario)()) {
     if (only.empty() || only == name) scenario();

@@ -12,6 +12,7 @@
 
 #include "base/quantity_text.h"
 #include "base/text.h"
+#include "daemon/agent/access_recorder.h"
 #include "daemon/agent/adopter.h"
 #include "daemon/agent/agent_metrics.h"
 #include "daemon/agent/agent_status.h"
@@ -51,6 +52,7 @@ class AgentImpl final : public Agent {
         canary_(context_),
         adopter_(context_, canary_),
         auto_(context_, adopter_),
+        recorder_(context_),
         started_(std::chrono::system_clock::now()) {}
   ~AgentImpl() override;
 
@@ -82,6 +84,8 @@ class AgentImpl final : public Agent {
   Result<ChangeReport> vm_set(std::string_view vm, const VmSettings& settings, bool plan) override;
   Result<> vm_hold(std::string_view vm, std::string_view reason) override;
   Result<> vm_unhold(std::string_view vm) override;
+  Result<Operation> vm_record(std::string_view vm, const RecordRequest& request) override;
+  Result<> vm_record_end(std::string_view vm) override;
   Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<LogPage<Decision>> decisions(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<Explanation> explain(std::string_view vm) override;
@@ -110,6 +114,7 @@ class AgentImpl final : public Agent {
   Canary canary_;
   Adopter adopter_;
   AutoAdopter auto_;
+  AccessRecorder recorder_;
   const WallTime started_;
   std::unique_ptr<PolicyDriver> driver_;
   std::unique_ptr<Operations> operations_;
@@ -133,6 +138,7 @@ AgentImpl::~AgentImpl() {
     for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
   }
   metrics_.reset();
+  recorder_.end_all();
   operations_.reset();
   if (driver_) driver_->stop();
   if (context_.pager) context_.pager->stop();
@@ -149,8 +155,8 @@ Result<> AgentImpl::open() {
     if (auto held = context_.clerk->store(name, fd); !held) return held;
   }
   if (auto started = start_pager(config); !started) return started;
-  driver_ =
-      std::make_unique<PolicyDriver>(context_, [this](const std::shared_ptr<ManagedVm>& vm) { adopter_.bury(vm); });
+  driver_ = std::make_unique<PolicyDriver>(context_, recorder_,
+                                           [this](const std::shared_ptr<ManagedVm>& vm) { adopter_.bury(vm); });
   operations_ = std::make_unique<Operations>();
   auto metrics = AgentMetrics::serve(config.api.metrics, context_, *driver_);
   if (!metrics) return Failure{metrics.error()};
@@ -577,6 +583,18 @@ Result<> AgentImpl::vm_unhold(std::string_view name) {
   (*vm)->memory->demotion_allowed = true;
   context_.event((*vm)->name, "unheld", "");
   return {};
+}
+
+Result<Operation> AgentImpl::vm_record(std::string_view name, const RecordRequest& request) {
+  auto vm = need(name);
+  if (!vm) return Failure{vm.error()};
+  return recorder_.start(*operations_, **vm, request);
+}
+
+Result<> AgentImpl::vm_record_end(std::string_view name) {
+  auto vm = need(name);
+  if (!vm) return Failure{vm.error()};
+  return recorder_.end(**vm);
 }
 
 Result<LogPage<VmEvent>> AgentImpl::vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) {

@@ -26,6 +26,10 @@ void Operations::Handle::step(std::string text, Bytes done, Bytes total) const {
   });
 }
 
+void Operations::Handle::end(const Result<>& result) const {
+  owner_->ended(id_, result);
+}
+
 Operations::Operations() {
   for (unsigned i = 0; i < kThreads; ++i) {
     threads_.emplace_back([this] { run(); });
@@ -48,6 +52,18 @@ Result<Operation> Operations::start(OperationKind kind, std::string vm, std::str
     return failure(std::errc::resource_unavailable_try_again, "start operation on", vm,
                    "too many operations are waiting; try again later");
   }
+  const Operation& operation = add(kind, std::move(vm), std::move(step));
+  queue_.push_back({operation.id, std::move(work)});
+  wake_.notify_one();
+  return operation;
+}
+
+Result<Operation> Operations::begin(OperationKind kind, std::string vm, std::string step) {
+  const std::lock_guard lock(mutex_);
+  return add(kind, std::move(vm), std::move(step));
+}
+
+Operation& Operations::add(OperationKind kind, std::string vm, std::string step) {
   forget_old();
   Operation operation;
   operation.id = "op-" + std::to_string(next_++);
@@ -55,10 +71,7 @@ Result<Operation> Operations::start(OperationKind kind, std::string vm, std::str
   operation.vm = std::move(vm);
   operation.step = std::move(step);
   operation.started = std::chrono::system_clock::now();
-  operations_[operation.id] = operation;
-  queue_.push_back({operation.id, std::move(work)});
-  wake_.notify_one();
-  return operation;
+  return operations_[operation.id] = operation;
 }
 
 Result<Operation> Operations::find(std::string_view id) const {
@@ -72,6 +85,19 @@ Result<Operation> Operations::find(std::string_view id) const {
 void Operations::change(const std::string& id, const std::function<void(Operation&)>& change) {
   const std::lock_guard lock(mutex_);
   if (const auto found = operations_.find(id); found != operations_.end()) change(found->second);
+}
+
+void Operations::ended(const std::string& id, const Result<>& result) {
+  change(id, [&](Operation& operation) {
+    operation.ended = std::chrono::system_clock::now();
+    if (result) {
+      operation.state = OperationState::kSucceeded;
+      operation.progress = 1;
+    } else {
+      operation.state = is_refusal(result.error().code) ? OperationState::kRefused : OperationState::kFailed;
+      operation.error = result.error();
+    }
+  });
 }
 
 void Operations::forget_old() {
@@ -90,17 +116,9 @@ void Operations::run() {
     queue_.pop_front();
     lock.unlock();
     const Result<> result = job.work(Handle(*this, job.id));
-    change(job.id, [&](Operation& operation) {
-      operation.ended = std::chrono::system_clock::now();
-      if (result) {
-        operation.state = OperationState::kSucceeded;
-        operation.progress = 1;
-        operation.done = operation.total;
-      } else {
-        operation.state = is_refusal(result.error().code) ? OperationState::kRefused : OperationState::kFailed;
-        operation.error = result.error();
-      }
-    });
+    // All that was to be moved has moved.
+    if (result) change(job.id, [](Operation& operation) { operation.done = operation.total; });
+    ended(job.id, result);
     lock.lock();
   }
 }

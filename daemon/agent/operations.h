@@ -24,6 +24,8 @@ class Operations {
     Handle(Operations& owner, std::string id) : owner_(&owner), id_(std::move(id)) {}
     void update(const std::function<void(Operation&)>& change) const { owner_->change(id_, change); }
     void step(std::string text, Bytes done = {}, Bytes total = {}) const;
+    // Of an operation that was begun: it ended so. The last thing to be said of it.
+    void end(const Result<>& result) const;
 
    private:
     Operations* owner_;
@@ -37,6 +39,8 @@ class Operations {
 
   // Fails when too much is waiting already.
   Result<Operation> start(OperationKind kind, std::string vm, std::string step, Work work);
+  // Only keeps account of work that somebody else does, by a Handle of its id.
+  Result<Operation> begin(OperationKind kind, std::string vm, std::string step);
   Result<Operation> find(std::string_view id) const;
 
  private:
@@ -44,6 +48,8 @@ class Operations {
     std::string id;
     Work work;
   };
+  Operation& add(OperationKind kind, std::string vm, std::string step);
+  void ended(const std::string& id, const Result<>& result);
   void change(const std::string& id, const std::function<void(Operation&)>& change);
   void run();
   void forget_old();

@@ -24,8 +24,10 @@ RegionToDemote region_of(PagedVm& vm, const policy::Move& move) {
 
 }  // namespace
 
-PolicyDriver::PolicyDriver(Context& context, std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone)
+PolicyDriver::PolicyDriver(Context& context, AccessRecorder& recorder,
+                           std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone)
     : context_(context),
+      recorder_(recorder),
       vm_gone_(std::move(vm_gone)),
       view_(context),
       trackers_(telemetry::trackers_by_preference(context.roots, context.clock, cpu_clock_),
@@ -236,6 +238,7 @@ void PolicyDriver::sample() {
   trackers_.set_memory(memory);
   trackers_.round(seen_);
   samples_dropped_ = seen_.dropped();
+  recorder_.take(context_.clock.now(), seen_.samples());
   const std::lock_guard lock(mutex_);
   tracker_status_ = trackers_.status();
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/latency_histogram.h"
+#include "daemon/agent/access_recorder.h"
 #include "daemon/agent/context.h"
 #include "daemon/agent/policy_view.h"
 #include "daemon/agent/tracked_vm.h"
@@ -27,8 +28,9 @@ struct DecisionCount {
 
 class PolicyDriver {
  public:
-  // `vm_gone` is called on the driver's thread for a VM whose process ended.
-  PolicyDriver(Context& context, std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone);
+  // `vm_gone` is called on the driver's thread for a VM whose process ended. `recorder` is shown all samples.
+  PolicyDriver(Context& context, AccessRecorder& recorder,
+               std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone);
   ~PolicyDriver();
   void start();
   void stop();
@@ -64,6 +66,7 @@ class PolicyDriver {
   void relieve_now();
 
   Context& context_;
+  AccessRecorder& recorder_;
   const std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone_;
   PolicyView view_;
   const ThreadCpuClock cpu_clock_;

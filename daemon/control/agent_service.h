@@ -1,7 +1,7 @@
 // What the admin API asks of the agent: the one seam between "a person wants" and "the agent does".
 //
 // Threads: the API's worker threads call, several at once; an implementation is thread-safe and never calls back. Calls
-// answer within about a second. Work that takes longer (adopt, release, evacuate) is started and returned as an
+// answer within about a second. Work that takes longer (adopt, release, evacuate, record) is started and returned as an
 // Operation, which the caller then follows with operation(id). Errors: Error::code chooses the HTTP status
 // (daemon/control/api_error.h), so use it with care: no_such_file_or_directory and no_such_process mean "no such VM,
 // operation or process"; invalid_argument "the request makes no sense"; file_exists and device_or_resource_busy "in
@@ -81,7 +81,7 @@ struct Finding {
   bool forceable = false;  // AdoptRequest::force with this code overrides it
 };
 
-enum class OperationKind : std::uint8_t { kAdopt, kRelease, kEvacuate };
+enum class OperationKind : std::uint8_t { kAdopt, kRelease, kEvacuate, kRecord };
 enum class OperationState : std::uint8_t { kRunning, kSucceeded, kFailed, kRefused, kPartial };
 
 // Long work. Kept for at least ten minutes after it ended.
@@ -223,11 +223,23 @@ struct AdoptOutcome {
   std::vector<Finding> findings;
 };
 
+// What trackers see of a VM, into a file of the agent's host (docs/trace-format.md).
+struct RecordRequest {
+  std::string file;  // absolute; must not exist
+  std::chrono::milliseconds duration{std::chrono::minutes(1)};
+  Bytes max_size{1ull << 30};  // the recording ends when the file would become larger
+};
+inline constexpr std::chrono::milliseconds kShortestRecording = std::chrono::seconds(1);
+inline constexpr std::chrono::milliseconds kLongestRecording = std::chrono::hours(24);
+inline constexpr Bytes kSmallestRecording{1ull << 20};
+inline constexpr Bytes kLargestRecording{64ull << 30};
+
 struct VmEvent {
   std::uint64_t sequence = 0;  // grows by at least one with each event of the agent
   WallTime at{};
   std::string vm;
-  std::string kind;  // "adopted", "settings", "held", "fork", "balloon", "stopped", "blocked", "released", "integrity"
+  std::string kind;  // "adopted", "settings", "held", "fork", "balloon", "stopped", "blocked", "released", "recording",
+                     // "integrity"
   std::string message;
 };
 
@@ -399,6 +411,9 @@ class AgentService {
   // Demotion stops for this VM; faults and prefetch go on. Holding what is held replaces the reason.
   virtual Result<> vm_hold(std::string_view vm, std::string_view reason) = 0;
   virtual Result<> vm_unhold(std::string_view vm) = 0;
+  virtual Result<Operation> vm_record(std::string_view vm, const RecordRequest& request) = 0;
+  // Has its recording end now, and succeed. Invalid when there is none.
+  virtual Result<> vm_record_end(std::string_view vm) = 0;
   virtual Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) = 0;
   // `vm` empty: of all VMs and the host.
   virtual Result<LogPage<Decision>> decisions(std::string_view vm, std::uint64_t since, std::size_t limit) = 0;

@@ -118,6 +118,18 @@ ApiResponse put_hold(const ApiCall& call) {
   return document(200, {{"held", request->held}});
 }
 
+ApiResponse post_recording(const ApiCall& call) {
+  const Result<RecordRequest> request = record_request_from(call.request.body);
+  if (!request) return failed(request.error());
+  return started(call.service.vm_record(call.vm, *request));
+}
+
+ApiResponse delete_recording(const ApiCall& call) {
+  const Result<> done = call.service.vm_record_end(call.vm);
+  if (!done) return failed(done.error());
+  return document(200, {{"recording", false}});
+}
+
 ApiResponse get_events(const ApiCall& call) {
   const Result<std::uint64_t> since = number_parameter(call, "since", 0, 0, ~std::uint64_t{0});
   if (!since) return failed(since.error());
@@ -147,6 +159,8 @@ std::vector<ApiEntry> vm_entries() {
       {{.method = "PATCH", .pattern = "/v1/vms/{vm}", .changes = true}, {"plan"}, patch_vm},
       {{.method = "DELETE", .pattern = "/v1/vms/{vm}", .changes = true}, {}, delete_vm},
       {{.method = "PUT", .pattern = "/v1/vms/{vm}/hold", .changes = true}, {}, put_hold},
+      {{.method = "POST", .pattern = "/v1/vms/{vm}/recording", .changes = true}, {}, post_recording},
+      {{.method = "DELETE", .pattern = "/v1/vms/{vm}/recording", .changes = true}, {}, delete_recording},
       {{.method = "GET", .pattern = "/v1/vms/{vm}/events"}, {"since", "limit"}, get_events},
       {{.method = "GET", .pattern = "/v1/vms/{vm}/explanation"}, {}, get_explanation},
   };

@@ -44,6 +44,7 @@ struct HoldRequest {
   std::string reason;
 };
 Result<HoldRequest> hold_request_from(std::string_view body);
+Result<RecordRequest> record_request_from(std::string_view body);
 Result<bool> frozen_from(std::string_view body);
 Result<Amount> capacity_from(std::string_view body);
 

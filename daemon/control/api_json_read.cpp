@@ -216,6 +216,40 @@ Result<HoldRequest> hold_request_from(std::string_view body) {
   return request;
 }
 
+Result<RecordRequest> record_request_from(std::string_view body) {
+  Result<json::object> document = parse_object(body);
+  if (!document) return Failure(document.error());
+  RecordRequest request;
+  const Fields fields{
+      {"file",
+       {[&](const json::value& value) {
+          if (!value.is_string()) return false;
+          request.file = std::string(value.get_string());
+          return request.file.starts_with('/') && request.file.size() < kLongestText &&
+                 request.file.find('\0') == std::string::npos;
+        },
+        "an absolute path"}},
+      {"duration",
+       {[&](const json::value& value) {
+          const auto given = value.is_string() ? parse_duration(std::string_view(value.get_string())) : std::nullopt;
+          request.duration = given.value_or(request.duration);
+          return given && *given >= kShortestRecording && *given <= kLongestRecording;
+        },
+        "a duration from \"" + exact_text(kShortestRecording) + "\" to \"" + exact_text(kLongestRecording) + "\""}},
+      {"max_size",
+       {[&](const json::value& value) {
+          const auto given = bytes_from(value);
+          request.max_size = given.value_or(request.max_size);
+          return given && *given >= kSmallestRecording && *given <= kLargestRecording;
+        },
+        "bytes or a size from \"" + exact_text(kSmallestRecording) + "\" to \"" + exact_text(kLargestRecording) +
+            "\""}},
+  };
+  if (Result<> read = read_object(*document, fields, ""); !read) return Failure(read.error());
+  if (request.file.empty()) return invalid("field 'file'", "it is missing");
+  return request;
+}
+
 Result<bool> frozen_from(std::string_view body) {
   Result<json::object> document = parse_object(body);
   if (!document) return Failure(document.error());

@@ -46,6 +46,8 @@ std::string_view text_of(OperationKind kind) {
       return "release";
     case OperationKind::kEvacuate:
       return "evacuate";
+    case OperationKind::kRecord:
+      return "record";
   }
   return "adopt";
 }

@@ -89,6 +89,11 @@ VmSettings FakeAgent::last_settings() const {
   return last_settings_;
 }
 
+RecordRequest FakeAgent::last_recording() const {
+  const std::lock_guard lock(mutex_);
+  return last_recording_;
+}
+
 Caller FakeAgent::frozen_by() const {
   const std::lock_guard lock(mutex_);
   return frozen_by_;
@@ -292,6 +297,25 @@ Result<> FakeAgent::vm_hold(std::string_view vm, std::string_view reason) {
   if (!found) return Failure(found.error());
   (*found)->held = true;
   (*found)->hold_reason = reason;
+  return {};
+}
+
+Result<Operation> FakeAgent::vm_record(std::string_view vm, const RecordRequest& request) {
+  const std::lock_guard lock(mutex_);
+  const Result<VmStatus*> found = find(vm);
+  if (!found) return Failure(found.error());
+  if (request.file == "/exists") return failure(std::errc::file_exists, "create", request.file, "name another one");
+  last_recording_ = request;
+  recording_ = true;
+  return begin(OperationKind::kRecord, (*found)->name);
+}
+
+Result<> FakeAgent::vm_record_end(std::string_view vm) {
+  const std::lock_guard lock(mutex_);
+  const Result<VmStatus*> found = find(vm);
+  if (!found) return Failure(found.error());
+  if (!recording_) return failure(std::errc::invalid_argument, "stop recording", (*found)->name, "it is not recorded");
+  recording_ = false;
   return {};
 }
 

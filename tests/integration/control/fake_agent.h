@@ -34,6 +34,8 @@ class FakeAgent final : public AgentService {
   Result<ChangeReport> vm_set(std::string_view vm, const VmSettings& settings, bool plan) override;
   Result<> vm_hold(std::string_view vm, std::string_view reason) override;
   Result<> vm_unhold(std::string_view vm) override;
+  Result<Operation> vm_record(std::string_view vm, const RecordRequest& request) override;
+  Result<> vm_record_end(std::string_view vm) override;
   Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<LogPage<Decision>> decisions(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<Explanation> explain(std::string_view vm) override;
@@ -52,6 +54,7 @@ class FakeAgent final : public AgentService {
   void end_operations_as(OperationState state) { operation_end_ = state; }
   AdoptRequest last_adoption() const;
   VmSettings last_settings() const;
+  RecordRequest last_recording() const;
   Caller frozen_by() const;
   bool frozen() const { return frozen_; }
 
@@ -74,6 +77,8 @@ class FakeAgent final : public AgentService {
   unsigned next_operation_ = 1;
   AdoptRequest last_adoption_;
   VmSettings last_settings_;
+  RecordRequest last_recording_;
+  bool recording_ = false;
   std::vector<VmEvent> events_;
   std::vector<Decision> decisions_;
 };

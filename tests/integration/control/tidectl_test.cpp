@@ -230,6 +230,37 @@ TEST_F(Tidectl, ChangingCommandsDoWhatTheySay) {
   expect({"operation", "op-999"}, 1, {"op-999"});
 }
 
+TEST_F(Tidectl, RecordingPassesEverythingOn) {
+  expect({"vm", "record", "web-3", "--stop"}, 1, {"not recorded"});
+  expect({"vm", "record", "web-3", "--file", "/tmp/a b.trace"}, 0, {"record", "web-3", "succeeded"});
+  EXPECT_EQ(agent_.last_recording().file, "/tmp/a b.trace");
+  EXPECT_EQ(agent_.last_recording().duration, 60s);
+  EXPECT_EQ(agent_.last_recording().max_size, Bytes{1ull << 30});
+  expect({"vm", "record", "web-3", "--file", "here.trace", "--duration", "2h", "--max-size", "5MiB", "--no-wait"}, 0,
+         {"running", "op-"});
+  EXPECT_EQ(agent_.last_recording().file, std::filesystem::current_path().string() + "/here.trace");
+  EXPECT_EQ(agent_.last_recording().duration, 2h);
+  EXPECT_EQ(agent_.last_recording().max_size, Bytes{5ull << 20});
+  expect({"vm", "record", "web-3", "--stop"}, 0, {"ends now"});
+  expect({"vm", "record", "web-3", "--file", "/exists"}, 1, {"File exists", "name another one"});
+  expect({"vm", "record", "nobody", "--file", "/x"}, 1, {"nobody"});
+  expect({"vm", "record", "web-3", "--file", "/x", "--duration", "25h"}, 1, {"duration"});
+  expect({"vm", "record", "web-3", "--file", "/x", "--max-size", "1KiB"}, 1, {"max_size", "1MiB"});
+  for (const Words& wrong : std::vector<Words>{{},
+                                               {"--file"},
+                                               {"--file", ""},
+                                               {"--file", "/x", "--stop"},
+                                               {"--file", "/x", "--duration", "soon"},
+                                               {"--file", "/x", "--duration", "60"},
+                                               {"--file", "/x", "--duration", "-1s"},
+                                               {"--file", "/x", "--max-size", "much"},
+                                               {"--file", "/x", "more"}}) {
+    Words words{"vm", "record", "web-3"};
+    words.insert(words.end(), wrong.begin(), wrong.end());
+    expect(words, 2, {"--help"});
+  }
+}
+
 TEST_F(Tidectl, AdoptionPassesEverythingOn) {
   expect({"vm", "adopt", "--pid", "7", "--name", "cache", "--mapping", "7f0000000000-7f0000100000", "--mode", "active",
           "--guarantee", "25%"},
@@ -485,13 +516,13 @@ TEST_F(Tidectl, EveryCommandHasHelpWithAnExample) {
     if (line.starts_with("| `tidectl ")) described.insert(line);
   ASSERT_FALSE(described.empty());
   for (const Words& words :
-       std::vector<Words>{{"doctor"},         {"status"},         {"health"},          {"top"},
-                          {"explain"},        {"decisions"},      {"operation"},       {"vm", "list"},
-                          {"vm", "show"},     {"vm", "adopt"},    {"vm", "release"},   {"vm", "set"},
-                          {"vm", "hold"},     {"vm", "unhold"},   {"vm", "events"},    {"host", "show"},
-                          {"host", "freeze"}, {"host", "thaw"},   {"host", "fits"},    {"host", "evacuate"},
-                          {"pool", "status"}, {"pool", "resize"}, {"config", "check"}, {"config", "show"},
-                          {"config", "diff"}, {"completion"}}) {
+       std::vector<Words>{{"doctor"},           {"status"},         {"health"},         {"top"},
+                          {"explain"},          {"decisions"},      {"operation"},      {"vm", "list"},
+                          {"vm", "show"},       {"vm", "adopt"},    {"vm", "release"},  {"vm", "set"},
+                          {"vm", "hold"},       {"vm", "unhold"},   {"vm", "events"},   {"vm", "record"},
+                          {"host", "show"},     {"host", "freeze"}, {"host", "thaw"},   {"host", "fits"},
+                          {"host", "evacuate"}, {"pool", "status"}, {"pool", "resize"}, {"config", "check"},
+                          {"config", "show"},   {"config", "diff"}, {"completion"}}) {
     Words with = words;
     with.push_back("--help");
     std::string name = "tidectl";

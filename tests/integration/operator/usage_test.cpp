@@ -125,6 +125,8 @@ TEST(Usage, OfTidectl) {
                                  {"vm", "hold"},
                                  {"vm", "unhold"},
                                  {"vm", "events"},
+                                 {"vm", "record", "a"},
+                                 {"vm", "record", "a", "--file", "/x", "--duration", "x"},
                                  {"vm", "events", "a", "--since", "x"},
                                  {"vm", "events", "a", "--since", "-1"},
                                  {"explain"},

@@ -208,6 +208,25 @@ TEST_F(Router, AdoptionNamesItsTargetOnce) {
   EXPECT_EQ(last_.location, "/v1/operations/op-1");
 }
 
+TEST_F(Router, RecordingIsReadWithItsBounds) {
+  for (const char* body :
+       {"", "{}", R"({"file": ""})", R"({"file": "here"})", R"({"file": 1})", R"({"file": "/a\u0000b"})",
+        R"({"file": "/x", "duration": "0s"})", R"({"file": "/x", "duration": "25h"})",
+        R"({"file": "/x", "duration": 60})", R"({"file": "/x", "max_size": 1000})",
+        R"({"file": "/x", "max_size": "65GiB"})", R"({"file": "/x", "maxsize": 1})"})
+    EXPECT_EQ(ask("POST", "/v1/vms/web-3/recording", body).status, 400u) << body;
+  EXPECT_EQ(ask("POST", "/v1/vms/web-3/recording", R"({"file": "/x", "duration": "24h", "max_size": "2MiB"})").status,
+            202u);
+  EXPECT_EQ(last_.location, "/v1/operations/op-1");
+  EXPECT_EQ(document().at("kind").as_string(), "record");
+  EXPECT_EQ(agent_.last_recording().duration, std::chrono::hours(24));
+  EXPECT_EQ(agent_.last_recording().max_size, 2_MiB);
+  EXPECT_EQ(ask("DELETE", "/v1/vms/web-3/recording").status, 200u);
+  EXPECT_EQ(ask("DELETE", "/v1/vms/web-3/recording").status, 400u);
+  EXPECT_EQ(ask("POST", "/v1/vms/nobody/recording", R"({"file": "/x"})").status, 404u);
+  EXPECT_EQ(ask("POST", "/v1/vms/web-3/recording", R"({"file": "/exists"})").status, 409u);
+}
+
 TEST_F(Router, RefusedAdoptionCarriesItsFindings) {
   EXPECT_EQ(ask("POST", "/v1/vms", R"({"pid": 13})").status, 422u);
   const json::value error = document().at("error");
