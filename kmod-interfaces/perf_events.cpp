@@ -153,8 +153,8 @@ Result<> describe_event(const std::string& pmu, const std::string& text, PerfSou
 }  // namespace
 
 std::uint64_t PerfLayout::sample_type() const {
-  return PERF_SAMPLE_TID | PERF_SAMPLE_TIME | PERF_SAMPLE_ADDR |
-         (weight ? std::uint64_t{PERF_SAMPLE_WEIGHT} : 0) | (data_source ? std::uint64_t{PERF_SAMPLE_DATA_SRC} : 0);
+  return PERF_SAMPLE_TID | PERF_SAMPLE_TIME | PERF_SAMPLE_ADDR | (weight ? std::uint64_t{PERF_SAMPLE_WEIGHT} : 0) |
+         (data_source ? std::uint64_t{PERF_SAMPLE_DATA_SRC} : 0);
 }
 
 std::size_t PerfLayout::sample_size() const {
@@ -273,9 +273,10 @@ Result<PerfThreads::Event> PerfThreads::open_event(const PerfSource& source, std
   Event event;
   event.fd = UniqueFd{open_perf_event(source, period, tid)};
   if (!event.fd.valid()) return errno_failure("watch by perf events", "thread " + std::to_string(tid), kPermission);
-  // Writable: the kernel overwrites nothing that was not read, and says how much did not fit. The first page is control.
-  auto ring = Mapping::of_file(event.fd.get(), kPerfRing + Bytes{kPageSize}, Bytes{}, PROT_READ | PROT_WRITE,
-                               MAP_SHARED);
+  // Writable: the kernel overwrites nothing that was not read, and says how much did not fit. The first page is
+  // control.
+  auto ring =
+      Mapping::of_file(event.fd.get(), kPerfRing + Bytes{kPageSize}, Bytes{}, PROT_READ | PROT_WRITE, MAP_SHARED);
   if (!ring) return Failure{ring.error()};
   event.ring = std::move(*ring);
   return event;

@@ -32,8 +32,8 @@ struct PerfLayout {
   bool weight = false;
   bool data_source = false;
 
-  std::uint64_t sample_type() const;        // PERF_SAMPLE_*: TID, TIME, ADDR and these
-  std::size_t sample_size() const;          // bytes of its record, the header included
+  std::uint64_t sample_type() const;  // PERF_SAMPLE_*: TID, TIME, ADDR and these
+  std::size_t sample_size() const;    // bytes of its record, the header included
 };
 
 struct PerfSample {
@@ -82,7 +82,7 @@ Result<PerfSource> ibs_source(const KernelRoots& roots);
 PerfSource page_fault_source();
 
 struct PerfProbe {
-  std::optional<PerfSource> source;   // the best that can be opened
+  std::optional<PerfSource> source;  // the best that can be opened
   std::vector<std::string> why_not;  // of those that would be better, one line each
 };
 

@@ -172,16 +172,14 @@ void PerfTracker::refresh() {
 
 Result<> PerfTracker::refresh_one(Watched& watched, std::size_t most) {
   if (watched.threads) return watched.threads->refresh(most);
-  auto threads =
-      kernel::PerfThreads::open(roots_, *probe_.source, watched.seen_from().process, period_->value(), most);
+  auto threads = kernel::PerfThreads::open(roots_, *probe_.source, watched.seen_from().process, period_->value(), most);
   if (!threads) return Failure{threads.error()};
   watched.threads.emplace(std::move(*threads));
   watched.since = clock_.now();
   return {};
 }
 
-void PerfTracker::report(const Watched& watched, const kernel::PerfRecords& records, MonoTime until,
-                         SampleSink& sink) {
+void PerfTracker::report(const Watched& watched, const kernel::PerfRecords& records, MonoTime until, SampleSink& sink) {
   std::vector<std::pair<std::uint32_t, std::uint64_t>> hits;  // object and page
   for (const kernel::PerfSample& found : records.samples) {
     const TrackedSegment* segment = found.time < watched.since ? nullptr : watched.seen_from().at(found.address);

@@ -16,7 +16,7 @@
 namespace tidepool::telemetry {
 
 struct PerfConfig {
-  std::size_t most_threads = 512;  // with an event and a ring each, of all processes together
+  std::size_t most_threads = 512;                 // with an event and a ring each, of all processes together
   Nanoseconds refresh = std::chrono::seconds(5);  // how often new threads are looked for
   // What a sample costs the watched thread, and then us.
   Nanoseconds cost_per_sample = std::chrono::microseconds(2);
@@ -77,8 +77,8 @@ class PerfTracker final : public Tracker {
   std::string why_not_;
   std::optional<PerfPeriod> period_;
   std::vector<Watched> watched_;
-  MonoTime refreshed_{};  // zero: threads must be looked for now
-  MonoTime steered_{};    // zero: not counted yet
+  MonoTime refreshed_{};         // zero: threads must be looked for now
+  MonoTime steered_{};           // zero: not counted yet
   unsigned failures_ = 0;        // to open events, in a row
   unsigned contradictions_ = 0;  // of rings, in rounds in a row
   std::uint64_t samples_ = 0;

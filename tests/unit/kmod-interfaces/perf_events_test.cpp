@@ -251,7 +251,9 @@ TEST(PerfSources, SayWhyThereIsNone) {
   // The machine whose tree this is not: whatever it has, the page faults come last and need no file.
   const PerfProbe probe = probe_perf(tree.roots());
   EXPECT_GE(probe.why_not.size(), 2u);
-  if (probe.source) { EXPECT_EQ(probe.source->means, PerfMeans::kPageFaults); }
+  if (probe.source) {
+    EXPECT_EQ(probe.source->means, PerfMeans::kPageFaults);
+  }
 }
 
 TEST(PerfSources, CountOperationsWhereIbsCan) {
