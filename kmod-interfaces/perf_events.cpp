@@ -102,7 +102,7 @@ int open_perf_event(const PerfSource& source, std::uint64_t period, pid_t tid) {
   attributes.config1 = source.config1;
   attributes.sample_period = period;
   attributes.sample_type = source.layout.sample_type();
-  attributes.precise_ip = source.precision;
+  attributes.precise_ip = source.precision & 3;
   attributes.exclude_kernel = source.exclude_kernel;
   attributes.use_clockid = 1;
   attributes.clockid = CLOCK_MONOTONIC;

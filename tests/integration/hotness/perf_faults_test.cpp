@@ -94,9 +94,9 @@ class PerfFaults : public testing::Test {
 };
 
 TEST_F(PerfFaults, NameThePagesThatAChildTouchesFirst) {
-  for (const std::uint8_t page : {9, 2, 31}) order(page);
+  for (const std::uint8_t page : std::to_array<std::uint8_t>({9, 2, 31})) order(page);
   EXPECT_EQ(round(), (std::vector<std::uint64_t>{2, 9, 31}));
-  for (const std::uint8_t page : {9, 2, 32}) order(page);
+  for (const std::uint8_t page : std::to_array<std::uint8_t>({9, 2, 32})) order(page);
   EXPECT_EQ(round(), std::vector<std::uint64_t>{32});
 }
 

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <linux/perf_event.h>
 
-#include <bit>
+#include <array>
 #include <cstring>
 #include <random>
 
@@ -154,7 +154,7 @@ TEST(PerfRecords, ThatAreCutShortEndTheReading) {
 }
 
 TEST(PerfRecords, OfImpossibleSizesEndTheReading) {
-  for (const std::uint16_t size : {0, 1, 7, 12, 4096, 65535}) {
+  for (const std::uint16_t size : std::to_array<std::uint16_t>({0, 1, 7, 12, 4096, 65535})) {
     Ring ring(4096);
     perf_event_header header{};
     header.type = PERF_RECORD_SAMPLE;

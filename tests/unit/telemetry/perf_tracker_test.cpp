@@ -107,9 +107,9 @@ TEST_F(PerfTrackerTest, NamesPagesOfObjectsWithTheirFirstTouches) {
   tracker_->set_memory(list());
   tracker_->set_cpu_share(1);
   EXPECT_TRUE(pages_seen().empty());
-  for (const std::size_t page : {3, 40, 5}) touch(page);
+  for (const std::size_t page : {3u, 40u, 5u}) touch(page);
   EXPECT_EQ(pages_seen(), (std::vector<std::uint64_t>{1003, 1005, 1040}));
-  for (const std::size_t page : {3, 40, 5}) touch(page);  // they are present now
+  for (const std::size_t page : {3u, 40u, 5u}) touch(page);  // they are present now
   EXPECT_TRUE(pages_seen().empty());
   EXPECT_EQ(tracker_->info().samples, 3u);
 }
