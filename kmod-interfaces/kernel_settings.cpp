@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "kmod-interfaces/kernel_features.h"
+#include "kmod-interfaces/perf_events.h"
 #include "kmod-interfaces/proc_text.h"
 
 namespace tidepool::kernel {
@@ -56,13 +57,9 @@ DamonFeatures read_damon(const KernelRoots& roots) {
 }
 
 HardwareSampling read_sampling(const KernelRoots& roots) {
-  const std::string sources = roots.sys + "/bus/event_source/devices/";
   HardwareSampling sampling;
-  for (const char* cpu : {"cpu", "cpu_core"})
-    sampling.intel_pebs = sampling.intel_pebs || read_number(sources + cpu + "/caps/max_precise").value_or(0) > 0;
-  sampling.amd_ibs = exists(sources + "ibs_op");
-  // AMD offers "precise" events of its core counters by way of IBS.
-  if (sampling.amd_ibs) sampling.intel_pebs = false;
+  sampling.intel_pebs = pebs_source(roots).has_value();
+  sampling.amd_ibs = ibs_source(roots).has_value();
   return sampling;
 }
 

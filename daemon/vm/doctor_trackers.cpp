@@ -102,16 +102,17 @@ DoctorRow perf(const KernelFeatures& features) {
   }
   if (features.sampling.intel_pebs)
     return {Verdict::kOk, "tracker:perf",
-            "page faults, and memory accesses by PEBS, are offered, and not used by this version; blind to what is not "
-            "sampled",
+            "loads that the processor samples (PEBS), if the kernel opens them; blind to writes, to KVM guests and to "
+            "what is not sampled",
             ""};
   if (features.sampling.amd_ibs)
     return {Verdict::kOk, "tracker:perf",
-            "page faults, and memory accesses by IBS, are offered, and not used by this version; blind to what is not "
-            "sampled",
+            "loads and stores that the processor samples (IBS), if the kernel opens them; blind to KVM guests and to "
+            "what is not sampled",
             ""};
   return {Verdict::kWarn, "tracker:perf",
-          "page faults only; no access sampling by hardware (PEBS, IBS), as usual in a VM; not used by this version",
+          "page faults only, which say nothing of memory that is present; no access sampling by hardware (PEBS, IBS), "
+          "as usual in a VM",
           ""};
 }
 

@@ -10,8 +10,9 @@
 namespace tidepool::telemetry {
 
 // What costs nothing first; then what sees reads and writes of all memory without disturbing it, the most exact first;
-// then what causes faults. Making them changes nothing and starts nothing; each says whether it can be used here. `cpu`
-// is the CPU time of the thread that will use them; both clocks must outlive them.
+// then what causes faults; last what gives events only, which never say that memory is idle. Making them changes
+// nothing and starts nothing; each says whether it can be used here. `cpu` is the CPU time of the thread that will use
+// them; both clocks must outlive them.
 std::vector<std::unique_ptr<Tracker>> trackers_by_preference(const kernel::KernelRoots& roots, const Clock& clock,
                                                              const Clock& cpu);
 
