@@ -106,6 +106,7 @@ void Replay::leave() {
     ReplayedRegion* region = find(id.object, id.region);
     if (region == nullptr) continue;
     sum_.demoted += region->pages - region->far;
+    engine_.ended(vm_, id, region->pages - region->far);
     region->far = region->pages;
     region->due = 0;
   }
@@ -238,13 +239,15 @@ void Replay::round(const TraceRound& seen) {
   faults_now_ = 0;
   samples_.clear();
   leave();
+  const std::uint64_t far_at_first = far_pages();
   for (const AccessSample& sample : seen.samples) see(sample);
   if (passed > 0) {
     const double waited = static_cast<double>(faults_now_) * spec_.fault_cost / passed / spec_.threads;
     stall_ += (waited - stall_) * (1 - std::exp(-passed / kStallAveraged));
     sum_.stall += waited * passed;
-    sum_.resident +=
-        passed * (1 - static_cast<double>(far_pages()) / static_cast<double>(std::max<std::uint64_t>(1, sum_.pages)));
+    // What left comes home in the course of the round.
+    const double far = static_cast<double>(far_at_first + far_pages()) / 2;
+    sum_.resident += passed * (1 - far / static_cast<double>(std::max<std::uint64_t>(1, sum_.pages)));
     sum_.seconds += passed;
   }
   sum_.faults += faults_now_;

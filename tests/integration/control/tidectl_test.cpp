@@ -554,7 +554,7 @@ std::string bash_completes(const std::string& script, const std::string& words, 
 TEST_F(Tidectl, BashCompletesCommandsOptionsAndVms) {
   const std::string script = folder_.path() + "/completion.bash";
   std::ofstream(script) << run({"completion", "bash"}).out;
-  EXPECT_EQ(bash_completes(script, "tidectl vm re", 2), "release\n");
+  EXPECT_EQ(bash_completes(script, "tidectl vm re", 2), "release record\n");
   EXPECT_EQ(bash_completes(script, "tidectl -o json vm set --g", 5), "--guarantee\n");
   EXPECT_EQ(bash_completes(script, "tidectl completion f", 2), "fish\n");
   const std::string reach = "PATH=" + folder_.path() + ":$PATH TIDEPOOL_SOCKET=" + options_.socket;

@@ -40,7 +40,9 @@ UniqueFd trace_of(std::uint32_t hot, unsigned rounds, bool finished = true) {
     }
     EXPECT_TRUE(writer->round(MonoTime{seconds(1000 + r)}, samples).value_or(false));
   }
-  if (finished) EXPECT_TRUE(writer->finish());
+  if (finished) {
+    EXPECT_TRUE(writer->finish());
+  }
   ::lseek(file.get(), 0, SEEK_SET);
   return file;
 }
