@@ -143,7 +143,7 @@ Result<> describe_event(const std::string& pmu, const std::string& text, PerfSou
     }
     // A name is a file in sysfs: no way out of its folder.
     const bool plain = !name.empty() && name.find('/') == std::string::npos && name[0] != '.';
-    const auto format = plain ? read_value(pmu + "/format/" + name) : std::nullopt;
+    const auto format = plain ? read_value(std::string(pmu).append("/format/").append(name)) : std::nullopt;
     if (terms >= kMostEventTerms || !value || !format || !place(*format, *value, source))
       return unsupported("understand the event", pmu + ": " + printable(text));
   }
@@ -158,7 +158,7 @@ std::uint64_t PerfLayout::sample_type() const {
 }
 
 std::size_t PerfLayout::sample_size() const {
-  return sizeof(perf_event_header) + 8 * (3u + (weight ? 1u : 0u) + (data_source ? 1u : 0u));
+  return sizeof(perf_event_header) + sizeof(std::uint64_t) * (3u + (weight ? 1u : 0u) + (data_source ? 1u : 0u));
 }
 
 void read_perf_records(std::span<const std::byte> ring, std::uint64_t tail, std::uint64_t head,

@@ -83,8 +83,8 @@ class PerfFaults : public testing::Test {
     return pages;
   }
 
-  const SystemClock clock_;
-  const ThreadCpuClock cpu_;
+  const SystemClock clock_{};
+  const ThreadCpuClock cpu_{};
   // What the processor may sample besides is left out; every round looks for new threads.
   PerfTracker tracker_{{.refresh = Nanoseconds{0}}, kernel::KernelRoots{.sys = "/nowhere"}, clock_, cpu_};
   Mapping memory_;

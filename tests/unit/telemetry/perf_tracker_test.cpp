@@ -96,8 +96,8 @@ class PerfTrackerTest : public testing::Test {
     return pages;
   }
 
-  const SystemClock clock_;
-  const ThreadCpuClock cpu_;
+  const SystemClock clock_{};
+  const ThreadCpuClock cpu_{};
   std::optional<PerfTracker> tracker_;
   Mapping memory_;
   TrackedMemory view_;
