@@ -62,7 +62,7 @@ struct AccessRecorder::Recording {
   RecordRequest request;
   MonoTime began{};
   // Of its own thread.
-  telemetry::TraceWriter writer;
+  std::optional<telemetry::TraceWriter> writer;  // until it has ended
   Operations::Handle handle;
   std::thread thread;
   std::atomic<bool> ended{false};
@@ -186,7 +186,7 @@ Result<bool> AccessRecorder::write_waiting(Recording& recording) {
     recording.samples_waiting = 0;
   }
   for (const telemetry::TraceRound& round : rounds) {
-    const auto room = recording.writer.round(round.at, round.samples);
+    const auto room = recording.writer->round(round.at, round.samples);
     if (!room || !*room) return room;
   }
   return true;
@@ -196,8 +196,8 @@ void AccessRecorder::tell_progress(Recording& recording) const {
   const double passed = std::chrono::duration<double>(context_.clock.now() - recording.began).count();
   const double wanted = std::chrono::duration<double>(recording.request.duration).count();
   recording.handle.update([&](Operation& operation) {
-    operation.step = std::to_string(recording.writer.totals().samples) + " samples in " + recording.request.file;
-    operation.done = recording.writer.written();
+    operation.step = std::to_string(recording.writer->totals().samples) + " samples in " + recording.request.file;
+    operation.done = recording.writer->written();
     operation.total = recording.request.max_size;
     operation.progress = std::clamp(passed / wanted, 0.0, 1.0);
   });
@@ -220,7 +220,7 @@ void AccessRecorder::run(Recording& recording) {
       why = "the VM is gone";
     } else if (context_.clock.now() >= deadline) {
       why = "the time is over";
-    } else if (auto described = recording.writer.describe(traced_objects(*vm->memory)); !described) {
+    } else if (auto described = recording.writer->describe(traced_objects(*vm->memory)); !described) {
       result = described;
     }
     if (result) {
@@ -235,15 +235,16 @@ void AccessRecorder::run(Recording& recording) {
     const std::lock_guard lock(recording.mutex);
     lost = recording.lost;
   }
-  if (result) result = recording.writer.finish(lost);
+  if (result) result = recording.writer->finish(lost);
   tell_progress(recording);
-  const telemetry::TraceTotals& totals = recording.writer.totals();
+  const telemetry::TraceTotals& totals = recording.writer->totals();
   std::string text = result ? why : result.error().message();
   text += "; " + std::to_string(totals.samples) + " samples";
   if (totals.lost != 0) text += ", " + std::to_string(totals.lost) + " lost";
-  text += ", " + short_text(recording.writer.written()) + " in " + recording.request.file;
+  text += ", " + short_text(recording.writer->written()) + " in " + recording.request.file;
   spdlog::info("msg=\"recording ended\" vm={} how={}", recording.vm, in_quotes(text));
   context_.event(recording.vm, "recording", std::move(text));
+  recording.writer.reset();  // the account of it may be kept for long, the file is not
   recording.ended = true;
   recording.handle.end(result);
 }
