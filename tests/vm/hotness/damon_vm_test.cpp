@@ -28,7 +28,7 @@ TEST_F(DamonVm, FindsAHotSet) {
   WatchedLoad load({"--size", "256MiB", "--memory", "shared", "--pattern", "phase-shift", "--hot", "0.2", "--phase",
                     "1000", "--rate", "12000", "--verify", "header"});
   DamonTracker tracker({}, roots_, clock_);
-  const WatchRequest request{.duration = std::chrono::seconds(20), .cpu_share = 0.1, .enough_samples = 30};
+  const WatchRequest request{.duration = std::chrono::seconds(20), .cpu_share = 0.1, .enough_samples = 100};
   const auto result = load.watch(tracker, "hot fifth, shared", request);
   EXPECT_TRUE(result.info.usable) << result.info.why_not;
   EXPECT_EQ(result.info.self_checks_failed, 0u);
