@@ -190,14 +190,17 @@ TEST_F(DropRingTest, BreaksRatherThanBelieveForgedCompletions) {
     ASSERT_EQ(reap(*ring, 1).size(), 1U);
     ASSERT_EQ(ring->submit(pages_of(memory_, 1, 1), 2), 0);
     ASSERT_EQ(reap(*ring, 1).size(), 1U);
+    const std::atomic_ref<std::uint32_t> tail(*reinterpret_cast<std::uint32_t*>(rings->data() + geometry_.cq_off.tail));
+    const std::uint32_t before = tail;
     ASSERT_EQ(ring->submit(pages_of(memory_, 2, 1), 3), 0);
+    // The kernel has said its own first: it would overwrite what is forged.
+    while (tail == before) std::this_thread::yield();
     // A tail far ahead announces entries that hold stale or made-up completions.
     io_uring_cqe forged{};
     forged.user_data = forged_user_data;
     for (std::uint32_t i = 0; i < geometry_.cq_entries; ++i)
       std::memcpy(rings->data() + geometry_.cq_off.cqes + i * sizeof forged, &forged, sizeof forged);
-    std::atomic_ref<std::uint32_t>(*reinterpret_cast<std::uint32_t*>(rings->data() + geometry_.cq_off.tail))
-        .store(0xfffffff0U);
+    tail.store(0xfffffff0U);
     std::array<DropRing::Completion, 64> out{};
     EXPECT_LE(ring->reap(out), 1U);
     EXPECT_TRUE(ring->broken());
