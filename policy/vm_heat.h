@@ -172,6 +172,9 @@ class VmHeat {
   void used(RegionHeat& region, float pages);
   void came_back(RegionHeat& region, std::uint16_t pages);
   void settle(RegionHeat& region);
+  // Of a region whose move is under way: it is over, and `then` has the last word on it.
+  template <class Then>
+  void settle_move(RegionId id, Then&& then);
   void note_fruitless(RegionHeat& region);
 
   void take_news(Object& object, const RegionNews& news);

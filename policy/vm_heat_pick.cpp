@@ -150,28 +150,30 @@ void VmHeat::note_restore(const Candidate& candidate) {
   refile(*object, candidate.id.region, before);
 }
 
-void VmHeat::forget_move(RegionId id) {
+template <class Then>
+void VmHeat::settle_move(RegionId id, Then&& then) {
   Object* object = find(id.object);
   if (object == nullptr || id.region >= object->regions.size()) return;
   RegionHeat& region = object->regions[id.region];
   if (!region.has(RegionHeat::kPending)) return;
   const Entry before = filed(*object, id.region);
   settle(region);
-  if (region.has(RegionHeat::kCanary)) canaries_ -= std::min<std::uint64_t>(canaries_, region.moved);
-  region.set(RegionHeat::kCanary, false);
-  region.demoted_at = 0;
+  then(region);
   refile(*object, id.region, before);
 }
 
+void VmHeat::forget_move(RegionId id) {
+  settle_move(id, [&](RegionHeat& region) {
+    if (region.has(RegionHeat::kCanary)) canaries_ -= std::min<std::uint64_t>(canaries_, region.moved);
+    region.set(RegionHeat::kCanary, false);
+    region.demoted_at = 0;
+  });
+}
+
 void VmHeat::end_move(RegionId id, std::uint32_t pages) {
-  Object* object = find(id.object);
-  if (object == nullptr || id.region >= object->regions.size()) return;
-  RegionHeat& region = object->regions[id.region];
-  if (!region.has(RegionHeat::kPending)) return;
-  const Entry before = filed(*object, id.region);
-  settle(region);
-  if (pages == 0) note_fruitless(region);
-  refile(*object, id.region, before);
+  settle_move(id, [&](RegionHeat& region) {
+    if (pages == 0) note_fruitless(region);
+  });
 }
 
 float VmHeat::rate_at(std::uint32_t id, std::uint32_t region) const {
