@@ -27,8 +27,9 @@ std::optional<AdviceCall> parse_advice_call(std::string_view line) {
   const auto start = next_argument(line);
   const auto length = next_argument(line);
   const auto advice = next_argument(line);
-  if (!start || !length || !advice || *length > ~0ull - *start) return std::nullopt;
-  return AdviceCall{{*start, *start + *length}, static_cast<int>(*advice)};
+  if (!start || !length || !advice || *length > ~0ull - kPageSize - *start) return std::nullopt;
+  const std::uint64_t whole_pages = (*length + kPageSize - 1) & ~(kPageSize - 1);
+  return AdviceCall{{*start, *start + whole_pages}, static_cast<int>(*advice)};
 }
 
 std::vector<AddressRange> parse_vacated(std::string_view line) {
@@ -63,7 +64,6 @@ Result<AdviceCalls> read_advice_calls(pid_t pid) {
     const ssize_t got = file.valid() ? ::read(file.get(), text.data(), text.size()) : -1;
     if (got <= 0) continue;  // it has ended
     const std::string_view line(text.data(), static_cast<std::size_t>(got));
-    if (line.starts_with("running")) found.running = true;
     if (const auto call = parse_advice_call(line)) found.calls.push_back(*call);
     for (const AddressRange& range : parse_vacated(line)) found.vacates.push_back(range);
   }

@@ -20,14 +20,13 @@ namespace tidepool::kernel {
 inline constexpr std::size_t kMaxAdvisingThreads = 4096;
 
 struct AdviceCall {
-  AddressRange range;
-  int advice = 0;  // MADV_*
+  AddressRange range;  // whole pages: the kernel rounds the length up
+  int advice = 0;      // MADV_*
 };
 
 struct AdviceCalls {
   std::vector<AdviceCall> calls;      // of threads that sleep in madvise
   std::vector<AddressRange> vacates;  // what threads take away from where it is: munmap, mremap, brk, mmap over it
-  bool running = false;               // a thread was running, so the kernel did not say what it does
 };
 
 // By /proc/PID/task/*/syscall (needs the permission to trace it). Only the first kMaxAdvisingThreads threads are looked

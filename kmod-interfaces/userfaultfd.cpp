@@ -1,6 +1,7 @@
 #include "kmod-interfaces/userfaultfd.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -117,10 +118,12 @@ InstallOutcome Userfaultfd::map_cached(std::uint64_t address, std::uint64_t leng
   return outcome_of(returned, request.mapped, length);
 }
 
-int Userfaultfd::write_protect(AddressRange range, bool protect) const {
+int Userfaultfd::write_protect(AddressRange range, bool protect, Waiters waiters) const {
   uffdio_writeprotect request{};
   request.range = {range.start, range.size()};
-  request.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0;
+  request.mode = protect                      ? UFFDIO_WRITEPROTECT_MODE_WP
+                 : waiters == Waiters::kLeave ? UFFDIO_WRITEPROTECT_MODE_DONTWAKE
+                                              : 0;
   // A signal or a concurrent change of the address space interrupts a long range; it is idempotent, so start again, but
   // not forever.
   for (int attempt = 0; attempt < 64; ++attempt) {
@@ -147,6 +150,11 @@ int try_impossible_copy(const Userfaultfd& userfaultfd) {
 
 bool Userfaultfd::address_space_alive() const {
   return try_impossible_copy(*this) != ESRCH;
+}
+
+bool Userfaultfd::has_message() const {
+  pollfd waits{fd_.get(), POLLIN, 0};
+  return ::poll(&waits, 1, 0) > 0;
 }
 
 bool Userfaultfd::is_changing() const {

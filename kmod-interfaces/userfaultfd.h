@@ -53,11 +53,15 @@ class Userfaultfd {
   // Maps pages that the file already holds (shared memory, MINOR faults). Without write_protect an earlier protection
   // is gone.
   InstallOutcome map_cached(std::uint64_t address, std::uint64_t length, bool write_protect) const;
-  // 0 or errno. Protecting skips pages that are not present; unprotecting wakes waiters.
-  int write_protect(AddressRange range, bool protect) const;
+  // 0 or errno. Protecting skips pages that are not present; unprotecting wakes waiters, or leaves them to whoever
+  // reads their events: a fault that vanishes unread would break the order in which messages are read (kLeave).
+  enum class Waiters { kWake, kLeave };
+  int write_protect(AddressRange range, bool protect, Waiters waiters = Waiters::kWake) const;
   int wake(AddressRange range) const;
   // False when the address space is gone (the process exited or replaced itself by exec).
   bool address_space_alive() const;
+  // True when read_events would have something to say: a message, or an error.
+  bool has_message() const;
   // True while an event other than a fault has not been read, or has been but its cause goes on.
   bool is_changing() const;
 

@@ -70,28 +70,25 @@ void FaultService::unmap(const std::shared_ptr<PagedVm>& of, AddressSpace& space
 }
 
 // On private memory every advice gives back. On shared memory MADV_REMOVE does, MADV_DONTNEED does not, and the kernel
-// announces both alike. A cause that nobody saw gives nothing back: content that returns is a lesser evil than content
-// that is lost.
+// announces both alike. When both are under way the order does not matter: in the end the content is gone. A cause that
+// nobody saw (a call through the process's own io_uring) gives nothing back: content that returns is a lesser evil than
+// content that is lost.
 FaultService::Removal FaultService::removal_of(SpaceState& state, AddressRange range) {
   if (state.vm->shared_remove_discards) return Removal::kGivenBack;
   if (!state.asks_for_advice()) return Removal::kKeptInFile;
-  const auto covers = [&](const kernel::AdviceCall& call) {
-    return call.range.start <= range.start && range.end <= call.range.end;
-  };
-  auto call = std::ranges::find_if(state.advice.calls, covers);
-  if (call == state.advice.calls.end()) {
-    if (auto late = kernel::read_advice_calls(state.space->pid)) state.advice = std::move(*late);
-    call = std::ranges::find_if(state.advice.calls, covers);
+  bool explained = false;
+  for (const kernel::AdviceCall& call : state.advice.calls) {
+    if (call.range.start > range.start || range.end > call.range.end) continue;
+    if (call.advice == MADV_REMOVE) return Removal::kGivenBack;
+    explained = true;
   }
-  if (call == state.advice.calls.end()) {
-    state.vm->counters.removals_unexplained.fetch_add(1, std::memory_order_relaxed);
-    return Removal::kKeptInFile;
-  }
-  return call->advice == MADV_REMOVE ? Removal::kGivenBack : Removal::kKeptInFile;
+  if (!explained) state.vm->counters.removals_unexplained.fetch_add(1, std::memory_order_relaxed);
+  return Removal::kKeptInFile;
 }
 
 void FaultService::discard(PagedVm& vm, AddressSpace& space, AddressRange range, Removal removal) {
   const bool unmapped = removal == Removal::kUnmapped;
+  if (!unmapped) vm.given_back = clock_.now();
   for (const Segment& segment : space.own_segments().all()) {
     if (!segment.addresses.overlaps(range)) continue;
     // Unmapping shared memory in one process takes nothing from the others.

@@ -142,8 +142,10 @@ bool DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {
       int error = EAGAIN;
       for (int attempt = 0; attempt < kProtectAttempts && error == EAGAIN; ++attempt) {
         if (attempt > 0) std::this_thread::sleep_for(kProtectPause);
-        error = space->userfaultfd.write_protect(
-            {segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})}, on);
+        // Whoever waits on the protection is answered by the fault loop, which finds the page resident.
+        error =
+            space->userfaultfd.write_protect({segment.address_of(PageIndex{from}), segment.address_of(PageIndex{to})},
+                                             on, kernel::Userfaultfd::Waiters::kLeave);
       }
       // A process that is gone can write to nothing. But where a part of the range is not registered (ENOENT),
       // something else may be mapped there by now, which nobody protects and which is nobody's to drop.

@@ -22,7 +22,6 @@ constexpr std::size_t kReadyPerPass = 64;
 // How often a space is read before the others get their turn: the next fault of a busy one is often there already, and
 // asking which spaces are ready costs as much as asking this one.
 constexpr int kReadsPerTurn = 16;
-constexpr int kAdviceLooks = 3;
 constexpr auto kLivenessInterval = std::chrono::seconds(1);
 constexpr auto kDrainTime = std::chrono::seconds(1);
 constexpr auto kRetryInterval = std::chrono::milliseconds(1);
@@ -218,11 +217,12 @@ class Loop final : public FaultLoop {
     for (auto& task : tasks) task();
   }
 
-  // True when faults were served.
+  // True when faults were served. Something is waiting in it: epoll said so.
   bool serve_space(AddressSpace* key, MonoTime now) {
-    int reads = 0;
-    while (reads < kReadsPerTurn && read_space(key, reads == 0 ? now : clock_.now())) ++reads;
-    return reads > 0;
+    if (!read_space(key, now)) return false;
+    for (int reads = 1; reads < kReadsPerTurn && read_space(key, clock_.now()); ++reads) {
+    }
+    return true;
   }
 
   bool read_space(AddressSpace* key, MonoTime now) {
@@ -234,14 +234,16 @@ class Loop final : public FaultLoop {
     SpaceState& state = *found->second.state;
     const bool gated = vm->has_shared_memory() || space->ring != nullptr;
     if (gated && !vm->event_gate.try_close()) return false;
-    look_at_calls(state);
+    const bool one_by_one = state.asks_for_advice() || state.guards_drops();
+    if (one_by_one && !look_at_calls(state)) {
+      if (gated) vm->event_gate.open();
+      return false;
+    }
     if (must_hold(found->second, now)) {
       vm->event_gate.open();
       return false;
     }
     std::array<uffd_msg, kEventsPerRead> messages;
-    // Where causes matter, one message at a time: the thread that caused the next event still sleeps in its call.
-    const bool one_by_one = state.asks_for_advice() || state.guards_drops();
     const int count = space->userfaultfd.read_events(std::span(messages).first(one_by_one ? 1 : messages.size()));
     std::vector<std::shared_ptr<AddressSpace>> children;
     if (count > 0) children = service_.serve_changes(state, std::span(messages).first(static_cast<std::size_t>(count)));
@@ -279,16 +281,17 @@ class Loop final : public FaultLoop {
     return true;
   }
 
-  // What the process's threads are at, when an event is waiting and it matters.
-  static void look_at_calls(SpaceState& state) {
+  // Where causes matter: what the process's threads are at, before one message is read; false when none waits.
+  // The kernel hands out faults first, and events in their order (fs/userfaultfd.c: userfaultfd_ctx_read). So what is
+  // read is a fault, or an event that was there before we looked, whose thread showed the call it sleeps in: it queues
+  // its event and goes to sleep under one lock. A second message might be of a thread that we have not seen. (Nobody
+  // else wakes faults that are not read: see Userfaultfd::Waiters.)
+  static bool look_at_calls(SpaceState& state) {
     state.advice = {};
-    if (!state.asks_for_advice() && !state.guards_drops()) return;
-    const int looks = state.asks_for_advice() ? kAdviceLooks : 1;
-    for (int look = 0; look < looks && state.space->userfaultfd.is_changing(); ++look) {
-      if (auto advice = kernel::read_advice_calls(state.space->pid)) state.advice = std::move(*advice);
-      // One that runs may be on its way into its sleep.
-      if (!state.advice.calls.empty() || !state.advice.vacates.empty() || !state.advice.running) break;
-    }
+    if (!state.space->userfaultfd.has_message()) return false;
+    if (!state.space->userfaultfd.is_changing()) return true;
+    if (auto advice = kernel::read_advice_calls(state.space->pid)) state.advice = std::move(*advice);
+    return true;
   }
 
   // The kernel could not make the descriptor of a forked child (EMFILE, ENOMEM): the event stays queued and the parent

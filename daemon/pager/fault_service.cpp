@@ -10,6 +10,7 @@ namespace {
 constexpr std::size_t kFetchOps = 64;
 constexpr std::size_t kMaxPrefetches = 64;
 constexpr std::size_t kMaxReleases = 1024;  // handed to the store at once
+constexpr Nanoseconds kLongestDiscard = std::chrono::seconds(10);
 constexpr std::size_t kUsualWaiting = 256;  // faults waiting at once, without an allocation
 
 bool is_write_protect(std::uint64_t flags) {
@@ -136,8 +137,8 @@ void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::ui
     }
     PageEntry held = PageEntry::plain(PageState::kResident).with_held();
     if (entry.incompressible() && !is_write_protect(flags)) held = held.with_incompressible();
-    if (entry.state() == PageState::kExcluded) {
-      held = entry;
+    if (entry.state() == PageState::kExcluded || entry.state() == PageState::kReleased) {
+      held = entry;  // no demotion freezes these
     } else if (!entry.held() && !object.map->exchange(page, entry, held)) {
       continue;  // a demotion moved it meanwhile: look again
     }
@@ -152,7 +153,8 @@ void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::ui
 void FaultService::serve_resident(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
                                   const WaitingFault& fault) {
   PagerCounters& counters = state.vm->counters;
-  if (postpones(fault, answer_resident(state, segment, fault))) return;  // stays held
+  const Answer answer = answer_resident(state, segment, fault);
+  if (postpones(fault, answer)) return;  // stays held
   PageMap& map = *segment.object->map;
   if (is_write_protect(fault.flags)) {
     counters.faults_write.fetch_add(1, std::memory_order_relaxed);
@@ -166,25 +168,37 @@ void FaultService::serve_resident(SpaceState& state, const Segment& segment, Pag
   counters.stall_ns.fetch_add(static_cast<std::uint64_t>((clock_.now() - fault.since).count()),
                               std::memory_order_relaxed);
   if (entry.state() == PageState::kExcluded) return;
+  if (entry.state() == PageState::kReleased) {
+    if (answer != Answer::kFound || !may_be_emptied_yet(*state.vm))
+      map.exchange(page, entry, PageEntry::plain(PageState::kResident));
+    return;
+  }
   PageEntry held = map.load(page);
   while (held.held()) {
     if (map.exchange(page, held, held.without_held())) break;
   }
 }
 
+// A discard is announced before it is done: what its caller has not emptied yet, however long it waits for a CPU, must
+// not be taken for content worth keeping.
+bool FaultService::may_be_emptied_yet(const PagedVm& vm) const {
+  return vm.given_back != MonoTime{} && clock_.now() - vm.given_back < kLongestDiscard;
+}
+
 FaultService::Answer FaultService::answer_resident(SpaceState& state, const Segment& segment,
                                                    const WaitingFault& fault) {
   const kernel::Userfaultfd& userfaultfd = state.space->userfaultfd;
-  if (is_write_protect(fault.flags)) {
-    return judge(state, {0, userfaultfd.write_protect(page_at(fault.address), false)}, fault.address);
-  }
-  if (is_minor(fault.flags))
-    return judge(state, userfaultfd.map_cached(fault.address, kPageSize, false), fault.address);
+  const auto found = [&](const kernel::InstallOutcome& outcome) {
+    const Answer answer = judge(state, outcome, fault.address);
+    return answer == Answer::kDone ? Answer::kFound : answer;
+  };
+  if (is_write_protect(fault.flags)) return found({0, userfaultfd.write_protect(page_at(fault.address), false)});
+  if (is_minor(fault.flags)) return found(userfaultfd.map_cached(fault.address, kPageSize, false));
   const kernel::InstallOutcome outcome = userfaultfd.copy(fault.address, pattern_pages_.data(), kPageSize, false);
   // A copy, not UFFDIO_ZEROPAGE: that refuses to replace a protection marker, and the target would fault for ever.
-  if (outcome.error == EEXIST && segment.object->shared) {
-    return judge(state, userfaultfd.map_cached(fault.address, kPageSize, false), fault.address);
-  }
+  if (outcome.error == EEXIST && segment.object->shared)
+    return found(userfaultfd.map_cached(fault.address, kPageSize, false));
+  if (outcome.error == EEXIST) return found(outcome);
   return judge(state, outcome, fault.address);
 }
 

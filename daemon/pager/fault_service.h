@@ -86,8 +86,9 @@ class FaultService {
     std::function<void(std::uint64_t)> done;
     std::shared_ptr<AddressSpace> owner;  // of a forked object, which lives as long as its child's address space
   };
-  // kAgain: the address space is changing. kStarved: the VM's own limit leaves no memory for the page.
-  enum class Answer { kDone, kAgain, kStarved, kGone };
+  // kFound: what was there already was mapped, or its protection lifted. kAgain: the address space is changing.
+  // kStarved: the VM's own limit leaves no memory for the page.
+  enum class Answer { kDone, kFound, kAgain, kStarved, kGone };
 
   // fault_service.cpp
   void serve_untracked(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since);
@@ -97,6 +98,7 @@ class FaultService {
   // True when the fault has to be tried again; then it is deferred.
   bool postpones(const WaitingFault& fault, Answer answer);
   void let_go_of_held(const WaitingFault& fault);
+  bool may_be_emptied_yet(const PagedVm& vm) const;
   static bool must_wait(const MemoryObject& object, PageIndex page);
   Answer judge(SpaceState& state, const kernel::InstallOutcome& outcome, std::uint64_t address);
   void defer(WaitingFault fault, Nanoseconds pause = {});

@@ -2,19 +2,18 @@
 //
 //   bits  0..3   state
 //   bit   4      value: the payload is a repeated 32-bit pattern, not a location (zero and same-filled pages need no
-//   store) bit   5      discarded: the guest gave the page back while it was being dropped; what was stored must not
-//   come back bit   6      incompressible: the store refused it; not worth another try until it has been written bit 7
-//   held: the fault loop is about to change the page's protection or content; no demotion may freeze it meanwhile.
-//   Without
-//                this, an unprotect that was decided before a freeze could land after it, and a write would go unseen
-//                and be lost.
+//                store)
+//   bit   5      discarded: the guest gave the page back while it was on the move; what was stored must not come back
+//   bit   6      incompressible: the store refused it; not worth another try until it has been written
+//   bit   7      held: the fault loop is about to change the page's protection or content; no demotion may freeze it
+//                meanwhile. Without this, an unprotect that was decided before a freeze could land after it, and a
+//                write would go unseen and be lost.
 //   bits  8..47  payload: a store location (pool::Location) or a pattern
 //   bits 48..63  ticket of the demotion that froze the page, so that an old demotion cannot finish a newer one's work
 //
 // Who may change what: demotion threads move resident -> demoting -> dropping -> far. Everything else (cancelling a
-// demotion, far -> fetching
-// -> resident, discarding, excluding) belongs to the fault loop that owns the VM. Every change is a compare-and-swap of
-// the whole entry.
+// demotion, far -> fetching -> resident, discarding, excluding) belongs to the fault loop that owns the VM. Every
+// change is a compare-and-swap of the whole entry.
 #pragma once
 
 #include <cstdint>

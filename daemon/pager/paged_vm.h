@@ -171,6 +171,7 @@ struct PagedVm {
   // For the fault loop once the VM is active.
   std::uint64_t next_object = 0;
   std::uint64_t next_space = 0;
+  MonoTime given_back{};  // when pages were last discarded
   PagerCounters counters;
   LatencyHistogram fault_latency;  // far pages on demand, nanoseconds
 

@@ -240,6 +240,9 @@ TEST(ParseAdviceCall, TakesMadviseAndNothingElse) {
   ASSERT_TRUE(call);
   EXPECT_EQ(call->range, (AddressRange{0x7f0000001000, 0x7f0000003000}));
   EXPECT_EQ(call->advice, 9);
+  const auto uneven = parse_advice_call("28 0x7f0000001000 0x1001 0x9 0x0 0x0 0x0 0x7ffc11f1ff00 0x7f0011\n");
+  ASSERT_TRUE(uneven);
+  EXPECT_EQ(uneven->range, (AddressRange{0x7f0000001000, 0x7f0000003000}));
   EXPECT_FALSE(parse_advice_call("running\n"));
   EXPECT_FALSE(parse_advice_call("-1 0x7ffc11f1ff00 0x7f0011\n"));
   EXPECT_FALSE(parse_advice_call("0 0x3 0x7f 0x1000 0x0 0x0 0x0 0x7ffc11f1ff00 0x7f0011\n"));
