@@ -27,7 +27,8 @@ std::optional<AdviceCall> parse_advice_call(std::string_view line) {
   const auto start = next_argument(line);
   const auto length = next_argument(line);
   const auto advice = next_argument(line);
-  if (!start || !length || !advice || *length > ~0ull - kPageSize - *start) return std::nullopt;
+  constexpr std::uint64_t kTop = ~0ull - kPageSize;
+  if (!start || !length || !advice || *start > kTop || *length > kTop - *start) return std::nullopt;
   const std::uint64_t whole_pages = (*length + kPageSize - 1) & ~(kPageSize - 1);
   return AdviceCall{{*start, *start + whole_pages}, static_cast<int>(*advice)};
 }

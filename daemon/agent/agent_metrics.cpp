@@ -30,6 +30,14 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   sample.faults_first = counters.faults_first;
   sample.faults_write = counters.faults_write;
   sample.faults_minor = counters.faults_minor;
+  sample.pager_events = {{"cancelled", counters.demotions_cancelled},
+                         {"clean_drop", counters.clean_drops},
+                         {"discarded", counters.discarded_pages},
+                         {"unexplained_removal", counters.removals_unexplained},
+                         {"fork", counters.forks},
+                         {"store_full", counters.store_full},
+                         {"changed_behind_protection", counters.verify_failures},
+                         {"out_of_memory", counters.out_of_memory}};
   sample.fault_stall = Nanoseconds{static_cast<std::int64_t>(counters.stall_ns.load())};
   sample.stall_budget = status.policy.stall_budget;
   sample.blocked = status.blocked;

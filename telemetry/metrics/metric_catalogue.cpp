@@ -27,6 +27,8 @@ constexpr std::array kCatalogue{
     MetricDescription{"tidepool_vm_demoted_bytes_total", kCounter, "vm", "Memory moved out to the pool."},
     MetricDescription{"tidepool_vm_promoted_bytes_total", kCounter, "vm,cause", "Memory brought home from the pool."},
     MetricDescription{"tidepool_vm_faults_total", kCounter, "vm,kind", "Faults that the agent answered."},
+    MetricDescription{"tidepool_vm_pager_events_total", kCounter, "vm,kind",
+                      "What the pager met that is neither a fault nor a move."},
     MetricDescription{"tidepool_vm_fault_stall_seconds_total", kCounter, "vm",
                       "Time that the VM's threads waited in faults, summed over threads."},
     MetricDescription{"tidepool_vm_stall_budget_ratio", kGauge, "vm",

@@ -201,6 +201,9 @@ void add_vm(Families& out, const VmSample& vm) {
   faults("first", vm.faults_first);
   faults("write", vm.faults_write);
   faults("minor", vm.faults_minor);
+  for (const VmEventCount& event : vm.pager_events)
+    out.counter("tidepool_vm_pager_events_total", static_cast<double>(event.count),
+                labels({{"vm", vm.name}, {"kind", event.kind}}));
   out.counter("tidepool_vm_fault_stall_seconds_total", in_seconds(vm.fault_stall), labels({{"vm", vm.name}}));
   out.gauge("tidepool_vm_stall_budget_ratio", vm.stall_budget, labels({{"vm", vm.name}}));
   for (const std::string& reason : vm.blocked)

@@ -29,6 +29,11 @@ struct VmMemoryStates {
   Bytes sum() const { return untouched + resident + clean_copy + moving_out + far + fetching + released + excluded; }
 };
 
+struct VmEventCount {
+  const char* kind;  // a word of docs/metrics.md
+  std::uint64_t count;
+};
+
 struct VmSample {
   std::string name;  // the `vm` label of all its series; unique
   std::string uuid;  // empty where the process has none
@@ -50,6 +55,7 @@ struct VmSample {
   std::chrono::nanoseconds fault_stall{0};  // summed over its threads since adoption
   double stall_budget = 0;                  // share of time that its threads may wait
   std::vector<std::string> blocked;         // stable words: why nothing (more) moves
+  std::vector<VmEventCount> pager_events;   // what the pager met that is neither a fault nor a move
 };
 
 // Latencies of faults on far pages. Give one per VM, and one per tier and class for the VMs that are gone: their faults

@@ -53,6 +53,8 @@ TEST(RenderText, ShowsWhatTheSnapshotHolds) {
   EXPECT_EQ(value_of(text, R"(tidepool_vm_memory_bytes{vm="web-3",state="far"})"), 3221225472.0);
   EXPECT_EQ(value_of(text, R"(tidepool_vm_promoted_bytes_total{vm="web-3",cause="restore"})"), 12288);
   EXPECT_EQ(value_of(text, R"(tidepool_vm_faults_total{vm="web-3",kind="far"})"), 1310720);
+  EXPECT_EQ(value_of(text, R"(tidepool_vm_pager_events_total{vm="web-3",kind="discarded"})"), 17);
+  EXPECT_EQ(value_of(text, R"(tidepool_vm_pager_events_total{vm="web-3",kind="out_of_memory"})"), 0);
   EXPECT_EQ(value_of(text, R"(tidepool_vm_fault_stall_seconds_total{vm="web-3"})"), 2.5);
   EXPECT_EQ(value_of(text, R"(tidepool_vm_blocked{vm="web-3",reason="guarantee"})"), 1);
   EXPECT_EQ(value_of(text, R"(tidepool_decisions_total{action="demote",reason="cold"})"), 41);

@@ -50,6 +50,7 @@ MetricsSnapshot sample_snapshot() {
   vm.faults_first = 11;
   vm.faults_write = 12;
   vm.faults_minor = 13;
+  vm.pager_events = {{"discarded", 17}, {"out_of_memory", 0}};
   vm.fault_stall = 2500ms;
   vm.stall_budget = 0.01;
   vm.blocked = {"guarantee"};
