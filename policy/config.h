@@ -47,8 +47,8 @@ struct PolicyConfig {
   std::uint32_t max_regions_per_tick = 1024;  // demotions, all VMs together; restores likewise
   // Moves that whoever carries them out works on at once, all VMs together and per VM: more would wait in a queue, and
   // be old when their turn comes.
-  std::uint32_t moves_under_way = 128;
-  std::uint32_t moves_under_way_per_vm = 64;
+  std::uint32_t moves_under_way = 1024;
+  std::uint32_t moves_under_way_per_vm = 512;
 
   // Cold-age threshold: the percentile of the past minutes' thresholds that the next minute uses.
   double threshold_percentile = 0.98;

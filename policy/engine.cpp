@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "policy/planner.h"
 #include "policy/pressure.h"
@@ -131,6 +132,7 @@ Plan Engine::tick(const Snapshot& snapshot, const PolicyConfig& config) {
     vm->terms = terms_of(*view, config, tiers.fault_cost(0.01f), plan.intake);
     vm->heat.begin_tick(now, config.heat);
     vm->heat.set_paper(view->mode == Mode::kDryRun);
+    vm->heat.set_spares(view->spares, vm->hold.seconds());
     for (const ObjectView& object : view->objects) vm->heat.know(object);
   }
   take_samples(snapshot, plan.intake);
@@ -147,6 +149,12 @@ Plan Engine::tick(const Snapshot& snapshot, const PolicyConfig& config) {
   std::sort(states.begin(), states.end(), [](const VmState* a, const VmState* b) { return a->id < b->id; });
   plan.pressure = measure_pressure(states, now, config);
   Planner(host.view, states, now, host.passed, host.planner, config).run(plan.pressure, plan);
+  for (VmState* vm : states) {
+    const auto in_dram = static_cast<double>(saturating_sub(vm->terms.resident, vm->terms.leaving).value);
+    const double limit = vm->terms.limit ? std::max(1.0, static_cast<double>(vm->terms.limit->value)) : in_dram;
+    vm->hold.end_tick(std::exchange(vm->must_give, false), in_dram / std::max(1.0, limit) - 1);
+    if (vm->terms.spares) plan.holds.push_back({vm->id, vm->hold.seconds()});
+  }
   return plan;
 }
 
@@ -198,8 +206,15 @@ Pressure Engine::measure_pressure(const std::vector<VmState*>& vms, const Moment
   return pressure;
 }
 
-void Engine::ended(VmId id, RegionId region, std::uint32_t pages) {
-  if (VmState* vm = find(id)) vm->heat.end_move(region, pages);
+void Engine::begun(VmId id, RegionId region, std::uint32_t pages) {
+  if (VmState* vm = find(id)) vm->heat.begin_move(region, pages);
+}
+
+void Engine::ended(VmId id, RegionId region, std::uint32_t pages, std::uint32_t stayed) {
+  VmState* vm = find(id);
+  if (vm == nullptr) return;
+  vm->heat.end_move(region, pages, stayed);
+  vm->hold.ended(pages);
 }
 
 void Engine::not_taken(const Move& move) {

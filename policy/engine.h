@@ -31,8 +31,11 @@ class Engine {
 
   Plan tick(const Snapshot& snapshot, const PolicyConfig& config);
 
-  // A planned demotion is over, and so many pages went: none says that trying again soon is no use.
-  void ended(VmId vm, RegionId region, std::uint32_t pages);
+  // A planned demotion has begun, and is of so many pages.
+  void begun(VmId vm, RegionId region, std::uint32_t pages);
+  // It is over: so many pages went, and so many were asked for and stayed. None says that trying again
+  // soon is no use.
+  void ended(VmId vm, RegionId region, std::uint32_t pages, std::uint32_t stayed = 0);
   // A planned move that nobody could begin: it is not waited for.
   void not_taken(const Move& move);
 

@@ -107,11 +107,19 @@ struct DryRun {
   bool operator==(const DryRun&) const = default;
 };
 
+// For how long a page that came home is spared at first, in VMs that spare pages.
+struct Hold {
+  VmId vm;
+  float seconds = 0;
+  bool operator==(const Hold&) const = default;
+};
+
 struct Plan {
   std::vector<Move> demotions;  // coldest first within a VM
   std::vector<Move> restores;   // most missed first within a VM
   std::vector<Decision> decisions;
   std::vector<DryRun> dry_runs;
+  std::vector<Hold> holds;
   Pressure pressure;
   IntakeCounts intake;
   bool operator==(const Plan&) const = default;

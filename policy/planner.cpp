@@ -13,7 +13,7 @@ namespace {
 
 constexpr Bytes kRegion{kRegionPages * kPageSize};
 constexpr double kPriceMemory = 60;     // seconds in which the price of DRAM falls to a third when it is not scarce
-constexpr double kLimitSlack = 0.05;    // of a limit, at most kept free for what is about to come in
+constexpr double kLimitSlack = 0.10;    // of a limit, at most kept free for what is about to come in
 constexpr UnitMask kCanaryUnits = 0xf;  // a quarter of a MiB
 
 std::string number(double value) {
@@ -224,10 +224,11 @@ Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
 
 void Planner::force(VmState& vm, const Want& want, Plan& plan) {
   const Bound bound = tightest(vm, want.reason == Reason::kHostPressure);
-  const Bytes amount = std::min(want.amount, bound.room);
+  const Bytes amount = std::min(saturating_bytes(as_double(want.amount) / vm.heat.move_success()), bound.room);
   vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left(vm)}, scratch_);
-  const Decision decision = demote(vm, want.reason, MoveKind::kForced, want.amount, bound, -1, plan);
+  const Decision decision = demote(vm, want.reason, MoveKind::kForced, amount, bound, -1, plan);
   vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
+  vm.must_give = amount > Bytes{};
   record(vm, decision, plan, [&] {
     if (decision.regions == 0) return bound_text(vm, decision.reason);
     std::string text =

@@ -19,7 +19,7 @@ struct RegionHeat {
   std::uint32_t evicted_at = 0;  // pages that its VM had given up by then, modulo 2^32
   std::uint16_t resident = 0;    // pages
   std::uint16_t far = 0;
-  std::uint16_t stuck = 0;       // resident pages that will not go: incompressible
+  std::uint16_t stuck = 0;       // resident pages that will not go: incompressible, or home for too short a time
   std::uint16_t moved = 0;       // pages that its last demotion was to take
   std::uint16_t returned = 0;    // of them, came back because they were used
   std::uint16_t last_used = 0;   // scan period, modulo 2^16

@@ -54,6 +54,7 @@ struct VmView {
   Mode mode = Mode::kObserve;
   bool held = false;     // by an operator, or because it is being moved, saved or released
   bool partial = false;  // parts of a region can be demoted (RegionMove::units)
+  bool spares = false;   // a demotion of a region leaves pages that came home lately (Plan::holds)
   ServiceClass service_class = ServiceClass::kStandard;
   Bytes promised;
   Bytes resident;  // in DRAM, what is on its way out included

@@ -155,7 +155,9 @@ void VmHeat::take_news(Object& object, const RegionNews& news) {
     region.resident = news.resident;
     region.far = news.far;
   }
-  region.stuck = std::min(news.incompressible, region.resident);
+  // What would not compress may have been written since: the pager tries a sixteenth of it again with each demotion.
+  const auto hopeless = static_cast<std::uint16_t>(news.incompressible - news.incompressible / 16);
+  region.stuck = std::min(spares_ ? std::max(region.stuck, hopeless) : hopeless, region.resident);
   resident_ += region.resident;
   resident_ -= was_resident;
   far_ += region.far;
@@ -230,6 +232,7 @@ void VmHeat::take_refaults(Object& object, std::uint32_t index, PageRun run, flo
   faults_now_ += back;
   came_back(region, back);
   used(region, back);
+  if (spares_) region.stuck = std::min<std::uint16_t>(region.stuck + back, kRegionPages);
   const UnitMask unit = unit_of(run);
   region.used |= unit;
   if (unit != 0 && region.part != 0) object.parts[region.part - 1].units[std::countr_zero(unit)] += Exposure{1, 1};
@@ -324,8 +327,7 @@ std::uint8_t VmHeat::age_of(const RegionHeat& region) const {
 
 std::uint16_t VmHeat::movable_of(const Object& object, const RegionHeat& region) const {
   if (region.has(RegionHeat::kPending) || region.has(RegionHeat::kFruitless)) return 0;
-  // What would not compress may have been written since: the pager tries a sixteenth of it again with each demotion.
-  int pages = region.resident - region.stuck + region.stuck / 16;
+  int pages = region.resident - std::min(region.stuck, region.resident);
   if (region.part != 0 && partial_) {
     const UnitMask hot = ~object.parts[region.part - 1].cold;
     pages -= std::popcount(hot) * static_cast<int>(kUnitPages);

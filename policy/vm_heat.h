@@ -59,6 +59,11 @@ class VmHeat {
   void begin_tick(const Moment& now, const HeatConfig& config);
   // `paper`: what is far is so on paper only. Changing it brings home what was far on paper.
   void set_paper(bool paper);
+  // `spares`: demotions leave what came home within about `hold` seconds.
+  void set_spares(bool spares, float hold) {
+    spares_ = spares;
+    hold_ = hold;
+  }
   // Learns of memory objects and their size.
   void know(const ObjectView& object);
   // A sample that comes soon: its region's memory is on the way when it does.
@@ -75,6 +80,8 @@ class VmHeat {
   std::uint64_t far_pages() const { return far_; }
   std::uint64_t pending_pages() const { return pending_; }
   std::uint32_t pending_moves() const { return pending_moves_; }
+  // Of the pages that a move is planned for, the part that goes; where pages are spared that is not known beforehand.
+  float move_success() const { return move_success_; }
   std::uint64_t unproven_canaries() const { return canaries_; }
   // Pages that could go, by temperature; and those of regions that are ripe and known.
   const std::array<std::int32_t, kTemperatures>& movable() const { return any_.pages; }
@@ -105,8 +112,10 @@ class VmHeat {
   void price_moves(bool short_of_moves);
   // A noted demotion that did not even begin.
   void forget_move(RegionId id);
-  // It is over: so many pages went.
-  void end_move(RegionId id, std::uint32_t pages);
+  // It has begun, and is of so many pages.
+  void begin_move(RegionId id, std::uint32_t pages);
+  // It is over: so many pages went, and so many stayed.
+  void end_move(RegionId id, std::uint32_t pages, std::uint32_t stayed);
 
   // For people and pictures: the rate at which a region's pages are used; 0 for regions without pages.
   float rate_at(std::uint32_t object, std::uint32_t region) const;
@@ -197,6 +206,9 @@ class VmHeat {
   float fade_per_tenth_ = 0;
   float period_seconds_ = 10;
   bool paper_ = false;
+  bool spares_ = false;
+  float hold_ = 20;
+  float stuck_fade_ = 0.6f;  // in a round of the sweep
   bool partial_ = false;
   std::uint8_t ripe_age_ = 255;
   std::uint32_t regret_ = 3000;
@@ -221,6 +233,7 @@ class VmHeat {
   RefaultDistances distances_;
   double fault_rate_ = 0;
   double move_seconds_ = 1.5;
+  float move_success_ = 1;
   std::uint64_t faults_now_ = 0;
   std::uint64_t looks_now_ = 0;
   double looks_per_second_ = 0;

@@ -11,6 +11,8 @@ namespace {
 constexpr std::size_t kSpare = 256;
 constexpr std::size_t kSpareWhenShort = 4096;
 constexpr unsigned kWarmerWhenShort = 4;  // half octaves
+constexpr float kSuccessWeight = 0.05f;   // of a move of a whole region
+constexpr float kLeastSuccess = 0.1f;
 
 bool colder(const Candidate& a, const Candidate& b) {
   return a.rate != b.rate ? a.rate < b.rate : a.id < b.id;
@@ -170,9 +172,25 @@ void VmHeat::forget_move(RegionId id) {
   });
 }
 
-void VmHeat::end_move(RegionId id, std::uint32_t pages) {
+void VmHeat::begin_move(RegionId id, std::uint32_t pages) {
+  Object* object = find(id.object);
+  if (object == nullptr || id.region >= object->regions.size()) return;
+  RegionHeat& region = object->regions[id.region];
+  if (!region.has(RegionHeat::kPending) || pages > region.moved) return;
+  const float weight = kSuccessWeight * static_cast<float>(region.moved) / kRegionPages;
+  const float going = static_cast<float>(pages) / static_cast<float>(std::max<int>(1, region.moved));
+  move_success_ = std::max(kLeastSuccess, move_success_ + weight * (going - move_success_));
+  pending_ -= std::min<std::uint64_t>(pending_, region.moved - pages);
+  if (region.has(RegionHeat::kCanary)) canaries_ -= std::min<std::uint64_t>(canaries_, region.moved - pages);
+  region.moved = static_cast<std::uint16_t>(pages);
+}
+
+void VmHeat::end_move(RegionId id, std::uint32_t pages, std::uint32_t stayed) {
   settle_move(id, [&](RegionHeat& region) {
-    if (pages == 0) note_fruitless(region);
+    // The next one would leave them as well; less so as time passes.
+    if (spares_) region.stuck = static_cast<std::uint16_t>(std::min<std::uint32_t>(stayed, kRegionPages));
+    const bool spared = spares_ && stayed != 0;
+    if (pages == 0 && !spared) note_fruitless(region);
   });
 }
 

@@ -1,6 +1,7 @@
 // What policy remembers of one VM from tick to tick.
 #pragma once
 
+#include "policy/hold.h"
 #include "policy/stall_guard.h"
 #include "policy/utilisation.h"
 #include "policy/vm_heat.h"
@@ -13,6 +14,7 @@ struct VmState {
 
   VmId id;
   VmHeat heat;
+  HoldControl hold;
   StallGuard stall;
   PingpongGuard pingpong;
   Utilisation history;
@@ -21,7 +23,8 @@ struct VmState {
   std::uint32_t next_minute = 0;  // tenths
   Decision last;                  // the record speaks when something changes
   bool recorded = false;
-  bool seen = false;  // in this tick
+  bool must_give = false;  // in this tick: more had to go than was on its way
+  bool seen = false;       // in this tick
 };
 
 }  // namespace tidepool::policy

@@ -12,6 +12,7 @@ struct VmTerms {
   Mode mode = Mode::kObserve;
   bool held = false;
   bool partial = false;
+  bool spares = false;
   double stall = 0;
   double budget = 0;
   double weight = 1;

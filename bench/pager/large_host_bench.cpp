@@ -190,7 +190,7 @@ void simulated_faults(benchmark::State& state) {
         const PageIndex page{at.page};
         PageEntry entry = map.load(page);
         if (entry.state() != PageState::kResident) return;
-        PageEntry demoting = PageEntry::demoting(7);
+        PageEntry demoting = PageEntry::demoting(7, 0);
         map.exchange(page, entry, demoting);
         PageEntry dropping = PageEntry::stored(PageState::kDropping, pool::Location{at.page});
         map.exchange(page, demoting, dropping);

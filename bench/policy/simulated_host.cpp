@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "policy/page_age.h"
+
 namespace tidepool::simulator {
 namespace {
 
@@ -15,6 +17,7 @@ struct Page {
   PageState state = PageState::kResident;
   bool armed = false;
   bool touched = false;  // while armed
+  policy::PageAge age;
 };
 
 struct Armed {
@@ -29,6 +32,10 @@ struct Job {
 };
 
 constexpr double kStallAverage = 10;  // seconds, as the agent's
+
+MonoTime time_at(double seconds) {
+  return MonoTime{std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(seconds + 1000))};
+}
 
 }  // namespace
 
@@ -49,6 +56,7 @@ struct SimulatedHost::Vm {
   unsigned jobs_begun = 0;
   std::uint64_t resident = 0;
   double stall = 0;
+  Nanoseconds hold{0};
   policy::ObjectView object;
   std::vector<VmTick> history;
   VmTick now;
@@ -68,16 +76,17 @@ struct SimulatedHost::Vm {
     resident = spec.pages;
   }
 
-  void to_far(std::uint64_t page) {
-    pages[page] = {PageState::kFar, false, false};
+  void to_far(std::uint64_t page, MonoTime at) {
+    pages[page] = {PageState::kFar, false, false, policy::PageAge::at(at, pages[page].age.interval())};
     auto& region = regions[page / kRegionPages];
     --region.resident;
     ++region.far;
     --resident;
     changed[page / kRegionPages] = true;
   }
-  void to_resident(std::uint64_t page) {
+  void to_resident(std::uint64_t page, policy::PageAge age) {
     pages[page].state = PageState::kResident;
+    pages[page].age = age;
     auto& region = regions[page / kRegionPages];
     ++region.resident;
     --region.far;
@@ -154,7 +163,7 @@ Bytes SimulatedHost::available() const {
 void SimulatedHost::banish(VmId id, std::uint64_t first, std::uint64_t count) {
   Vm& vm = vm_of(id);
   for (std::uint64_t page = first; page < first + count; ++page) {
-    if (vm.pages[page].state != PageState::kFar) vm.to_far(page);
+    if (vm.pages[page].state != PageState::kFar) vm.to_far(page, time_at(seconds_));
   }
 }
 
@@ -175,7 +184,7 @@ void SimulatedHost::run_accesses(Vm& vm) {
       if (write) state.state = PageState::kResident;  // cancels
       continue;
     }
-    vm.to_resident(page);
+    vm.to_resident(page, state.age.returned(time_at(at)));
     ++vm.refaults[page / kRegionPages];
     ++vm.now.faults;
     left -= spec_.fault_cost;
@@ -192,11 +201,14 @@ void SimulatedHost::finish_moves() {
       const Job job = vm->jobs.front();
       vm->jobs.pop_front();
       --vm->jobs_begun;
+      std::uint32_t left = 0;
       vm->each(job.region, job.units, [&](std::uint64_t page) {
         if (vm->pages[page].state != PageState::kDemoting) return;
-        vm->to_far(page);
-        ++vm->now.demoted;
+        vm->to_far(page, time_at(seconds_));
+        ++left;
       });
+      vm->now.demoted += left;
+      engine_.ended(vm->id, {0, job.region}, left, vm->regions[job.region].resident);
     }
   }
 }
@@ -211,9 +223,15 @@ void SimulatedHost::begin_moves() {
       Job& job = vm->jobs[vm->jobs_begun++];
       ++under_way;
       job.due = tick + spec_.grace;
+      std::uint32_t frozen = 0;
       vm->each(job.region, job.units, [&](std::uint64_t page) {
-        if (vm->pages[page].state == PageState::kResident) vm->pages[page].state = PageState::kDemoting;
+        Page& state = vm->pages[page];
+        if (state.state != PageState::kResident) return;
+        if (vm->spec.spares && state.age.spared(time_at(seconds_), vm->hold)) return;
+        state.state = PageState::kDemoting;
+        ++frozen;
       });
+      engine_.begun(vm->id, {0, job.region}, frozen);
     }
   }
 }
@@ -315,6 +333,7 @@ void SimulatedHost::tick() {
     view.id = vm->id;
     view.mode = vm->spec.mode;
     view.partial = vm->spec.partial;
+    view.spares = vm->spec.spares;
     view.service_class = vm->spec.service_class;
     view.promised = to_bytes(PageCount{vm->pages.size()});
     view.resident = to_bytes(PageCount{vm->resident});
@@ -336,12 +355,14 @@ void SimulatedHost::tick() {
   snapshot.samples = samples;
   plan_ = engine_.tick(snapshot, config_);
   for (const policy::Move& move : plan_.demotions) vm_of(move.vm).jobs.push_back({move.region.region, move.units});
+  for (const policy::Hold& hold : plan_.holds)
+    vm_of(hold.vm).hold = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<float>(hold.seconds));
   begin_moves();
   for (const policy::Move& move : plan_.restores) {
     Vm& vm = vm_of(move.vm);
     vm.each(move.region.region, policy::kAllUnits, [&](std::uint64_t page) {
       if (vm.pages[page].state != PageState::kFar) return;
-      vm.to_resident(page);
+      vm.to_resident(page, policy::PageAge::at(time_at(seconds_), vm.pages[page].age.interval()));
       ++vm.now.restored;
     });
   }

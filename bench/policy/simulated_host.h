@@ -29,6 +29,7 @@ struct VmSpec {
   std::optional<double> stall_budget{};
   std::optional<Nanoseconds> min_cold_age{};
   bool partial = true;       // the pager can demote parts of a region
+  bool spares = true;        // and leaves pages that came home lately
   bool writes_only = false;  // the tracker sees only writes of its resident memory
 };
 
@@ -39,8 +40,8 @@ struct HostSpec {
   Bytes max_far{32ull << 30};
   std::vector<policy::TierView> tiers{policy::TierView{.name = "pool", .capacity = Bytes{32ull << 30}, .ratio = 0.4}};
   double fault_cost = 20e-6;
-  unsigned moves_at_once = 128;  // regions frozen or in flight, all VMs together
-  unsigned moves_per_vm = 64;
+  unsigned moves_at_once = 1024;  // regions frozen or in flight, all VMs together
+  unsigned moves_per_vm = 512;
   unsigned grace = 1;  // ticks between freeze and drop
   // The tracker: pages per second that it may arm, per region at a time; a page that was not used by then is let go of
   // after so many ticks (0: it stays armed).

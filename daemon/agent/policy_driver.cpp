@@ -108,7 +108,7 @@ void PolicyDriver::tick() {
     }
   }
   sample();
-  take_ended();
+  take_demotion_news();
   const policy::Snapshot snapshot = view_.snapshot(seen_);
   policy::PolicyConfig config;
   const Config settings = context_.config();
@@ -139,15 +139,20 @@ void PolicyDriver::tick() {
   }
 }
 
-void PolicyDriver::take_ended() {
+void PolicyDriver::take_demotion_news() {
   for (const auto& vm : context_.vms.all()) {
-    for (const EndedDemotion& ended : vm->memory->take_ended()) {
+    for (const DemotionNews& news : vm->memory->take_news()) {
       const auto& objects = vm->memory->objects;
-      const auto object = std::ranges::find_if(objects, [&](const auto& o) { return o.get() == ended.object; });
+      const auto object = std::ranges::find_if(objects, [&](const auto& o) { return o.get() == news.object; });
       if (object == objects.end()) continue;
-      const auto index = static_cast<std::uint32_t>(object - objects.begin());
+      const policy::RegionId region{static_cast<std::uint32_t>(object - objects.begin()),
+                                    static_cast<std::uint32_t>(news.region)};
       const std::lock_guard lock(engine_mutex_);
-      engine_.ended(vm->memory->id, {index, static_cast<std::uint32_t>(ended.region)}, ended.pages);
+      if (news.over) {
+        engine_.ended(vm->memory->id, region, news.pages, news.stayed);
+      } else {
+        engine_.begun(vm->memory->id, region, news.pages);
+      }
     }
   }
 }
@@ -176,6 +181,10 @@ policy::Fit PolicyDriver::fits(Bytes guaranteed, Bytes oversubscribed) const {
 }
 
 void PolicyDriver::act(const policy::Plan& plan) {
+  for (const policy::Hold& hold : plan.holds) {
+    if (const auto vm = context_.vms.find(hold.vm))
+      vm->memory->hold = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<float>(hold.seconds));
+  }
   for (const policy::Move& move : plan.demotions) {
     const auto vm = context_.vms.find(move.vm);
     if (vm != nullptr && move.region.object < vm->memory->objects.size() &&
@@ -313,7 +322,8 @@ void PolicyDriver::relieve_now() {
     }
     for (const policy::Candidate& each : coldest) {
       if (each.id.object >= vm->memory->objects.size()) continue;
-      context_.pager->demote(vm->memory, {vm->memory->objects[each.id.object].get(), each.id.region, each.units});
+      context_.pager->demote(vm->memory,
+                             {vm->memory->objects[each.id.object].get(), each.id.region, each.units, /*spares=*/false});
     }
   }
 }

@@ -60,7 +60,7 @@ class PolicyDriver {
   void record(const policy::Plan& plan);
   void record_pressure(const policy::Pressure& pressure);
   void sample();
-  void take_ended();
+  void take_demotion_news();
   void find_growth();
   void bound_clean_copies();
   void relieve_now();

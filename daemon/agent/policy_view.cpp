@@ -160,6 +160,7 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
   PagedVm& memory = *vm.memory;
   view.id = memory.id;
   view.partial = true;
+  view.spares = true;
   view.threads = vm.fault_threads;
   {
     const std::lock_guard lock(vm.mutex);

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <unordered_map>
 
 #include "base/mapping.h"
 #include "daemon/pager/demotion_job.h"
@@ -19,6 +20,7 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr std::size_t kMaxQueued = 65536;
+constexpr std::size_t kAdmittedAtOnce = 16;
 constexpr unsigned kRunBits = 16;
 constexpr Nanoseconds kDropPoll = std::chrono::microseconds(200);
 // Regions of one VM whose memory is not fixed: its drops are few at a time.
@@ -127,7 +129,7 @@ class Thread final : public Demoter {
 
   void wait(std::unique_lock<std::mutex>& lock) {
     const bool work = !queue_.empty() && !frozen_ && running_.size() < config_.max_jobs;
-    if (work && running_.empty()) return;
+    if (work && (running_.empty() || admitting_)) return;
     Nanoseconds pause = kIdle;
     const MonoTime now = clock_.now();
     for (const Running& running : running_) {
@@ -144,23 +146,19 @@ class Thread final : public Demoter {
     wake_.wait_for(lock, pause);
   }
 
-  // Called with the lock held.
+  // Called with the lock held. A few at a time: how many pages a region moves is known when it is frozen.
   std::vector<Request> admit() {
     std::vector<Request> fresh;
+    admitting_ = false;
     if (frozen_) return fresh;
-    for (auto request = queue_.begin(); request != queue_.end() && running_.size() + fresh.size() < config_.max_jobs;) {
+    std::set<const PagedVm*> full;
+    for (auto request = queue_.begin(); request != queue_.end() && fresh.size() < kAdmittedAtOnce &&
+                                        running_.size() + fresh.size() < config_.max_jobs;) {
       const PagedVm* vm = request->vm.get();
       const bool dropped = vm->releasing || vm->dead;
-      const auto same_vm = [&](const auto& r) { return r.vm.get() == vm; };
-      const auto in_flight =
-          static_cast<std::size_t>(std::count_if(fresh.begin(), fresh.end(), same_vm)) +
-          static_cast<std::size_t>(std::count_if(running_.begin(), running_.end(),
-                                                 [&](const Running& r) { return r.job->vm().get() == vm; }));
-      // One stuck VM never delays another: its requests wait, the next VM's go ahead. Where drops go one by one,
-      // nothing is frozen long before its turn: it would only be disturbed.
-      const bool crowded = object_goes_alone(*request->vm, *request->region.object) &&
-                           waiting_for_turn(*vm) + count_if_careful(fresh, *vm) >= kWaitingForTurn;
-      if (!dropped && (in_flight >= config_.max_jobs_per_vm || vm->drops_overdue != 0 || crowded)) {
+      // One stuck VM never delays another: its requests wait, the next VM's go ahead.
+      if (!dropped && (full.contains(vm) || !has_room(*request, fresh))) {
+        full.insert(vm);
         ++request;
         continue;
       }
@@ -171,7 +169,23 @@ class Thread final : public Demoter {
       }
       request = queue_.erase(request);
     }
+    admitting_ = !fresh.empty();
     return fresh;
+  }
+
+  // Whether one more region of its VM may be frozen now. Where drops go one by one, nothing is frozen long before its
+  // turn: it would only be disturbed.
+  bool has_room(const Request& request, const std::vector<Request>& fresh) const {
+    const PagedVm& vm = *request.vm;
+    const auto of_vm = active_.find(&vm);
+    const Active own = of_vm == active_.end() ? Active{} : of_vm->second;
+    const auto begun = static_cast<std::size_t>(
+        std::ranges::count_if(fresh, [&](const Request& each) { return each.vm == request.vm; }));
+    if (vm.drops_overdue != 0 || own.jobs + begun >= config_.max_jobs_per_vm) return false;
+    if (own.pages + begun * kPagesPerRegion >= config_.max_pages_per_vm) return false;
+    if (all_.pages + fresh.size() * kPagesPerRegion >= config_.max_pages) return false;
+    return !object_goes_alone(vm, *request.region.object) ||
+           waiting_for_turn(vm) + count_if_careful(fresh, vm) < kWaitingForTurn;
   }
 
   // Private memory whose owner may unmap it (AddressSpace::fixed).
@@ -204,7 +218,7 @@ class Thread final : public Demoter {
   void forget(const Request& request) {
     wanted_.erase({request.region.object, request.region.region});
     request.vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
-    request.vm->note_ended({request.region.object, request.region.region, 0});
+    request.vm->note({request.region.object, request.region.region, true, 0, 0});
   }
 
   void begin(Request& request) {
@@ -212,7 +226,22 @@ class Thread final : public Demoter {
     auto job =
         std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), request.region, ticket_, next_id_ << kRunBits);
     if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
+    count(*job, true);
+    request.vm->note({&job->object(), job->region(), false, static_cast<std::uint32_t>(job->pages()), 0});
     running_.push_back({next_id_++, std::move(job), nullptr});
+  }
+
+  struct Active {
+    std::size_t jobs = 0;
+    std::size_t pages = 0;
+  };
+  void count(const DemotionJob& job, bool begins) {
+    Active& own = active_[job.vm().get()];
+    for (Active* sum : {&own, &all_}) {
+      sum->jobs += begins ? 1 : -1;
+      sum->pages += begins ? job.pages() : -job.pages();
+    }
+    if (own.jobs == 0) active_.erase(job.vm().get());
   }
 
   static bool may_not_go_on(const PagedVm& vm, bool host_frozen) {
@@ -301,7 +330,8 @@ class Thread final : public Demoter {
         wanted_.erase({&job.object(), job.region()});
       }
       vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
-      vm->note_ended({&job.object(), job.region(), job.dropped()});
+      vm->note({&job.object(), job.region(), true, job.dropped(), job.stayed()});
+      count(job, false);
       running = running_.erase(running);
     }
   }
@@ -359,6 +389,9 @@ class Thread final : public Demoter {
 
   // The thread's own.
   std::list<Running> running_;
+  std::unordered_map<const PagedVm*, Active> active_;
+  Active all_;
+  bool admitting_ = false;  // more may be admitted at once
   std::uint64_t next_id_ = 1;
   std::uint16_t ticket_ = 0;
   std::thread thread_;

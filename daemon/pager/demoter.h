@@ -29,10 +29,12 @@ namespace tidepool::daemon {
 
 struct DemoterConfig {
   std::chrono::nanoseconds grace = std::chrono::seconds(1);
-  // Regions frozen or in flight at once, all VMs together, and per VM. Bounds the memory that is write-protected at any
-  // time.
-  unsigned max_jobs = 128;
-  unsigned max_jobs_per_vm = 64;
+  // Regions in flight at once, all VMs together, and per VM; and their pages, which bounds the memory that is
+  // write-protected at any time. No more regions are begun when so many pages are in flight.
+  unsigned max_jobs = 1024;
+  unsigned max_jobs_per_vm = 512;
+  std::size_t max_pages = 128 * 512;
+  std::size_t max_pages_per_vm = 64 * 512;
   // After this long a drop counts as overdue: the VM gets no further demotions until it completes.
   std::chrono::nanoseconds drop_deadline = std::chrono::seconds(5);
 };
@@ -42,6 +44,8 @@ struct RegionToDemote {
   std::uint64_t region = 0;
   // Bit i: its pages [16 i, 16 i + 16). A part of private memory is left alone where it lies in a 2 MiB page.
   std::uint32_t units = ~std::uint32_t{0};
+  // Leaves pages alone that came home lately (policy/page_age.h).
+  bool spares = true;
 };
 
 class Demoter {

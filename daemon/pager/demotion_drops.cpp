@@ -250,13 +250,14 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
       const pool::Location location = entry.location();
       PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
                                         : PageEntry::stored(PageState::kFar, location);
+      next = next.with_age(entry.age());
       if (entry.discarded() || weightless_.test(slot)) next = PageEntry::plain(PageState::kReleased);
-      if (stays) next = PageEntry::plain(PageState::kResident).with_held();
+      if (stays) next = PageEntry::plain(PageState::kResident).with_held().with_age(entry.age());
       if (!object_->map->exchange(page(slot), entry, next)) continue;
       if (frees_copy) vm_->store->release(std::span(&location, 1));
       if (stays) {
         protect(slot, 1, false);
-        object_->map->exchange(page(slot), next, PageEntry::plain(PageState::kResident));
+        object_->map->exchange(page(slot), next, next.without_held());
       } else if (next.state() == PageState::kFar) {
         vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
         ++dropped_;

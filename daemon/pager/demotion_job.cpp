@@ -37,12 +37,9 @@ DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, const Reg
       object_(what.object),
       first_page_(what.region * kPagesPerRegion),
       units_(what.units),
+      spares_(what.spares),
       ticket_(ticket),
       cookie_(cookie) {
-  patterns_.resize(kPagesPerRegion);
-  items_.resize(kPagesPerRegion);
-  submitted_.reserve(kPagesPerRegion);
-  submitted_slots_.reserve(kPagesPerRegion);
   if (object_->shared) punch_.emplace(object_->file.get());
   for (Stretch& stretch : stretches_) {
     stretch.batch.priority = pool::Priority::kWriteBack;
@@ -107,19 +104,24 @@ bool DemotionJob::freeze(MonoTime now) {
     if ((units_ >> (slot / kPagesPerUnit) & 1) == 0) candidates.reset(slot);
   }
   const std::uint64_t limit = object_->map->pages().value;
+  const Nanoseconds hold = vm_->hold.load(std::memory_order_relaxed);
   for (std::size_t slot = 0; slot < kPagesPerRegion && page(slot).value < limit; ++slot) {
     if (!candidates.test(slot)) continue;
     PageEntry entry = object_->map->load(page(slot));
-    if (entry.held()) continue;
+    if (entry.state() != PageState::kResident && entry.state() != PageState::kResidentClean) continue;
+    ++asked_for_;
+    if (entry.held() || (spares_ && entry.age().spared(now, hold))) continue;
     // What did not compress may have been written since: a part of it is tried again each time.
     if (entry.incompressible() && slot % kIncompressibleParts != ticket_ % kIncompressibleParts) continue;
+    intervals_[slot] = static_cast<std::uint8_t>(entry.interval());
     if (entry.state() == PageState::kResidentClean) {
       // Protected since it came home, and its copy is still there: no need to write it again.
       clean_.set(slot);
-    } else if (entry.state() == PageState::kResident) {
-      if (object_->map->exchange(page(slot), entry, PageEntry::demoting(ticket_))) frozen_.set(slot);
+    } else if (object_->map->exchange(page(slot), entry, PageEntry::demoting(ticket_, intervals_[slot]))) {
+      frozen_.set(slot);
     }
   }
+  pages_ = frozen_.count() + clean_.count();
   // Not protected in every address space is not frozen at all.
   for_runs(frozen_, kWholeRegion, [&](std::size_t first, std::size_t count) {
     if (protect(first, count, true)) return;
@@ -160,6 +162,7 @@ void DemotionJob::thaw(std::size_t slot, PageEntry to) {
   PageEntry entry = object_->map->load(page(slot));
   frozen_.reset(slot);
   if (entry.state() != PageState::kDemoting || entry.ticket() != ticket_) return;
+  to = to.with_age(age_of(slot, frozen_at));
   // Held while the protection goes, so that no other demotion freezes it in between.
   if (!object_->map->exchange(page(slot), entry, to.with_held())) return;
   protect(slot, 1, false);
@@ -188,14 +191,17 @@ bool DemotionJob::read_run(std::size_t first, std::size_t count, std::byte* to) 
 }
 
 void DemotionJob::discard_buffer(std::size_t slot) {
+  if (items_.empty()) return;
   if (items_[slot].buffer != nullptr) vm_->store->unstage(std::span(&items_[slot], 1));
   items_[slot] = {};
 }
 
 // The page stays with its owner, and its copy, if the store has one, is not wanted.
 void DemotionJob::give_up(std::size_t slot, PageEntry to) {
-  if (items_[slot].status == pool::PageStatus::kOk) vm_->store->release(std::span(&items_[slot].location, 1));
-  items_[slot] = {};
+  if (!items_.empty()) {
+    if (items_[slot].status == pool::PageStatus::kOk) vm_->store->release(std::span(&items_[slot].location, 1));
+    items_[slot] = {};
+  }
   thaw(slot, to);
 }
 
@@ -267,6 +273,13 @@ void DemotionJob::copy_and_submit(std::size_t index, std::byte* scratch) {
 }
 
 bool DemotionJob::store(std::byte* scratch) {
+  // Only now: a job that waits for its grace to pass is small.
+  if (items_.empty()) {
+    patterns_.resize(kPagesPerRegion);
+    items_.resize(kPagesPerRegion);
+    submitted_.reserve(kPagesPerRegion);
+    submitted_slots_.reserve(kPagesPerRegion);
+  }
   const auto settle_answered = [&] {
     while (settled_ < copied_ && stretches_[settled_].stored.load(std::memory_order_acquire))
       settle(settled_++, scratch + kHugePageSize);
@@ -339,7 +352,8 @@ void DemotionJob::settle(std::size_t index, std::byte* again) {
 bool DemotionJob::commit_clean(std::size_t slot) {
   PageEntry entry = object_->map->load(page(slot));
   if (entry.state() != PageState::kResidentClean ||
-      !object_->map->exchange(page(slot), entry, PageEntry::stored(PageState::kDropping, entry.location())))
+      !object_->map->exchange(page(slot), entry,
+                              entry.with_state(PageState::kDropping).with_age(age_of(slot, frozen_at))))
     return false;
   committed_.set(slot);
   vm_->counters.clean_drops.fetch_add(1, std::memory_order_relaxed);
@@ -347,13 +361,14 @@ bool DemotionJob::commit_clean(std::size_t slot) {
 }
 
 PageEntry DemotionJob::dropping_entry(std::size_t slot) const {
-  return values_.test(slot) ? PageEntry::value(PageState::kDropping, patterns_[slot])
-                            : PageEntry::stored(PageState::kDropping, items_[slot].location);
+  return (values_.test(slot) ? PageEntry::value(PageState::kDropping, patterns_[slot])
+                             : PageEntry::stored(PageState::kDropping, items_[slot].location))
+      .with_age(age_of(slot, frozen_at));
 }
 
 // demoting -> dropping: from here on the stored copy counts. False when the page was disturbed.
 bool DemotionJob::commit(std::size_t slot) {
-  PageEntry entry = PageEntry::demoting(ticket_);
+  PageEntry entry = PageEntry::demoting(ticket_, intervals_[slot]);
   if (!object_->map->exchange(page(slot), entry, dropping_entry(slot))) return false;
   committed_.set(slot);
   return true;

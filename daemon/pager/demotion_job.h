@@ -57,8 +57,11 @@ class DemotionJob {
   std::uint64_t region() const { return first_page_ / kPagesPerRegion; }
   Stage stage = Stage::kFrozen;
   MonoTime frozen_at;
-  // Pages that left.
+  // Pages that left, and pages that were asked for and did not.
   std::uint32_t dropped() const { return dropped_; }
+  std::uint32_t stayed() const { return asked_for_ - std::min(asked_for_, dropped_); }
+  // Pages that it has protected, or found protected, to move them.
+  std::size_t pages() const { return pages_; }
   // Drops that the process's ring has been asked for and has not answered, and when it last took or answered one.
   std::size_t drops_in_flight() const { return in_flight_; }
   std::size_t drop_steps() const { return drop_steps_; }
@@ -104,6 +107,7 @@ class DemotionJob {
   bool protect(std::size_t first, std::size_t count, bool protect) const;
   void thaw(std::size_t slot, PageEntry to);
   void give_up(std::size_t slot, PageEntry to = PageEntry::plain(PageState::kResident));
+  PageAge age_of(std::size_t slot, MonoTime now) const { return PageAge::at(now, intervals_[slot]); }
   bool read_run(std::size_t first, std::size_t count, std::byte* to) const;
   void forget_disturbed(SlotRange range);
   void stage_and_read(SlotRange range, std::byte* scratch);
@@ -133,6 +137,7 @@ class DemotionJob {
   MemoryObject* object_;
   std::uint64_t first_page_;
   std::uint32_t units_;  // as RegionToDemote
+  bool spares_;
   std::uint16_t ticket_;
   std::uint64_t cookie_;
   std::uint32_t epoch_ = 0;                    // of the VM's address spaces when frozen
@@ -156,6 +161,9 @@ class DemotionJob {
   std::size_t in_flight_ = 0;
   std::size_t drop_steps_ = 0;
   std::uint32_t dropped_ = 0;
+  std::uint32_t asked_for_ = 0;
+  std::size_t pages_ = 0;
+  std::array<std::uint8_t, kPagesPerRegion> intervals_{};  // of what is frozen (policy/page_age.h)
 };
 
 template <class Callback>

@@ -135,7 +135,8 @@ void FaultService::serve_fault(SpaceState& state, std::uint64_t address, std::ui
       default:
         break;
     }
-    PageEntry held = PageEntry::plain(PageState::kResident).with_held();
+    PageEntry held =
+        PageEntry::plain(PageState::kResident).with_held().with_age(PageAge::at(clock_.now(), entry.interval()));
     if (entry.incompressible() && !is_write_protect(flags)) held = held.with_incompressible();
     if (entry.state() == PageState::kExcluded || entry.state() == PageState::kReleased) {
       held = entry;  // no demotion freezes these
@@ -170,7 +171,7 @@ void FaultService::serve_resident(SpaceState& state, const Segment& segment, Pag
   if (entry.state() == PageState::kExcluded) return;
   if (entry.state() == PageState::kReleased) {
     if (answer != Answer::kFound || !may_be_emptied_yet(*state.vm))
-      map.exchange(page, entry, PageEntry::plain(PageState::kResident));
+      map.exchange(page, entry, PageEntry::plain(PageState::kResident).with_age(PageAge::at(clock_.now())));
     return;
   }
   PageEntry held = map.load(page);

@@ -244,8 +244,12 @@ FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* s
 void FaultService::settle(FetchOp& op, std::size_t index, bool keeps_copy) {
   const PageIndex page{op.first.value + index};
   PageEntry entry = op.object->map->load(page);
-  const PageEntry home = keeps_copy ? PageEntry::stored(PageState::kResidentClean, entry.location())
-                                    : PageEntry::plain(PageState::kResident);
+  const MonoTime now = clock_.now();
+  const PageAge age =
+      op.reason == FetchReason::kDemand ? entry.age().returned(now) : PageAge::at(now, entry.interval());
+  const PageEntry home = (keeps_copy ? PageEntry::stored(PageState::kResidentClean, entry.location())
+                                     : PageEntry::plain(PageState::kResident))
+                             .with_age(age);
   const bool free_copy = !keeps_copy && entry.holds_location();
   const pool::Location location = entry.location();
   if (op.object->map->exchange(page, entry, home) && free_copy) release_later(op.vm->store, location);

@@ -9,7 +9,9 @@
 //                meanwhile. Without this, an unprotect that was decided before a freeze could land after it, and a
 //                write would go unseen and be lost.
 //   bits  8..47  payload: a store location (pool::Location) or a pattern
-//   bits 48..63  ticket of the demotion that froze the page, so that an old demotion cannot finish a newer one's work
+//   bits 48..63  age (policy/page_age.h); while the page is demoting: ticket of the demotion that froze it, so that an
+//   old
+//                demotion cannot finish a newer one's work, and the payload keeps the age's interval
 //
 // Who may change what: demotion threads move resident -> demoting -> dropping -> far. Everything else (cancelling a
 // demotion, far -> fetching -> resident, discarding, excluding) belongs to the fault loop that owns the VM. Every
@@ -19,9 +21,12 @@
 #include <cstdint>
 #include <string_view>
 
+#include "policy/page_age.h"
 #include "pool/store/page_store.h"
 
 namespace tidepool::daemon {
+
+using policy::PageAge;
 
 enum class PageState : std::uint8_t {
   kUntouched = 0,  // never seen present: a hole that reads zero
@@ -51,9 +56,10 @@ class PageEntry {
     return PageEntry{static_cast<std::uint64_t>(state) | kValueBit |
                      (static_cast<std::uint64_t>(pattern) << kPayloadShift)};
   }
-  static constexpr PageEntry demoting(std::uint16_t ticket) {
+  static constexpr PageEntry demoting(std::uint16_t ticket, unsigned interval) {
     return PageEntry{static_cast<std::uint64_t>(PageState::kDemoting) |
-                     (static_cast<std::uint64_t>(ticket) << kTicketShift)};
+                     (static_cast<std::uint64_t>(interval) << kPayloadShift) |
+                     (static_cast<std::uint64_t>(ticket) << kAgeShift)};
   }
 
   constexpr std::uint64_t raw() const { return raw_; }
@@ -62,7 +68,13 @@ class PageEntry {
   constexpr bool discarded() const { return (raw_ & kDiscardedBit) != 0; }
   constexpr bool incompressible() const { return (raw_ & kIncompressibleBit) != 0; }
   constexpr bool held() const { return (raw_ & kHeldBit) != 0; }
-  constexpr std::uint16_t ticket() const { return static_cast<std::uint16_t>(raw_ >> kTicketShift); }
+  constexpr std::uint16_t ticket() const { return static_cast<std::uint16_t>(raw_ >> kAgeShift); }
+  constexpr PageAge age() const {
+    return state() == PageState::kDemoting ? PageAge{} : PageAge{static_cast<std::uint16_t>(raw_ >> kAgeShift)};
+  }
+  constexpr unsigned interval() const {  // of its age
+    return state() == PageState::kDemoting ? static_cast<unsigned>(payload()) : age().interval();
+  }
   constexpr pool::Location location() const { return pool::Location{payload()}; }
   constexpr std::uint32_t pattern() const { return static_cast<std::uint32_t>(payload()); }
   // True when the payload names a page in the store.
@@ -75,8 +87,8 @@ class PageEntry {
   constexpr PageEntry with_state(PageState state) const {
     return PageEntry{(raw_ & ~0xfull) | static_cast<std::uint64_t>(state)};
   }
-  constexpr PageEntry with_ticket(std::uint16_t ticket) const {
-    return PageEntry{(raw_ & ~(0xffffull << kTicketShift)) | (static_cast<std::uint64_t>(ticket) << kTicketShift)};
+  constexpr PageEntry with_age(PageAge age) const {
+    return PageEntry{(raw_ & ~(0xffffull << kAgeShift)) | (static_cast<std::uint64_t>(age.raw()) << kAgeShift)};
   }
   constexpr PageEntry with_discarded() const { return PageEntry{raw_ | kDiscardedBit}; }
   constexpr PageEntry with_incompressible() const { return PageEntry{raw_ | kIncompressibleBit}; }
@@ -88,7 +100,7 @@ class PageEntry {
 
  private:
   static constexpr unsigned kPayloadShift = 8;
-  static constexpr unsigned kTicketShift = 48;
+  static constexpr unsigned kAgeShift = 48;
   static constexpr std::uint64_t kValueBit = 1u << 4;
   static constexpr std::uint64_t kDiscardedBit = 1u << 5;
   static constexpr std::uint64_t kIncompressibleBit = 1u << 6;

@@ -143,11 +143,13 @@ struct PagerCounters {
   std::atomic<std::uint64_t> out_of_memory{0};
 };
 
-// How a demotion of one region ended.
-struct EndedDemotion {
+// What became of an order to demote one region: it has begun, with so many pages, or it is over, and so many left.
+struct DemotionNews {
   const MemoryObject* object = nullptr;
   std::uint64_t region = 0;
-  std::uint32_t pages = 0;  // that left
+  bool over = false;
+  std::uint32_t pages = 0;
+  std::uint32_t stayed = 0;  // over: that were asked for and are still resident
 };
 
 struct PagedVm {
@@ -172,6 +174,8 @@ struct PagedVm {
   std::uint64_t next_object = 0;
   std::uint64_t next_space = 0;
   MonoTime given_back{};  // when pages were last discarded
+  // For how long a page that came home is spared at first (policy/page_age.h). Set by whoever orders demotions.
+  std::atomic<Nanoseconds> hold{std::chrono::seconds(20)};
   PagerCounters counters;
   LatencyHistogram fault_latency;  // far pages on demand, nanoseconds
 
@@ -210,20 +214,20 @@ struct PagedVm {
     return sum;
   }
 
-  // Of demotions that ended since they were last taken, for whoever ordered them. Any thread.
-  void note_ended(const EndedDemotion& ended) {
-    const std::lock_guard lock(ended_mutex_);
-    if (ended_.size() < kMostEnded) ended_.push_back(ended);
+  // Of demotions, since it was last taken, for whoever ordered them. Any thread.
+  void note(const DemotionNews& news) {
+    const std::lock_guard lock(news_mutex_);
+    if (news_.size() < kMostNews) news_.push_back(news);
   }
-  std::vector<EndedDemotion> take_ended() {
-    const std::lock_guard lock(ended_mutex_);
-    return std::exchange(ended_, {});
+  std::vector<DemotionNews> take_news() {
+    const std::lock_guard lock(news_mutex_);
+    return std::exchange(news_, {});
   }
 
  private:
-  static constexpr std::size_t kMostEnded = 4096;  // nobody may be listening
-  std::mutex ended_mutex_;
-  std::vector<EndedDemotion> ended_;
+  static constexpr std::size_t kMostNews = 8192;  // nobody may be listening
+  std::mutex news_mutex_;
+  std::vector<DemotionNews> news_;
   mutable std::mutex spaces_mutex_;
   std::vector<std::shared_ptr<AddressSpace>> spaces_;
 };

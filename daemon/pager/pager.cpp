@@ -433,7 +433,9 @@ std::size_t PagerImpl::arm_samples(PagedVm& vm, MemoryObject& object, std::span<
     std::vector<AddressRange> ranges;
     for (const PageIndex page : pages) {
       const Segment* segment = table->showing(object, page);
-      if (segment == nullptr || object.map->load(page) != PageEntry::plain(PageState::kResident)) continue;
+      const PageEntry entry = object.map->load(page);
+      if (segment == nullptr || entry.state() != PageState::kResident || entry.held() || entry.incompressible())
+        continue;
       ranges.push_back({segment->address_of(page), segment->address_of(page) + kPageSize});
       increment_saturating(object.map->region(PageMap::region_of(page)).armed);
     }

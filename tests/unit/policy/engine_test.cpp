@@ -291,6 +291,8 @@ TEST(Engine, RespectsItsRateLimit) {
 
 TEST(Engine, HasNoMoreMovesUnderWayThanThePagerWorksOn) {
   TestHost host;
+  host.config.moves_under_way = 128;
+  host.config.moves_under_way_per_vm = 64;
   for (std::uint32_t id = 1; id <= 4; ++id) host.add(id, 200).view.limit = Bytes{};
   std::size_t begun = 0;
   for (int i = 0; i < 5; ++i) begun += host.tick().demotions.size();
