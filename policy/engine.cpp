@@ -214,7 +214,7 @@ void Engine::ended(VmId id, RegionId region, std::uint32_t pages, std::uint32_t 
   VmState* vm = find(id);
   if (vm == nullptr) return;
   vm->heat.end_move(region, pages, stayed);
-  vm->hold.ended(pages);
+  vm->hold.ended(pages, stayed);
 }
 
 void Engine::not_taken(const Move& move) {

@@ -16,8 +16,10 @@ class HoldControl {
   static constexpr float kShortest = 0.5f;  // seconds
   static constexpr float kLongest = 600;
 
-  // A demotion is over.
-  void ended(std::uint32_t pages) {
+  // A demotion is over: so many pages went, and so many were spared.
+  void ended(std::uint32_t pages, std::uint32_t stayed) {
+    any_ = true;
+    if (stayed == 0) return;
     pages_ += pages;
     ++moves_;
   }
@@ -25,7 +27,8 @@ class HoldControl {
   // above it; 0 without one.
   void end_tick(bool must_give, double excess) {
     const float found = moves_ == 0 ? 0 : static_cast<float>(pages_) / static_cast<float>(moves_);
-    if (must_give && (found < kFew || (excess > kSmallExcess && found < kPlenty))) {
+    const bool too_few = moves_ != 0 && (found < kFew || (excess > kSmallExcess && found < kPlenty));
+    if (must_give && (too_few || !any_)) {
       seconds_ *= excess > kLargeExcess ? kShrinkFast : kShrink;
     } else if (!must_give || found > kMany) {
       seconds_ *= kGrow;
@@ -33,6 +36,7 @@ class HoldControl {
     seconds_ = std::clamp(seconds_, kShortest, kLongest);
     pages_ = 0;
     moves_ = 0;
+    any_ = false;
   }
   float seconds() const { return seconds_; }
 
@@ -49,7 +53,8 @@ class HoldControl {
 
   float seconds_ = 20;
   std::uint64_t pages_ = 0;
-  std::uint32_t moves_ = 0;
+  std::uint32_t moves_ = 0;  // that spared something
+  bool any_ = false;
 };
 
 }  // namespace tidepool::policy

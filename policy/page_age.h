@@ -41,6 +41,11 @@ class PageAge {
     return static_cast<std::int64_t>((stamp_of(now) + kStamps - (raw_ & kStampMask)) % kStamps) * kUnit;
   }
 
+  // How often it seems to be used; of a page that is away and has never returned, at most as often as this says.
+  constexpr unsigned likely_interval(MonoTime now, bool away) const {
+    if (!away || !known() || interval() != kUnknown) return interval();
+    return static_cast<unsigned>(octaves(since(now)));
+  }
   // Of a page at home.
   constexpr bool spared(MonoTime now, Nanoseconds hold) const { return known() && since(now) < own_hold(hold); }
   // Of a page that left at the time it names: it is wanted now.
@@ -80,6 +85,31 @@ class PageAge {
   }
 
   std::uint16_t raw_ = 0;
+};
+
+// Whether the pages of a region are used alike. Where they are, what one page did says nothing of it that the region
+// does not say better, and pages are not told apart: chance alone spreads the estimates of like pages by 1.1 octaves.
+class AgeSpread {
+ public:
+  void add(unsigned interval) {
+    if (interval >= PageAge::kUnknown) return;
+    ++count_;
+    sum_ += interval;
+    squares_ += interval * interval;
+  }
+  bool differ() const {
+    if (count_ < kFew) return false;
+    const double mean = static_cast<double>(sum_) / count_;
+    return static_cast<double>(squares_) / count_ - mean * mean > kAlike * kAlike;
+  }
+
+ private:
+  static constexpr std::uint32_t kFew = 16;
+  static constexpr double kAlike = 1.45;  // octaves
+
+  std::uint32_t count_ = 0;
+  std::uint32_t sum_ = 0;
+  std::uint32_t squares_ = 0;
 };
 
 }  // namespace tidepool::policy

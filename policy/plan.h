@@ -52,7 +52,8 @@ struct Move {
   std::uint16_t pages = 0;     // expected to move
   std::uint8_t tier = 0;       // index into HostView::tiers; of a restore: not used
   Reason reason = Reason::kCold;
-  float rate = 0;  // expected uses of one of its pages per second
+  float rate = 0;       // expected uses of one of its pages per second
+  bool spares = false;  // a demotion leaves pages that are used more than others of the region (policy/page_age.h)
   bool operator==(const Move&) const = default;
 };
 

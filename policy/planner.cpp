@@ -224,7 +224,7 @@ Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
 
 void Planner::force(VmState& vm, const Want& want, Plan& plan) {
   const Bound bound = tightest(vm, want.reason == Reason::kHostPressure);
-  const Bytes amount = std::min(saturating_bytes(as_double(want.amount) / vm.heat.move_success()), bound.room);
+  const Bytes amount = std::min(want.amount, bound.room);
   vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left(vm)}, scratch_);
   const Decision decision = demote(vm, want.reason, MoveKind::kForced, amount, bound, -1, plan);
   vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
@@ -300,9 +300,10 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
   if (candidates.empty() && most == 0) why_not = Reason::kRateLimit;
   if (candidates.empty() && bound.room < Bytes{kPageSize}) why_not = bound.reason;
   double expected = 0;
+  double going = 0;  // bytes
   for (const Candidate& candidate : candidates) {
     const Bytes bytes = to_bytes(PageCount{candidate.pages});
-    if (decision.bytes >= amount) break;
+    if (going >= as_double(amount)) break;
     // Whole regions: the last one must fit entirely, so that no bound is ever exceeded.
     if (decision.bytes + bytes > bound.room) continue;
     const double uses = static_cast<double>(candidate.rate + candidate.doubt) * candidate.pages;
@@ -320,6 +321,7 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
       break;
     }
     expected += uses;
+    going += as_double(bytes) * candidate.success;
     decision.bytes += bytes;
     ++decision.regions;
     if (vm.terms.mode == Mode::kObserve) continue;
@@ -327,7 +329,7 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
     if (!real) continue;
     tiers_.take(tier, candidate.pages);
     plan.demotions.push_back({vm.id, candidate.id, candidate.units, candidate.pages, static_cast<std::uint8_t>(tier),
-                              reason, candidate.rate});
+                              reason, candidate.rate, kind == MoveKind::kForced});
   }
   if (decision.regions == 0) return nothing(vm, why_not);
   if (vm.terms.mode != Mode::kObserve && kind != MoveKind::kForced) vm.predicted += expected;

@@ -39,6 +39,7 @@ struct RegionHeat {
   static constexpr std::uint8_t kFruitless = 16;  // its last move did nothing
   static constexpr std::uint8_t kWarmer = 32;     // what was seen last was more than was expected
   static constexpr std::uint8_t kCooler = 64;     // or less
+  static constexpr std::uint8_t kSparing = 128;   // its last move left pages behind that it was asked for
   bool has(std::uint8_t flag) const { return (flags & flag) != 0; }
   void set(std::uint8_t flag, bool on) { flags = static_cast<std::uint8_t>(on ? flags | flag : flags & ~flag); }
 };

@@ -157,7 +157,8 @@ void VmHeat::take_news(Object& object, const RegionNews& news) {
   }
   // What would not compress may have been written since: the pager tries a sixteenth of it again with each demotion.
   const auto hopeless = static_cast<std::uint16_t>(news.incompressible - news.incompressible / 16);
-  region.stuck = std::min(spares_ ? std::max(region.stuck, hopeless) : hopeless, region.resident);
+  region.stuck =
+      std::min(region.has(RegionHeat::kSparing) ? std::max(region.stuck, hopeless) : hopeless, region.resident);
   resident_ += region.resident;
   resident_ -= was_resident;
   far_ += region.far;
@@ -232,7 +233,7 @@ void VmHeat::take_refaults(Object& object, std::uint32_t index, PageRun run, flo
   faults_now_ += back;
   came_back(region, back);
   used(region, back);
-  if (spares_) region.stuck = std::min<std::uint16_t>(region.stuck + back, kRegionPages);
+  if (region.has(RegionHeat::kSparing)) region.stuck = std::min<std::uint16_t>(region.stuck + back, kRegionPages);
   const UnitMask unit = unit_of(run);
   region.used |= unit;
   if (unit != 0 && region.part != 0) object.parts[region.part - 1].units[std::countr_zero(unit)] += Exposure{1, 1};

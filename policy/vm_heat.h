@@ -30,6 +30,7 @@ struct Candidate {
   float rate = 0;           // uses of one of them per second
   // What may have escaped notice: half a use more (Jeffreys' prior) in all the time that the region was watched.
   float doubt = 0;
+  float success = 1;  // the part of the pages that is likely to go: where pages are spared that shows only then
 };
 
 enum class Pick : std::uint8_t {
@@ -80,8 +81,6 @@ class VmHeat {
   std::uint64_t far_pages() const { return far_; }
   std::uint64_t pending_pages() const { return pending_; }
   std::uint32_t pending_moves() const { return pending_moves_; }
-  // Of the pages that a move is planned for, the part that goes; where pages are spared that is not known beforehand.
-  float move_success() const { return move_success_; }
   std::uint64_t unproven_canaries() const { return canaries_; }
   // Pages that could go, by temperature; and those of regions that are ripe and known.
   const std::array<std::int32_t, kTemperatures>& movable() const { return any_.pages; }
@@ -233,7 +232,7 @@ class VmHeat {
   RefaultDistances distances_;
   double fault_rate_ = 0;
   double move_seconds_ = 1.5;
-  float move_success_ = 1;
+  float sparing_success_ = 1;
   std::uint64_t faults_now_ = 0;
   std::uint64_t looks_now_ = 0;
   double looks_per_second_ = 0;

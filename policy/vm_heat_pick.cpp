@@ -23,7 +23,7 @@ bool colder(const Candidate& a, const Candidate& b) {
 Candidate VmHeat::candidate_of(const Object& object, std::uint32_t index, std::uint16_t pages, float rate) const {
   const RegionHeat& region = object.regions[index];
   const float doubt = 0.5f / (region.seen.watch + region.far_seen.watch + config_.prior_watch);
-  return {{object.id, index}, kAllUnits, pages, rate, doubt};
+  return {{object.id, index}, kAllUnits, pages, rate, doubt, region.has(RegionHeat::kSparing) ? sparing_success_ : 1};
 }
 
 void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out) {
@@ -70,9 +70,10 @@ void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out)
   for (Candidate& each : out) each.rate *= 1 + move_price_ / static_cast<float>(each.pages);
   std::sort(out.begin(), out.end(), colder);
   for (Candidate& each : out) each.rate /= 1 + move_price_ / static_cast<float>(each.pages);
-  std::uint64_t sum = 0;
+  double sum = 0;
   std::size_t keep = 0;
-  while (keep < out.size() && keep < limits.regions && sum < limits.pages) sum += out[keep++].pages;
+  for (; keep < out.size() && keep < limits.regions && sum < static_cast<double>(limits.pages); ++keep)
+    sum += out[keep].pages * out[keep].success;
   out.resize(keep);
 }
 
@@ -177,9 +178,11 @@ void VmHeat::begin_move(RegionId id, std::uint32_t pages) {
   if (object == nullptr || id.region >= object->regions.size()) return;
   RegionHeat& region = object->regions[id.region];
   if (!region.has(RegionHeat::kPending) || pages > region.moved) return;
-  const float weight = kSuccessWeight * static_cast<float>(region.moved) / kRegionPages;
-  const float going = static_cast<float>(pages) / static_cast<float>(std::max<int>(1, region.moved));
-  move_success_ = std::max(kLeastSuccess, move_success_ + weight * (going - move_success_));
+  if (region.has(RegionHeat::kSparing)) {
+    const float weight = kSuccessWeight * static_cast<float>(region.moved) / kRegionPages;
+    const float going = static_cast<float>(pages) / static_cast<float>(std::max<int>(1, region.moved));
+    sparing_success_ = std::max(kLeastSuccess, sparing_success_ + weight * (going - sparing_success_));
+  }
   pending_ -= std::min<std::uint64_t>(pending_, region.moved - pages);
   if (region.has(RegionHeat::kCanary)) canaries_ -= std::min<std::uint64_t>(canaries_, region.moved - pages);
   region.moved = static_cast<std::uint16_t>(pages);
@@ -187,9 +190,10 @@ void VmHeat::begin_move(RegionId id, std::uint32_t pages) {
 
 void VmHeat::end_move(RegionId id, std::uint32_t pages, std::uint32_t stayed) {
   settle_move(id, [&](RegionHeat& region) {
-    // The next one would leave them as well; less so as time passes.
-    if (spares_) region.stuck = static_cast<std::uint16_t>(std::min<std::uint32_t>(stayed, kRegionPages));
     const bool spared = spares_ && stayed != 0;
+    region.set(RegionHeat::kSparing, spared);
+    // The next one would leave them as well; less so as time passes.
+    if (spared) region.stuck = static_cast<std::uint16_t>(std::min<std::uint32_t>(stayed, kRegionPages));
     if (pages == 0 && !spared) note_fruitless(region);
   });
 }

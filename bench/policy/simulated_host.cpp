@@ -28,6 +28,7 @@ struct Armed {
 struct Job {
   std::uint32_t region;
   policy::UnitMask units;
+  bool spares;
   unsigned due = 0;  // tick in which its pages are dropped; 0: not begun
 };
 
@@ -223,11 +224,17 @@ void SimulatedHost::begin_moves() {
       Job& job = vm->jobs[vm->jobs_begun++];
       ++under_way;
       job.due = tick + spec_.grace;
+      policy::AgeSpread spread;
+      vm->each(job.region, policy::kAllUnits, [&](std::uint64_t page) {
+        const Page& state = vm->pages[page];
+        spread.add(state.age.likely_interval(time_at(seconds_), state.state == PageState::kFar));
+      });
+      const bool spares = job.spares && spread.differ();
       std::uint32_t frozen = 0;
       vm->each(job.region, job.units, [&](std::uint64_t page) {
         Page& state = vm->pages[page];
         if (state.state != PageState::kResident) return;
-        if (vm->spec.spares && state.age.spared(time_at(seconds_), vm->hold)) return;
+        if (spares && state.age.spared(time_at(seconds_), vm->hold)) return;
         state.state = PageState::kDemoting;
         ++frozen;
       });
@@ -354,7 +361,8 @@ void SimulatedHost::tick() {
         Bytes{static_cast<std::uint64_t>(static_cast<double>(far.value) * snapshot.host.tiers[0].ratio)};
   snapshot.samples = samples;
   plan_ = engine_.tick(snapshot, config_);
-  for (const policy::Move& move : plan_.demotions) vm_of(move.vm).jobs.push_back({move.region.region, move.units});
+  for (const policy::Move& move : plan_.demotions)
+    vm_of(move.vm).jobs.push_back({move.region.region, move.units, move.spares});
   for (const policy::Hold& hold : plan_.holds)
     vm_of(hold.vm).hold = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<float>(hold.seconds));
   begin_moves();

@@ -19,7 +19,7 @@ constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
 
 RegionToDemote region_of(PagedVm& vm, const policy::Move& move) {
-  return {vm.objects[move.region.object].get(), move.region.region, move.units};
+  return {vm.objects[move.region.object].get(), move.region.region, move.units, move.spares};
 }
 
 }  // namespace
