@@ -87,8 +87,8 @@ class PageAge {
   std::uint16_t raw_ = 0;
 };
 
-// Whether the pages of a region are used alike. Where they are, what one page did says nothing of it that the region
-// does not say better, and pages are not told apart: chance alone spreads the estimates of like pages by 1.1 octaves.
+// Which pages of a region are worth telling apart from the others. Where all are used alike, what one page did says
+// nothing of it that the region does not say better, and chance alone spreads their estimates by 1.1 octaves.
 class AgeSpread {
  public:
   void add(unsigned interval) {
@@ -97,15 +97,18 @@ class AgeSpread {
     sum_ += interval;
     squares_ += interval * interval;
   }
-  bool differ() const {
+  // Once all are added.
+  bool stands_out(unsigned interval) const {
     if (count_ < kFew) return false;
     const double mean = static_cast<double>(sum_) / count_;
-    return static_cast<double>(squares_) / count_ - mean * mean > kAlike * kAlike;
+    const double variance = static_cast<double>(squares_) / count_ - mean * mean;
+    return variance > kAlike * kAlike || interval + kFarOff <= mean;
   }
 
  private:
   static constexpr std::uint32_t kFew = 16;
   static constexpr double kAlike = 1.45;  // octaves
+  static constexpr double kFarOff = 5;    // octaves; among pages that are alike, a rare chance
 
   std::uint32_t count_ = 0;
   std::uint32_t sum_ = 0;

@@ -229,12 +229,12 @@ void SimulatedHost::begin_moves() {
         const Page& state = vm->pages[page];
         spread.add(state.age.likely_interval(time_at(seconds_), state.state == PageState::kFar));
       });
-      const bool spares = job.spares && spread.differ();
       std::uint32_t frozen = 0;
       vm->each(job.region, job.units, [&](std::uint64_t page) {
         Page& state = vm->pages[page];
         if (state.state != PageState::kResident) return;
-        if (spares && state.age.spared(time_at(seconds_), vm->hold)) return;
+        if (job.spares && spread.stands_out(state.age.interval()) && state.age.spared(time_at(seconds_), vm->hold))
+          return;
         state.state = PageState::kDemoting;
         ++frozen;
       });

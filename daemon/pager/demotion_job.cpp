@@ -105,13 +105,13 @@ bool DemotionJob::freeze(MonoTime now) {
   }
   const std::uint64_t limit = object_->map->pages().value;
   const Nanoseconds hold = vm_->hold.load(std::memory_order_relaxed);
-  const bool spares = spares_ && pages_differ(now);
+  const policy::AgeSpread spread = spares_ ? spread_of_ages(now) : policy::AgeSpread{};
   for (std::size_t slot = 0; slot < kPagesPerRegion && page(slot).value < limit; ++slot) {
     if (!candidates.test(slot)) continue;
     PageEntry entry = object_->map->load(page(slot));
     if (entry.state() != PageState::kResident && entry.state() != PageState::kResidentClean) continue;
     ++asked_for_;
-    if (entry.held() || (spares && entry.age().spared(now, hold))) continue;
+    if (entry.held() || (spread.stands_out(entry.interval()) && entry.age().spared(now, hold))) continue;
     // What did not compress may have been written since: a part of it is tried again each time.
     if (entry.incompressible() && slot % kIncompressibleParts != ticket_ % kIncompressibleParts) continue;
     intervals_[slot] = static_cast<std::uint8_t>(entry.interval());
@@ -131,14 +131,14 @@ bool DemotionJob::freeze(MonoTime now) {
   return frozen_.any() || clean_.any();
 }
 
-bool DemotionJob::pages_differ(MonoTime now) const {
+policy::AgeSpread DemotionJob::spread_of_ages(MonoTime now) const {
   policy::AgeSpread spread;
   const std::uint64_t limit = object_->map->pages().value;
   for (std::size_t slot = 0; slot < kPagesPerRegion && page(slot).value < limit; ++slot) {
     const PageEntry entry = object_->map->load(page(slot));
     spread.add(entry.age().likely_interval(now, entry.state() == PageState::kFar));
   }
-  return spread.differ();
+  return spread;
 }
 
 bool DemotionJob::protect(std::size_t first, std::size_t count, bool on) const {

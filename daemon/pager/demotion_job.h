@@ -104,7 +104,7 @@ class DemotionJob {
     Slots zero_page;  // the kernel's page of zeros, which costs nothing
   };
   Presence present(SlotRange within, HugePages huge) const;
-  bool pages_differ(MonoTime now) const;
+  policy::AgeSpread spread_of_ages(MonoTime now) const;
   bool protect(std::size_t first, std::size_t count, bool protect) const;
   void thaw(std::size_t slot, PageEntry to);
   void give_up(std::size_t slot, PageEntry to = PageEntry::plain(PageState::kResident));
