@@ -52,6 +52,16 @@ void apply_class(const Config& config, const std::string& name, VmPolicy& policy
   policy.min_cold_age = std::chrono::duration_cast<std::chrono::milliseconds>(settings.min_cold_age);
 }
 
+void apply_changes(const Config& config, const VmSettings& changes, Bytes promised, VmPolicy& policy) {
+  if (changes.mode) policy.mode = *changes.mode;
+  if (changes.service_class) apply_class(config, *changes.service_class, policy);
+  if (changes.guarantee) policy.guarantee = changes.guarantee->resolve(promised);
+  if (changes.limit) policy.limit = changes.limit->resolve(promised);
+  if (changes.no_limit) policy.limit.reset();
+  if (changes.stall_budget) policy.stall_budget = *changes.stall_budget;
+  if (changes.min_cold_age) policy.min_cold_age = *changes.min_cold_age;
+}
+
 VmPolicy settings_for(const Config& config, const Rule* rule, Bytes promised, const VmSettings& changes) {
   VmPolicy policy;
   policy.mode = config.mode;
@@ -68,13 +78,7 @@ VmPolicy settings_for(const Config& config, const Rule* rule, Bytes promised, co
     if (rule->stall_budget) policy.stall_budget = *rule->stall_budget;
     if (rule->min_cold_age) policy.min_cold_age = *rule->min_cold_age;
   }
-  if (changes.mode) policy.mode = *changes.mode;
-  if (changes.service_class) apply_class(config, *changes.service_class, policy);
-  if (changes.guarantee) policy.guarantee = changes.guarantee->resolve(promised);
-  if (changes.limit) policy.limit = changes.limit->resolve(promised);
-  if (changes.no_limit) policy.limit.reset();
-  if (changes.stall_budget) policy.stall_budget = *changes.stall_budget;
-  if (changes.min_cold_age) policy.min_cold_age = *changes.min_cold_age;
+  apply_changes(config, changes, promised, policy);
   return policy;
 }
 

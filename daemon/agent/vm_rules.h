@@ -31,6 +31,9 @@ const Rule* first_rule(std::span<const Rule> rules, const RuleSubject& subject);
 // name that is only a label.
 void apply_class(const Config& config, const std::string& name, VmPolicy& policy);
 
+// What somebody asks to be changed. `promised`: what shares are of.
+void apply_changes(const Config& config, const VmSettings& changes, Bytes promised, VmPolicy& policy);
+
 // Defaults, over them the rule (may be nullptr), over that the changes. `promised`: what shares are of.
 VmPolicy settings_for(const Config& config, const Rule* rule, Bytes promised, const VmSettings& changes);
 
