@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <fstream>
+#include <thread>
 #include <utility>
 
 #include "base/text.h"
@@ -19,6 +20,9 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr std::size_t kDescriptorsToUndo = 12;  // letting go of one process: pidfds, /proc, a socket pair
+// Other VMs may be let go of all the time.
+constexpr auto kLetGoPatience = std::chrono::seconds(5);
+constexpr auto kLetGoInterval = std::chrono::milliseconds(50);
 constexpr auto kReleasePatience = std::chrono::minutes(10);
 
 Result<MemorySelector> selector_of(const MappingSelector& wanted) {
@@ -90,6 +94,18 @@ Result<ProcessIdentity> Adopter::identify(const AdoptRequest& request) const {
 }
 
 Result<Adopter::Candidate> Adopter::inspect(const AdoptRequest& request, const ProcessIdentity& id) const {
+  const auto deadline = std::chrono::steady_clock::now() + kLetGoPatience;
+  while (true) {
+    const bool letting_go = context_.pager->lets_go();
+    auto candidate = look_at(request, id);
+    if (!candidate || !letting_go || std::chrono::steady_clock::now() > deadline) return candidate;
+    const Finding* against = candidate->verdict.first_refusal();
+    if (against == nullptr || against->code != "userfaultfd") return candidate;
+    std::this_thread::sleep_for(kLetGoInterval);
+  }
+}
+
+Result<Adopter::Candidate> Adopter::look_at(const AdoptRequest& request, const ProcessIdentity& id) const {
   auto selector = selector_of(request.mapping);
   if (!selector) return Failure{selector.error()};
   auto facts = collect_facts(id.pid, context_.roots, *selector);

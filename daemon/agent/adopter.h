@@ -59,7 +59,9 @@ class Adopter {
 
   // Which process is meant: from here on it is known by its start time too.
   Result<ProcessIdentity> identify(const AdoptRequest& request) const;
+  // Looks again while a userfaultfd in the way may be one that we ourselves are letting go of.
   Result<Candidate> inspect(const AdoptRequest& request, const ProcessIdentity& id) const;
+  Result<Candidate> look_at(const AdoptRequest& request, const ProcessIdentity& id) const;
   void judge_family(Candidate& candidate, const AdoptRequest& request) const;
   AdoptionRules rules_for(const Candidate& candidate, const AdoptRequest& request) const;
   Result<> check_unchanged(const ManagedVm& vm, const Candidate& candidate, const AdoptRequest& request) const;

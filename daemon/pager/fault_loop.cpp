@@ -104,6 +104,7 @@ class Loop final : public FaultLoop {
         unwatch(space.get());
         UniqueFd copy{::fcntl(space->userfaultfd.fd(), F_DUPFD_CLOEXEC, 0)};
         if (copy.valid()) drained_.push_back({kernel::Userfaultfd{std::move(copy)}, clock_.now() + kDrainTime});
+        drains_ = !drained_.empty();
         service_.free_private(*space, *vm);
         if (service_.hooks().space_gone) service_.hooks().space_gone(*vm, *space);
       }
@@ -132,6 +133,7 @@ class Loop final : public FaultLoop {
     [[maybe_unused]] const ssize_t written = ::write(mail_.get(), &one, sizeof one);
   }
   Bytes buffers() const override { return service_.buffers(); }
+  bool drains() const override { return drains_; }
   std::uint64_t passes() const override { return passes_.load(std::memory_order_relaxed); }
   void stop() override {
     if (!thread_.joinable()) return;
@@ -166,6 +168,7 @@ class Loop final : public FaultLoop {
       }
       return count < 0 || now >= drained.until;
     });
+    drains_ = !drained_.empty();
   }
 
   void run() {
@@ -389,6 +392,7 @@ class Loop final : public FaultLoop {
   std::vector<std::shared_ptr<AddressSpace>> paused_;
   MonoTime resume_at_{};
   std::vector<Drained> drained_;
+  std::atomic<bool> drains_{false};
   std::atomic<std::uint64_t> passes_{0};
   bool stopping_ = false;
   std::thread thread_;

@@ -74,6 +74,9 @@ class FaultLoop {
 
   // Memory kept ready for far pages on their way home; allocated once.
   virtual Bytes buffers() const = 0;
+  // Some descriptors of removed VMs are still open here, so that whoever changes such memory meanwhile is not left
+  // waiting. What could not be unregistered stays so until then: a second at most.
+  virtual bool drains() const = 0;
   // Grows with every pass: a watchdog that sees it stand still for long knows that the loop hangs.
   virtual std::uint64_t passes() const = 0;
   virtual void stop() = 0;  // joins

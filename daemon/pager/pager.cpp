@@ -69,6 +69,9 @@ class PagerImpl final : public Pager {
   }
   void freeze_host(bool frozen) override { demoter_->freeze_host(frozen); }
   void abandon(const std::shared_ptr<PagedVm>& vm) override { demoter_->abandon(vm); }
+  bool lets_go() const override {
+    return std::ranges::any_of(loops_, [](const auto& loop) { return loop->drains(); });
+  }
   std::uint64_t heartbeat() const override {
     std::uint64_t slowest = ~0ull;
     for (const auto& loop : loops_) slowest = std::min(slowest, loop->passes());

@@ -101,6 +101,10 @@ class Pager {
   // not be brought home (the VM then stays served). Exactly one call of done.
   virtual void release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done) = 0;
 
+  // True for up to a second after a release, and after an activation that failed: what could not be unregistered then,
+  // because the process was changing it, is let go of only at the end of that.
+  virtual bool lets_go() const = 0;
+
   // Arms pages for access sampling: the next access is counted in its region's `touches`. Returns how many were armed.
   // Shared memory is unmapped (reads and writes are seen), except where there is swap, which the same call would fill.
   // It and private memory are write-protected (writes are seen).

@@ -4,6 +4,7 @@
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -12,6 +13,7 @@
 #include <boost/json.hpp>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "tests/integration/operator/adoption_case.h"
 #include "tests/support/child_process.h"
@@ -188,6 +190,77 @@ TEST_F(FailedAdoption, WhoseMemoryAnotherProcessMapsMeanwhile) {
   ::kill(stranger, SIGKILL);
   ::waitpid(stranger, nullptr, 0);
   expect_success(child.pid(), memory_.range());
+}
+
+// Half of its memory is shared. The other half is private, and grows and shrinks by a page, in place, until it is told
+// to stop.
+std::string breathe(const PlannedMemory& memory, const TestFolder& folder) {
+  const std::size_t half = memory.range().size() / 2;
+  const int fd = ::memfd_create("cache", MFD_CLOEXEC);
+  char* const start = memory.make();
+  if (fd < 0 || start == nullptr || ::ftruncate(fd, static_cast<off_t>(half)) != 0 ||
+      ::mmap(start, half, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+    return "memory";
+  ::close(fd);
+  char* const own = start + half;
+  const std::size_t less = half - kPageSize;
+  ::munmap(own + less, kPageSize);  // room to grow
+  std::thread([own, less, stop = folder / "stop"] {
+    while (!std::filesystem::exists(stop)) {
+      ::mremap(own, less, less + kPageSize, 0);
+      ::usleep(1000);
+      ::mremap(own, less + kPageSize, less, 0);
+      ::usleep(1000);
+    }
+    std::ofstream(stop + "ped") << "stopped";
+    for (;;) ::pause();
+  }).detach();
+  return "";
+}
+
+// Maps a file when `come` is there, says so with `came`, and stays.
+pid_t start_guest(const std::string& file, std::size_t size, const std::string& come, const std::string& came) {
+  const pid_t guest = ::fork();
+  if (guest != 0) return guest;
+  while (!std::filesystem::exists(come)) ::usleep(1000);
+  const int fd = ::open(file.c_str(), O_RDWR | O_CLOEXEC);
+  if (::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED) ::_exit(1);
+  ::close(fd);
+  std::ofstream{came};
+  for (;;) ::pause();
+}
+
+// What was registered, and could not be unregistered because the process was changing it, goes a moment later: whoever
+// tries again at once is not told that a userfaultfd is in the way.
+TEST_F(FailedAdoption, OfMemoryThatIsBeingChangedCanBeTriedAgainAtOnce) {
+  start({{"adopt.helper", "\"" + (folder_ / "helper") + "\""}});
+  const ChildProcess child([&] { return breathe(memory_, folder_); });
+  ASSERT_READY(child);
+  const std::size_t half = memory_.range().size() / 2;
+  const AddressRange shared{memory_.range().start, memory_.range().start + half};
+  const AddressRange range{shared.start, memory_.range().end - kPageSize};
+  const std::string come = folder_ / "come";
+  const std::string came = folder_ / "came";
+  const std::string file = "/proc/" + std::to_string(child.pid()) + "/map_files/" + text_of(shared);
+  // Every attempt fails, for somebody else maps the memory meanwhile; until one leaves something registered.
+  helper_with(folder_, "touch " + come + "; while [ ! -e " + came + " ]; do sleep 0.01; done");
+  const bool left = await([&] {
+    const pid_t guest = start_guest(file, half, come, came);
+    const Outcome outcome = adopt(child.pid(), range);
+    EXPECT_NE(outcome.code, 0) << outcome.all();
+    ::kill(guest, SIGKILL);
+    ::waitpid(guest, nullptr, 0);
+    for (const std::string& sign : {come, came}) std::filesystem::remove(sign);
+    return state_of_process(child.pid()).watched_mappings > 0;
+  });
+  EXPECT_TRUE(left) << "no adoption failed with something registered";
+  std::ofstream{folder_ / "stop"};
+  EXPECT_TRUE(await([&] { return std::filesystem::exists(folder_ / "stopped"); }));
+  helper_with(folder_, "");
+  expect_parts(adopt(child.pid(), range, {"--name", "calm"}), 0, {"calm"});
+  EXPECT_EQ(release("calm").code, 0);
+  EXPECT_TRUE(await([&] { return state_of_process(child.pid()).watched_mappings == 0; }));
+  expect_as_remembered();
 }
 
 // One descriptor more at a time: whatever step needs the one that is missing fails.
