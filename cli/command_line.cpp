@@ -70,6 +70,21 @@ const CLI::Validator kNatural(
 const CLI::Validator kNotEmpty(
     [](const std::string& text) { return text.empty() ? "must not be empty" : std::string(); }, "TEXT");
 
+// Whether there is such a group, the agent knows.
+const CLI::Validator kControlGroup(
+    [](const std::string& text) -> std::string {
+      const std::string shown = "'" + text + "'";
+      if (text.find_first_not_of("/. \t") == std::string::npos)
+        return shown +
+               " names no control group: give a path as in /proc/PID/cgroup, and not that of the root, in which "
+               "all processes are";
+      if ((text + "/").find("../") != std::string::npos || text.starts_with("./") ||
+          text.find("/./") != std::string::npos || text.ends_with("/."))
+        return shown + " is no control group's path: give it without '.' and '..'";
+      return {};
+    },
+    "PATH");
+
 const CLI::Validator kDuration(
     [](const std::string& text) {
       return parse_duration(text) ? std::string() : "'" + text + "' is not a time such as 60s or 2h";
@@ -186,7 +201,7 @@ void add_vm(Line& line) {
   target->add_option("--domain", line.adopt.domain, "VM's name or UUID, as QEMU's options or libvirt have it")
       ->check(kNotEmpty);
   target->add_option("--cgroup", line.adopt.cgroup, "control group: its process, or the parent of all its processes")
-      ->check(kNotEmpty);
+      ->check(kControlGroup);
   target->require_option(1);
   adopt->add_option("--name", line.adopt.name, "name to give it (default: QEMU's -name, else from the executable)")
       ->check(kNotEmpty);

@@ -24,6 +24,8 @@ constexpr std::chrono::milliseconds kPatience{10'000};
 constexpr std::chrono::milliseconds kPollPeriod{200};
 
 ExitCode code_for(unsigned status, const std::string& word) {
+  // What makes no sense to the agent was typed here.
+  if (status == 400) return ExitCode::kUsage;
   if (status == 422) return ExitCode::kRefused;
   if (word == "timed_out") return ExitCode::kTimedOut;
   if (status == 503) return ExitCode::kUnreachable;

@@ -133,7 +133,7 @@ Result<> AccessRecorder::end(const ManagedVm& vm) {
     each->end();
     return {};
   }
-  return failure(std::errc::invalid_argument, "stop recording", vm.name, "it is not being recorded");
+  return failure(std::errc::no_such_file_or_directory, "stop recording", vm.name, "it is not being recorded");
 }
 
 void AccessRecorder::end_all() {

@@ -57,7 +57,7 @@ Result<Operation> AgentImpl::vm_adopt(const AdoptRequest& request) {
     if (auto allowed = canary_.allows(request.name); !allowed) return Failure{allowed.error()};
   }
   if (!request.cgroup.empty()) {
-    if (auto path = cgroup_path(context_.roots, request.cgroup); !path) return Failure{path.error()};
+    if (auto members = processes_of_cgroup(context_.roots, request.cgroup); !members) return Failure{members.error()};
   }
   return operations_->start(
       OperationKind::kAdopt, request.name, "waiting", [this, request](const Operations::Handle& handle) -> Result<> {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/text.h"
 #include "daemon/vm/vm_name.h"
@@ -14,6 +15,16 @@ namespace {
 
 bool is_below(const std::string& path, const std::string& group) {
   return path == group || (path.starts_with(group) && path[group.size()] == '/');
+}
+
+// In the hierarchy of version 2, or in any of version 1.
+bool is_mounted_group(const kernel::KernelRoots& roots, const std::string& path) {
+  if (kernel::exists(roots.cgroup + path + "/cgroup.procs")) return true;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(roots.cgroup, error), end; !error && it != end; it.increment(error)) {
+    if (kernel::exists(it->path().string() + path + "/cgroup.procs")) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -30,8 +41,10 @@ Result<std::string> cgroup_path(const kernel::KernelRoots& roots, std::string pa
                    "name a group: all processes are in this one");
   }
   if (!path.starts_with('/')) path.insert(0, "/");
-  if (path.find("/../") != std::string::npos || path.ends_with("/.."))
-    return failure(std::errc::invalid_argument, "search control group", path, "give its path without '..'");
+  for (const char* dots : {"/../", "/./"}) {
+    if ((path + '/').find(dots) != std::string::npos)
+      return failure(std::errc::invalid_argument, "search control group", path, "give its path without '.' and '..'");
+  }
   return path;
 }
 
@@ -88,6 +101,9 @@ Result<std::vector<pid_t>> processes_of_cgroup(const kernel::KernelRoots& roots,
     };
     if (std::ranges::any_of(*memberships, is_member)) members.push_back(pid);
   }
+  if (members.empty() && !is_mounted_group(roots, *group))
+    return failure(std::errc::invalid_argument, "search control group", path,
+                   "there is none of that name: give the group's path as in /proc/PID/cgroup");
   return members;
 }
 
@@ -107,7 +123,7 @@ Result<pid_t> find_process(const kernel::KernelRoots& roots, const AdoptRequest&
   }
   if (largest != 0) return largest;
   return failure(std::errc::no_such_process, "find a process in control group", request.cgroup,
-                 "give the group's path as in /proc/PID/cgroup");
+                 "no process with memory of its own is in it");
 }
 
 }  // namespace tidepool::daemon

@@ -412,7 +412,7 @@ class AgentService {
   virtual Result<> vm_hold(std::string_view vm, std::string_view reason) = 0;
   virtual Result<> vm_unhold(std::string_view vm) = 0;
   virtual Result<Operation> vm_record(std::string_view vm, const RecordRequest& request) = 0;
-  // Has its recording end now, and succeed. Invalid when there is none.
+  // Has its recording end now, and succeed. Not found when there is none.
   virtual Result<> vm_record_end(std::string_view vm) = 0;
   virtual Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) = 0;
   // `vm` empty: of all VMs and the host.

@@ -314,7 +314,8 @@ Result<> FakeAgent::vm_record_end(std::string_view vm) {
   const std::lock_guard lock(mutex_);
   const Result<VmStatus*> found = find(vm);
   if (!found) return Failure(found.error());
-  if (!recording_) return failure(std::errc::invalid_argument, "stop recording", (*found)->name, "it is not recorded");
+  if (!recording_)
+    return failure(std::errc::no_such_file_or_directory, "stop recording", (*found)->name, "it is not recorded");
   recording_ = false;
   return {};
 }

@@ -28,6 +28,12 @@ TEST_F(Tidectl, UsageErrorsExitWith2AndSuggest) {
   expect({"vm", "adopt", "--pid", "1", "--domain", "x"}, 2, {});
   expect({"vm", "adopt", "--pid", "-3"}, 2, {});
   expect({"vm", "adopt", "--pid", "x"}, 2, {});
+  for (const char* group : {"", "/", "//", ".", "..", "../..", "./", " "})
+    expect({"vm", "adopt", "--cgroup", group}, 2, {"--cgroup", "names no control group"});
+  for (const char* group : {"/a/..", "../a", "/a/../b", "/a/./b", "a/."})
+    expect({"vm", "adopt", "--check", "--cgroup", group}, 2, {"without '.' and '..'"});
+  // What only the agent can tell to be nonsense is the same mistake.
+  expect({"vm", "set", "web-3", "--guarantee", "lots"}, 2, {"size such as"});
   expect({"vm", "set", "web-3", "--mode", "fast"}, 2, {"observe"});
   expect({"vm", "list", "-o", "xml"}, 2, {"json"});
   expect({"vm", "list", "--timeout", "5"}, 2, {"--timeout"});

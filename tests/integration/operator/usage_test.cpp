@@ -112,6 +112,10 @@ TEST(Usage, OfTidectl) {
                                  {"vm", "adopt", "--pid", "99999999999"},
                                  {"vm", "adopt", "--pid", "1", "--cgroup", "x"},
                                  {"vm", "adopt", "--domain", ""},
+                                 {"vm", "adopt", "--cgroup", ""},
+                                 {"vm", "adopt", "--cgroup", "/"},
+                                 {"vm", "adopt", "--cgroup", ".."},
+                                 {"vm", "adopt", "--cgroup", "/a/../b"},
                                  {"vm", "adopt", "--pid", "1", "--mapping",
                                   "x-"
                                   "y z",
@@ -186,6 +190,16 @@ TEST(Usage, NonsenseValuesAreRefusedByTheAgent) {
     const Outcome outcome = agent.tidectl(words);
     EXPECT_EQ(outcome.code, 1) << words[1] << "\n" << outcome.all();
     EXPECT_FALSE(outcome.err.empty());
+  }
+  for (const char* group : {"/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/nobody-has-this", "/etc", "/etc/passwd",
+                            "/sys/fs/cgroup/cgroup.procs", "a b\n"}) {
+    for (const bool check : {true, false}) {
+      Words words{"vm", "adopt", "--cgroup", group};
+      if (check) words.emplace_back("--check");
+      const Outcome outcome = agent.tidectl(words);
+      EXPECT_EQ(outcome.code, 2) << group << "\n" << outcome.all();
+      EXPECT_NE(outcome.err.find("control group"), std::string::npos) << outcome.all();
+    }
   }
   agent.expect({"health"}, 0);
 }

@@ -44,7 +44,6 @@ TEST_F(ProcessSearch, FindsAGroupWithTheGroupsBelowItAndNoNeighbour) {
   EXPECT_EQ(members("/system.slice/cache.service/"), (std::vector<pid_t>{80, 81}));
   EXPECT_EQ(members("system.slice/cache.service"), (std::vector<pid_t>{80, 81}));
   EXPECT_EQ(members("/system.slice"), (std::vector<pid_t>{80, 81, 82}));
-  EXPECT_TRUE(members("/system.slice/cache").empty());
 }
 
 TEST_F(ProcessSearch, TakesPathsBelowTheMountPoint) {
@@ -57,8 +56,9 @@ TEST_F(ProcessSearch, TakesPathsBelowTheMountPoint) {
 }
 
 TEST_F(ProcessSearch, RefusesTheRootGroupAndPathsThatLeadUp) {
-  for (const std::string& path : {std::string("/"), std::string(), tree_.roots().cgroup,
-                                  tree_.roots().cgroup + "/memory", std::string("/a/../b")}) {
+  for (const std::string& path :
+       {std::string("/"), std::string(), tree_.roots().cgroup, tree_.roots().cgroup + "/memory", std::string("/a/../b"),
+        std::string("/a/./b"), std::string("..")}) {
     const auto found = processes_of_cgroup(tree_.roots(), path);
     ASSERT_FALSE(found) << path;
     EXPECT_EQ(found.error().code, std::errc::invalid_argument);
@@ -70,7 +70,22 @@ TEST_F(ProcessSearch, MeansTheProcessOfAGroupThatHasMostMemory) {
   const auto found = find_process(tree_.roots(), group("/system.slice/cache.service"));
   ASSERT_TRUE(found) << found.error().message();
   EXPECT_EQ(*found, 81);
-  EXPECT_EQ(find_process(tree_.roots(), group("/nobody")).error().code, std::errc::no_such_process);
+  tree_.write("cgroup/memory/idle/cgroup.procs", "");
+  EXPECT_EQ(find_process(tree_.roots(), group("/idle")).error().code, std::errc::no_such_process);
+}
+
+TEST_F(ProcessSearch, TellsAGroupWithoutProcessesFromNone) {
+  tree_.write("cgroup/memory/idle/cgroup.procs", "");
+  EXPECT_TRUE(members("/idle").empty());
+  for (const char* path : {"/nobody", "/system.slice/cache", "/idle/cgroup.procs", "/system.slice/cache.service-2/x"}) {
+    const auto found = processes_of_cgroup(tree_.roots(), path);
+    ASSERT_FALSE(found) << path;
+    EXPECT_EQ(found.error().code, std::errc::invalid_argument) << path;
+  }
+  // Version 2.
+  tree_.write("cgroup/cgroup.procs", "");
+  tree_.write("cgroup/calm/cgroup.procs", "");
+  EXPECT_TRUE(members("/calm").empty());
 }
 
 TEST_F(ProcessSearch, FindsADomainByItsNameOnly) {
