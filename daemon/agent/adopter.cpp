@@ -308,6 +308,8 @@ std::shared_ptr<ManagedVm> Adopter::new_vm(const ProcessFacts& facts, VmOrigin o
 
 Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, VmOrigin origin,
                                                   const Operations::Handle* handle) {
+  if (!context_.clerk->holding())
+    return failure(std::errc::resource_unavailable_try_again, "adopt", "", context_.clerk->trouble());
   if (handle != nullptr) handle->step("looking at the process");
   const auto id = identify(request);
   if (!id) return Failure{id.error()};

@@ -28,6 +28,7 @@ AgentImpl::~AgentImpl() {
   context_.stopping = true;
   handoffs_.reset();
   auto_.stop();
+  if (context_.clerk) context_.clerk->watch({});
   // A pool without VMs is of no use to a successor; also when the start failed half-way.
   if (context_.clerk && context_.store.store && context_.vms.all().empty()) {
     for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
@@ -56,6 +57,7 @@ Result<> AgentImpl::open() {
   auto metrics = AgentMetrics::serve(config.api.metrics, context_, *driver_);
   if (!metrics) return Failure{metrics.error()};
   metrics_ = std::move(*metrics);
+  context_.clerk->watch([this](bool holding) { holder_changed(holding); });
   driver_->start();
   auto_.start();
   return listen_for_handoffs(config);
@@ -129,6 +131,25 @@ Result<> AgentImpl::listen_for_handoffs(const Config& config) {
   if (!server) return Failure{server.error()};
   handoffs_ = std::move(*server);
   return {};
+}
+
+void AgentImpl::holder_changed(bool holding) {
+  update_freeze();
+  if (holding == holder_was_there_.exchange(holding)) return;
+  if (holding) {
+    spdlog::info("msg=\"the {} is back and holds everything again\"", context_.clerk->kind());
+    context_.event("", "holder", "it is back, and holds everything again");
+    return;
+  }
+  ++context_.holder_losses;
+  const std::string trouble = context_.clerk->trouble();
+  spdlog::error("msg=\"nobody holds the VMs' descriptors\" error={}", in_quotes(trouble));
+  context_.event("", "holder", trouble);
+}
+
+void AgentImpl::update_freeze() {
+  const std::lock_guard lock(freeze_mutex_);
+  context_.pager->freeze_host(!context_.may_move_out());
 }
 
 // Nobody is taken in while the agent is on its way out.

@@ -70,7 +70,7 @@ Result<HostStatus> AgentImpl::host_show() {
 
 Result<> AgentImpl::host_freeze(const Caller& caller) {
   context_.frozen = true;
-  context_.pager->freeze_host(true);
+  update_freeze();
   const std::lock_guard lock(mutex_);
   frozen_by_ = "uid " + std::to_string(caller.uid) + ", pid " + std::to_string(caller.pid);
   context_.event("", "frozen", frozen_by_);
@@ -79,7 +79,7 @@ Result<> AgentImpl::host_freeze(const Caller& caller) {
 
 Result<> AgentImpl::host_thaw(const Caller& caller) {
   context_.frozen = false;
-  context_.pager->freeze_host(false);
+  update_freeze();
   const std::lock_guard lock(mutex_);
   frozen_by_.clear();
   context_.event("", "thawed", "uid " + std::to_string(caller.uid) + ", pid " + std::to_string(caller.pid));

@@ -3,6 +3,7 @@
 // agent_pool.cpp the pool. Only these include this; everybody else: agent.h.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -79,6 +80,9 @@ class AgentImpl final : public Agent {
   void integrity_failure(PagedVm& memory);
   Result<> listen_for_handoffs(const Config& config);
   void welcome_new(bool on);
+  void holder_changed(bool holding);
+  // Nothing begins to move out while a person wants it so, or while nobody holds what a crash would lose.
+  void update_freeze();
   Result<> release_all();
   Result<> evacuate(const Operations::Handle& handle);
   // By name or UUID.
@@ -97,6 +101,8 @@ class AgentImpl final : public Agent {
   std::unique_ptr<Operations> operations_;
   std::unique_ptr<AgentMetrics> metrics_;
   std::unique_ptr<HandoffServer> handoffs_;
+  std::atomic<bool> holder_was_there_{true};
+  std::mutex freeze_mutex_;
 
   mutable std::mutex mutex_;
   std::string frozen_by_;

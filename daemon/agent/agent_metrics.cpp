@@ -54,6 +54,9 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.evacuation_shortfall = evacuation_report(context).shortfall;
   snapshot.host.pressure_level = host.pressure_level;
   snapshot.host.config_last_reload_successful = context.reload_ok;
+  snapshot.host.holder = context.clerk->kind();
+  snapshot.host.holder_usable = context.clerk->holding();
+  snapshot.host.holder_losses = context.holder_losses;
   for (const DecisionCount& count : driver.decision_counts()) {
     snapshot.host.decisions.push_back(
         {std::string(policy::word(count.action)), std::string(policy::word(count.reason)), count.count});

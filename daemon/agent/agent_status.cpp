@@ -110,7 +110,7 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
   status.available = host.available;
   status.reserve = host.reserve;
   status.max_far = host.max_far;
-  status.frozen = host.frozen;
+  status.frozen = context.frozen;
   for (const auto& vm : context.vms.all()) {
     const VmMemory memory = memory_of(*vm->memory);
     status.promised += memory.promised();
@@ -178,6 +178,7 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
         "is safe to drop.");
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");
   if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
+  if (!context.clerk->holding()) say.emplace_back("Nothing moves out: " + context.clerk->trouble() + ".");
   if (status.state == VmState::kIntegrity)
     say.emplace_back("Stopped: a far page failed its checksum. It will not be continued with wrong bytes.");
   if (status.state == VmState::kStopped) say.emplace_back("The process is stopped: drops wait until it goes on.");

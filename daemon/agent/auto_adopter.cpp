@@ -86,6 +86,7 @@ void AutoAdopter::run() {
 
 // All processes are looked at, cheapest question first: most are answered by the name of their program.
 void AutoAdopter::search(const Config& config) {
+  if (!context_.clerk->holding()) return;  // later
   const auto pids = all_processes(context_.roots);
   if (!pids) {
     spdlog::warn("msg=\"no search for processes to adopt\" error={}", in_quotes(pids.error().message()));

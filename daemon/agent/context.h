@@ -43,6 +43,9 @@ struct Context {
     events.add(std::move(event));
   }
 
+  // A person has not frozen the host, and somebody holds what a crash of ours would lose.
+  bool may_move_out() const { return !frozen && clerk->holding(); }
+
   const SystemClock clock;
   const kernel::KernelRoots roots;
 
@@ -60,6 +63,7 @@ struct Context {
   std::atomic<bool> frozen{false};
   std::atomic<bool> stopping{false};
   std::atomic<bool> reload_ok{true};
+  std::atomic<std::uint64_t> holder_losses{0};
 
   std::mutex adoptions_mutex;
   AdoptionCount adoptions;

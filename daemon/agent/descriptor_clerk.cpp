@@ -1,11 +1,14 @@
 #include "daemon/agent/descriptor_clerk.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 
 #include "daemon/control/notify.h"
 #include "kmod-interfaces/lock_file.h"
@@ -17,19 +20,16 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr auto kRetryStore = std::chrono::seconds(1);
+// Between looks for a holder that has gone.
+constexpr std::chrono::milliseconds kFirstPause{50};
+constexpr std::chrono::milliseconds kLongestPause{2000};
 constexpr const char* kKeeper = "keeper";
 
-// Who listens on a unix socket: the credentials that a connection shows are those of listen(2)'s caller.
-pid_t listener_of(const std::string& path) {
-  const UniqueFd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return 0;
-  path.copy(address.sun_path, path.size());
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return 0;
+// Who listens at the other end: the credentials that a connection shows are those of listen(2)'s caller.
+pid_t listener_of(int connection) {
   ucred peer{};
   socklen_t length = sizeof peer;
-  return ::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 ? peer.pid : 0;
+  return ::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 ? peer.pid : 0;
 }
 
 pool::HolderChoice choice_of(FdHolderKind kind) {
@@ -95,15 +95,21 @@ Result<std::unique_ptr<DescriptorClerk>> DescriptorClerk::open(const Config::Kee
     claim = std::move(*claimed);
   }
   if (auto cleared = clear_leftovers(**holder); !cleared) return Failure{cleared.error()};
-  return std::make_unique<DescriptorClerk>(std::move(*holder), config.socket, std::move(claim));
+  // Never starts one: whoever runs the keeper decides that.
+  options.choice = pool::HolderChoice::kKeeper;
+  options.keeper.program.clear();
+  const auto reconnect = [options] { return pool::make_fd_holder(options); };
+  return std::make_unique<DescriptorClerk>(std::move(*holder), config.socket, reconnect, std::move(claim));
 }
 
-DescriptorClerk::DescriptorClerk(std::unique_ptr<pool::FdHolder> holder, const std::string& keeper_socket,
+DescriptorClerk::DescriptorClerk(std::unique_ptr<pool::FdHolder> holder, std::string address, Connect reconnect,
                                  UniqueFd claim)
     : claim_(std::move(claim)),
-      holder_(std::move(holder)),
-      kind_(holder_->kind()),
-      holder_pid_(kind_ == kKeeper ? listener_of(keeper_socket) : 0) {
+      address_(std::move(address)),
+      reconnect_(std::move(reconnect)),
+      kind_(holder->kind()),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  use(std::move(holder));
   thread_ = std::thread([this] { run(); });
   ::pthread_setname_np(thread_.native_handle(), "clerk");
 }
@@ -113,17 +119,36 @@ DescriptorClerk::~DescriptorClerk() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  wake_.notify_one();
+  wake();
   thread_.join();
 }
 
+void DescriptorClerk::wake() const {
+  const std::uint64_t one = 1;
+  // The counter can only be full when 2^64 wake-ups are unread.
+  [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);
+}
+
+void DescriptorClerk::watch(std::function<void(bool)> changed) {
+  const std::lock_guard lock(watch_mutex_);
+  changed_ = std::move(changed);
+  if (changed_) changed_(holding_);
+}
+
 Result<> DescriptorClerk::store(const std::string& name, int fd) {
+  UniqueFd copy{::fcntl(fd, F_DUPFD_CLOEXEC, 0)};
+  if (!copy.valid()) return errno_failure("duplicate", name, "raise the agent's LimitNOFILE");
   const std::lock_guard lock(holder_mutex_);
-  return note(holder_->store(name, fd));
+  if (!holding_) return failure(std::errc::connection_reset, "hold " + name, "", trouble());
+  auto stored = note(holder_->store(name, fd));
+  if (stored) held_[name] = std::move(copy);
+  return stored;
 }
 
 Result<> DescriptorClerk::remove(const std::string& name) {
   const std::lock_guard lock(holder_mutex_);
+  held_.erase(name);
+  if (!holding_) return {};  // the next one is not given it
   Result<> removed = holder_->remove(name);
   if (!removed && removed.error().code == std::errc::no_such_file_or_directory) return {};
   return note(std::move(removed));
@@ -137,7 +162,7 @@ void DescriptorClerk::store_later(const std::vector<DescriptorToHold>& descripto
   order.done = std::move(done);
   const std::lock_guard lock(mutex_);
   queue_.push_back(std::move(order));
-  wake_.notify_one();
+  wake();
 }
 
 void DescriptorClerk::remove_later(std::vector<std::string> names) {
@@ -145,7 +170,7 @@ void DescriptorClerk::remove_later(std::vector<std::string> names) {
   Order order;
   order.remove = std::move(names);
   queue_.push_back(std::move(order));
-  wake_.notify_one();
+  wake();
 }
 
 Result<> DescriptorClerk::store_all(const std::vector<pool::HeldFd>& descriptors) {
@@ -174,7 +199,13 @@ void DescriptorClerk::carry_out(Order order) {
   queue_.push_back(std::move(order));
 }
 
+// Of what was asked of the holder, with holder_mutex_ held.
 Result<> DescriptorClerk::note(Result<> result) {
+  // An answer that did not come, or made no sense, ends the connection: what the holder has is not known any more.
+  if (!result && kind_ == kKeeper && holder_->connection() < 0) {
+    lose(result.error().message());
+    return result;
+  }
   const std::lock_guard lock(mutex_);
   trouble_ = result ? std::string() : result.error().message();
   return result;
@@ -185,21 +216,106 @@ std::string DescriptorClerk::trouble() const {
   return trouble_;
 }
 
+void DescriptorClerk::use(std::unique_ptr<pool::FdHolder> holder) {
+  holder_ = std::move(holder);
+  const int connection = holder_->connection();
+  if (connection < 0) return;
+  holder_pid_ = listener_of(connection);
+  connection_ = UniqueFd{::fcntl(connection, F_DUPFD_CLOEXEC, 0)};
+}
+
+void DescriptorClerk::set_holding(bool holding) {
+  if (holding_.exchange(holding) == holding) return;
+  const std::lock_guard lock(watch_mutex_);
+  if (changed_) changed_(holding);
+}
+
+// With holder_mutex_ held.
+void DescriptorClerk::lose(const std::string& why) {
+  if (!holding_) return;
+  {
+    const std::lock_guard lock(mutex_);
+    trouble_ = why + "; until it is back nothing more is adopted or moved out";
+  }
+  holder_pid_ = 0;
+  set_holding(false);
+  wake();
+}
+
+// What it has that we do not know of is from before we lost it, and needed no more: the claim keeps all others away.
+Result<> DescriptorClerk::hand_over(pool::FdHolder& holder) const {
+  const auto there = holder.fetch_all();
+  if (!there) return Failure{there.error()};
+  for (const pool::HeldFd& each : *there) {
+    if (held_.contains(each.name)) continue;
+    if (auto removed = holder.remove(each.name); !removed) return removed;
+  }
+  for (const auto& [name, fd] : held_) {
+    if (auto stored = holder.store(name, fd.get()); !stored) return stored;
+  }
+  return {};
+}
+
+void DescriptorClerk::try_again() {
+  const std::lock_guard lock(holder_mutex_);
+  auto holder = reconnect_();
+  if (holder && hand_over(**holder)) {
+    use(std::move(*holder));
+    {
+      const std::lock_guard queue_lock(mutex_);
+      trouble_.clear();
+    }
+    pause_ = {};
+    set_holding(true);
+    return;
+  }
+  pause_ = std::clamp(2 * pause_, kFirstPause, kLongestPause);
+  again_at_ = std::chrono::steady_clock::now() + pause_;
+}
+
+std::optional<DescriptorClerk::Order> DescriptorClerk::next_due() {
+  const std::lock_guard lock(mutex_);
+  const auto due = std::ranges::min_element(queue_, {}, &Order::not_before);
+  if (due == queue_.end() || due->not_before > std::chrono::steady_clock::now()) return std::nullopt;
+  Order order = std::move(*due);
+  queue_.erase(due);
+  return order;
+}
+
+// Until there is an order, the holder goes, or it is time to look for it again.
+void DescriptorClerk::wait_for_work() {
+  auto until = std::chrono::steady_clock::time_point::max();
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Order& order : queue_) until = std::min(until, order.not_before);
+  }
+  if (!holding_) until = std::min(until, again_at_);
+  int patience = -1;
+  if (until != std::chrono::steady_clock::time_point::max()) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    patience = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+  }
+  std::array<pollfd, 2> fds{{{wake_.get(), POLLIN, 0}, {holding_ ? connection_.get() : -1, POLLRDHUP, 0}}};
+  if (::poll(fds.data(), fds.size(), patience) <= 0) return;
+  std::uint64_t ignored = 0;
+  if (fds[0].revents != 0) static_cast<void>(::read(wake_.get(), &ignored, sizeof ignored) < 0);
+  if (fds[1].revents == 0) return;
+  const std::lock_guard lock(holder_mutex_);
+  lose("the keeper at " + address_ + " has ended: start it again (systemctl start tidepool-keeper)");
+}
+
 void DescriptorClerk::run() {
-  std::unique_lock lock(mutex_);
   for (;;) {
-    const auto due = std::ranges::min_element(queue_, {}, &Order::not_before);
-    const bool any = due != queue_.end() && due->not_before <= std::chrono::steady_clock::now();
-    if (!any) {
-      if (stopping_) return;
-      due == queue_.end() ? wake_.wait(lock) : static_cast<void>(wake_.wait_until(lock, due->not_before));
+    if (std::optional<Order> order = next_due()) {
+      carry_out(std::move(*order));
       continue;
     }
-    Order order = std::move(*due);
-    queue_.erase(due);
-    lock.unlock();
-    carry_out(std::move(order));
-    lock.lock();
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return;
+    }
+    if (!holding_ && std::chrono::steady_clock::now() >= again_at_) try_again();
+    wait_for_work();
   }
 }
 

@@ -314,7 +314,7 @@ void PolicyDriver::relieve_now() {
   }
   for (const VmId id : wanted) {
     const auto vm = context_.vms.find(id);
-    if (vm == nullptr || context_.frozen) continue;
+    if (vm == nullptr || !context_.may_move_out()) continue;
     std::vector<policy::Candidate> coldest;
     {
       const std::lock_guard lock(engine_mutex_);

@@ -27,6 +27,8 @@ class FdHolder {
   virtual Result<> store(const std::string& name, int fd) = 0;
   virtual Result<> remove(const std::string& name) = 0;
   virtual Result<std::vector<HeldFd>> fetch_all() = 0;
+  // A socket that hangs up when the holder is gone, and all that it held with it; -1: it has none, or has lost it.
+  virtual int connection() const { return -1; }
 };
 
 }  // namespace tidepool::pool

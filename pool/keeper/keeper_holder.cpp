@@ -108,7 +108,7 @@ Result<std::unique_ptr<KeeperHolder>> KeeperHolder::start_or_connect(const Keepe
 
 Failure KeeperHolder::lost(const std::string& why) const {
   return failure(std::errc::connection_reset, "ask the keeper at", path_,
-                 why + "; what it held is gone: release the VMs, then start it and the agent again");
+                 why + ", and what it held is gone: start it again (systemctl start tidepool-keeper)");
 }
 
 Result<KeeperHolder::Answer> KeeperHolder::ask(KeeperRequest request, int descriptor) {

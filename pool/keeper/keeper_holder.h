@@ -33,6 +33,7 @@ class KeeperHolder final : public FdHolder {
   Result<> store(const std::string& name, int fd) override;
   Result<> remove(const std::string& name) override;
   Result<std::vector<HeldFd>> fetch_all() override;
+  int connection() const override { return socket_.get(); }
 
   Result<HeldFd> fetch(const std::string& name);
   Result<std::vector<std::string>> list();

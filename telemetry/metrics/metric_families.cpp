@@ -142,6 +142,9 @@ void add_host(Families& out, const HostSample& host) {
                 labels({{"action", of.action}, {"reason", of.reason}}));
   for (const IntegrityFailureCount& of : host.integrity_failures)
     out.counter("tidepool_integrity_failures_total", static_cast<double>(of.count), labels({{"cause", of.cause}}));
+  out.gauge("tidepool_holder_usable", host.holder_usable ? 1 : 0, labels({{"holder", host.holder}}));
+  out.counter("tidepool_holder_losses_total", static_cast<double>(host.holder_losses),
+              labels({{"holder", host.holder}}));
   for (const DroppedInputCount& of : host.policy_input_dropped)
     out.counter("tidepool_policy_input_dropped_total", static_cast<double>(of.count), labels({{"cause", of.cause}}));
   for (const AdoptionCount& of : host.adoptions)

@@ -125,6 +125,9 @@ struct HostSample {
   OverheadSample overhead;
   Bytes evacuation_shortfall;  // of what is far, this much would not fit back
   int pressure_level = 0;      // 0 none .. 4 refuse new VMs
+  std::string holder;          // of descriptors: "keeper", "systemd"
+  bool holder_usable = true;
+  std::uint64_t holder_losses = 0;
   std::vector<DecisionCount> decisions;
   std::vector<IntegrityFailureCount> integrity_failures;
   std::vector<DroppedInputCount> policy_input_dropped;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,6 +11,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+
+#include "base/unique_fd.h"
 
 namespace tidepool::tests {
 namespace {
@@ -26,6 +30,14 @@ std::string quoted(const std::string& text) {
 bool has_ended(pid_t pid) {
   siginfo_t info{};
   return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid != 0;
+}
+
+bool listens(const std::string& path) {
+  const UniqueFd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
 }
 
 void end(pid_t pid) {
@@ -80,7 +92,8 @@ void AgentProcess::start_keeper() {
   if (keeper_ > 0 && !has_ended(keeper_)) return;
   keeper_ = start_program({"tidepool-keeper", "--socket", folder_ / "keeper.sock"}, {}, folder_ / "keeper.out",
                           folder_ / "keeper.log");
-  EXPECT_TRUE(await([&] { return std::filesystem::exists(folder_ / "keeper.sock") || has_ended(keeper_); }));
+  // A keeper that was killed leaves its socket behind.
+  EXPECT_TRUE(await([&] { return listens(folder_ / "keeper.sock") || has_ended(keeper_); }));
   EXPECT_FALSE(has_ended(keeper_)) << read_file(folder_ / "keeper.log");
 }
 
@@ -121,6 +134,11 @@ int AgentProcess::stop() {
 void AgentProcess::kill_agent() {
   end(agent_);
   agent_ = 0;
+}
+
+void AgentProcess::kill_keeper() {
+  end(keeper_);
+  keeper_ = 0;
 }
 
 void AgentProcess::reload() {

@@ -38,6 +38,9 @@ class AgentProcess {
   int stop();
   int await_end();
   void kill_agent();
+  // SIGKILL. What it held goes with it.
+  void kill_keeper();
+  void start_keeper();
 
   void write_settings(const Settings& settings);
   void write_config(const std::string& text);
@@ -60,8 +63,6 @@ class AgentProcess {
   Settings settings() const { return settings_; }
 
  private:
-  void start_keeper();
-
   TestFolder folder_;
   Settings settings_;
   mutable pid_t agent_ = 0;

@@ -107,10 +107,15 @@ TEST(AlertRules, AskOnlyForMetricsThatExist) {
 }
 
 TEST(MetricCatalogue, NamesUnitsAndCounters) {
-  const std::set<std::string_view> unitless{"tidepool_build_info",          "tidepool_config_last_reload_successful",
-                                            "tidepool_host_pressure_level", "tidepool_vm_info",
-                                            "tidepool_vm_blocked",          "tidepool_tracker_usable",
-                                            "tidepool_tracker_used",        "tidepool_metrics_dropped_series"};
+  const std::set<std::string_view> unitless{"tidepool_build_info",
+                                            "tidepool_config_last_reload_successful",
+                                            "tidepool_host_pressure_level",
+                                            "tidepool_holder_usable",
+                                            "tidepool_vm_info",
+                                            "tidepool_vm_blocked",
+                                            "tidepool_tracker_usable",
+                                            "tidepool_tracker_used",
+                                            "tidepool_metrics_dropped_series"};
   std::set<std::string_view> names;
   for (const MetricDescription& metric : metric_catalogue()) {
     const std::string_view name = metric.name;

@@ -13,6 +13,7 @@
 #include "base/unique_fd.h"
 #include "telemetry/metrics/metric_catalogue.h"
 #include "telemetry/metrics/metrics_exporter.h"
+#include "tests/support/http_get.h"
 #include "tests/unit/telemetry/sample_snapshot.h"
 
 namespace tidepool::telemetry {
@@ -22,6 +23,7 @@ using namespace literals;
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 using testing::Not;
+using tests::http_get;
 
 std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> result;
@@ -163,22 +165,6 @@ TEST(RenderText, BoundsTheSeriesOfAMetric) {
 }
 
 // ---- the endpoint
-
-std::string http_get(int port, const std::string& path) {
-  const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) return {};
-  const std::string request = "GET " + path + " HTTP/1.0\r\nHost: localhost\r\n\r\n";
-  if (send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(request.size())) return {};
-  std::string answer;
-  char buffer[4096];
-  for (ssize_t got = 0; (got = recv(fd.get(), buffer, sizeof(buffer), 0)) > 0;)
-    answer.append(buffer, static_cast<std::size_t>(got));
-  return answer;
-}
 
 TEST(MetricsEndpoint, AnswersAScrapeWithTheStateOfThatMoment) {
   std::atomic<std::uint64_t> far_faults{7};
