@@ -154,6 +154,12 @@ void check_memory(const ProcessFacts& facts, Findings& findings) {
   if (aliased > Bytes{}) findings.add("mapped-twice", quantity(aliased));
   if (facts.swapped > Bytes{}) findings.add("swapped", quantity(facts.swapped));
   if (choice.has_private() && !facts.may_use_io_uring) findings.add("io-uring-forbidden", "");
+  if (choice.has_private() && !facts.hypervisor) {
+    Bytes amount;
+    for (const ManagedMapping& mapping : choice.chosen)
+      if (!is_shared(mapping.kind)) amount += Bytes{mapping.range.size()};
+    findings.add("private-may-move", quantity(amount));
+  }
   const bool could_look = !facts.kernel_thread && !facts.zombie && facts.denied.empty();
   if (could_look && choice.chosen.empty() && choice.blocked.empty()) findings.add("nothing-to-manage", "");
 }

@@ -70,6 +70,10 @@ constexpr std::array kRules{
     EligibilityRule{"io-uring-forbidden", kRefuse, false, false,
                     "kernel.io_uring_disabled forbids the ring that private memory needs.",
                     "Set kernel.io_uring_disabled = 0, or give the VM shared memory (memory-backend-memfd,share=on)."},
+    EligibilityRule{"private-may-move", kWarn, false, false,
+                    "Private memory of a program that is no hypervisor: should it move such memory (mremap), or map "
+                    "something over it, while pages of it are being moved out, what stands there then may be lost.",
+                    "Let the program use shared memory, or leave it alone unless it is known to do neither."},
     EligibilityRule{"no-ring", kRefuse, false, false, "No drop ring could be placed, and private memory needs one.",
                     "Hand off shared memory (a memfd), or do what the reason asks for."},
     EligibilityRule{"discards-unseen", kRefuse, false, false,

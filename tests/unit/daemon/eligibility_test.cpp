@@ -33,6 +33,7 @@ ProcessFacts good_facts() {
   facts.comm = "qemu-system-x86";
   facts.executable = "/usr/bin/qemu-system-x86_64";
   facts.elf_class = kernel::ElfClass::bits64;
+  facts.hypervisor = true;
   facts.mappings.chosen = {shared_mapping()};
   return facts;
 }
@@ -149,6 +150,11 @@ std::vector<RuleCase> cases_of_its_memory() {
          f.may_use_io_uring = false;
        }},
       {"nothing-to-manage", "", [](auto& f, auto&) { f.mappings = {}; }},
+      {"private-may-move", "1024 MiB",
+       [](auto& f, auto&) {
+         f.hypervisor = false;
+         f.mappings.chosen = {private_mapping()};
+       }},
       {"swapped", "4 KiB", [](auto& f, auto&) { f.swapped = Bytes{4096}; }},
   };
 }
