@@ -21,8 +21,8 @@ namespace {
 
 constexpr auto kRetryStore = std::chrono::seconds(1);
 // Between looks for a holder that has gone.
-constexpr std::chrono::milliseconds kFirstPause{50};
-constexpr std::chrono::milliseconds kLongestPause{2000};
+constexpr std::chrono::milliseconds kFirstReconnect{50};
+constexpr std::chrono::milliseconds kSlowestReconnect{2000};
 constexpr const char* kKeeper = "keeper";
 
 // Who listens at the other end: the credentials that a connection shows are those of listen(2)'s caller.
@@ -269,7 +269,7 @@ void DescriptorClerk::try_again() {
     set_holding(true);
     return;
   }
-  pause_ = std::clamp(2 * pause_, kFirstPause, kLongestPause);
+  pause_ = std::clamp(2 * pause_, kFirstReconnect, kSlowestReconnect);
   again_at_ = std::chrono::steady_clock::now() + pause_;
 }
 
