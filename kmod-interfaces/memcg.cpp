@@ -88,6 +88,25 @@ Result<MemoryGroupUsage> read_memory_group(const MemoryGroup& group) {
   return usage;
 }
 
+std::optional<MemoryGroupRoom> memory_group_room(const KernelRoots& roots, const MemoryGroup& group) {
+  const bool v1 = group.version == CgroupVersion::v1;
+  const std::string root = v1 ? roots.cgroup + "/memory" : cgroup2_root(roots).value_or(roots.cgroup);
+  std::optional<MemoryGroupRoom> least;
+  for (std::string directory = group.directory; directory.size() >= root.size();
+       directory.erase(std::min(directory.rfind('/'), directory.size() - 1))) {
+    const auto limit = read_number(directory + (v1 ? "/memory.limit_in_bytes" : "/memory.max"));
+    if (!limit || *limit >= kNoLimit) continue;
+    const auto current = read_number(directory + (v1 ? "/memory.usage_in_bytes" : "/memory.current"));
+    if (!current) continue;
+    const std::string stat = read_file(directory + "/memory.stat").value_or(std::string());
+    const std::uint64_t files = stat_value(stat, v1 ? "total_active_file" : "active_file") +
+                                stat_value(stat, v1 ? "total_inactive_file" : "inactive_file");
+    const MemoryGroupRoom room{saturating_sub(Bytes{*limit} + Bytes{files}, Bytes{*current}), Bytes{*limit}};
+    if (!least || room.left < least->left) least = room;
+  }
+  return least;
+}
+
 Result<std::string> cgroup2_directory_of(const KernelRoots& roots, const Process& process) {
   const auto root = cgroup2_root(roots);
   if (!root) return not_visible(roots.cgroup + "/cgroup.controllers");

@@ -17,6 +17,7 @@ namespace {
 constexpr auto kStandstill = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
+constexpr PageCount kRelief{(8u << 20) >> kPageShift};
 
 RegionToDemote region_of(PagedVm& vm, const policy::Move& move) {
   return {vm.objects[move.region.object].get(), move.region.region, move.units, move.spares};
@@ -29,6 +30,7 @@ PolicyDriver::PolicyDriver(Context& context, AccessRecorder& recorder,
     : context_(context),
       recorder_(recorder),
       vm_gone_(std::move(vm_gone)),
+      groups_(context),
       view_(context),
       trackers_(telemetry::trackers_by_preference(context.roots, context.clock, cpu_clock_),
                 context.config().limits.tracker_cpu),
@@ -107,6 +109,7 @@ void PolicyDriver::tick() {
       vm_gone_(vm);
     }
   }
+  groups_.look_at_all();
   sample();
   take_demotion_news();
   const policy::Snapshot snapshot = view_.snapshot(seen_);
@@ -314,18 +317,30 @@ void PolicyDriver::relieve_now() {
   }
   for (const VmId id : wanted) {
     const auto vm = context_.vms.find(id);
-    if (vm == nullptr || !context_.may_move_out()) continue;
+    if (vm == nullptr) continue;
+    groups_.look_at(*vm);
+    // What has been ordered may be enough.
+    if (!may_relieve(*vm) || vm->memory->demotions_in_flight != 0) continue;
     std::vector<policy::Candidate> coldest;
     {
       const std::lock_guard lock(engine_mutex_);
       coldest = engine_.coldest(id, kReliefRegions);
     }
+    PageCount ordered;
     for (const policy::Candidate& each : coldest) {
+      if (ordered >= kRelief) break;
       if (each.id.object >= vm->memory->objects.size()) continue;
-      context_.pager->demote(vm->memory,
-                             {vm->memory->objects[each.id.object].get(), each.id.region, each.units, /*spares=*/false});
+      const RegionToDemote region{vm->memory->objects[each.id.object].get(), each.id.region, each.units,
+                                  /*spares=*/false};
+      if (context_.pager->demote(vm->memory, region)) ordered += PageCount{each.pages};
     }
   }
+}
+
+bool PolicyDriver::may_relieve(const ManagedVm& vm) const {
+  if (!context_.may_move_out()) return false;
+  const std::lock_guard lock(vm.mutex);
+  return vm.policy.mode == Mode::kActive;
 }
 
 }  // namespace tidepool::daemon

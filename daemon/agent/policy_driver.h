@@ -12,6 +12,7 @@
 #include "base/latency_histogram.h"
 #include "daemon/agent/access_recorder.h"
 #include "daemon/agent/context.h"
+#include "daemon/agent/group_watch.h"
 #include "daemon/agent/policy_view.h"
 #include "daemon/agent/tracked_vm.h"
 #include "policy/engine.h"
@@ -64,10 +65,12 @@ class PolicyDriver {
   void find_growth();
   void bound_clean_copies();
   void relieve_now();
+  bool may_relieve(const ManagedVm& vm) const;
 
   Context& context_;
   AccessRecorder& recorder_;
   const std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone_;
+  GroupWatch groups_;
   PolicyView view_;
   const ThreadCpuClock cpu_clock_;
   TrackedVms tracked_;

@@ -195,7 +195,9 @@ FaultService::Answer FaultService::answer_resident(SpaceState& state, const Segm
   };
   if (is_write_protect(fault.flags)) return found({0, userfaultfd.write_protect(page_at(fault.address), false)});
   if (is_minor(fault.flags)) return found(userfaultfd.map_cached(fault.address, kPageSize, false));
-  const kernel::InstallOutcome outcome = userfaultfd.copy(fault.address, pattern_pages_.data(), kPageSize, false);
+  const bool fits = state.vm->group_room.take(1, true);
+  const kernel::InstallOutcome outcome = fits ? userfaultfd.copy(fault.address, pattern_pages_.data(), kPageSize, false)
+                                              : kernel::InstallOutcome{0, ENOMEM};
   // A copy, not UFFDIO_ZEROPAGE: that refuses to replace a protection marker, and the target would fault for ever.
   if (outcome.error == EEXIST && segment.object->shared)
     return found(userfaultfd.map_cached(fault.address, kPageSize, false));

@@ -174,7 +174,9 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
   const bool clean = op.reason == FetchReason::kDemand && !op.write && !op.object->shared && !op.object->forked &&
                      entry.holds_location() && op.vm->keep_clean_copies.load(std::memory_order_relaxed);
   const std::uint64_t address = segment->address_of(page);
-  const kernel::InstallOutcome outcome = op.space->userfaultfd.copy(address, source, count * kPageSize, clean);
+  const bool fits = op.vm->group_room.take(count, op.reason == FetchReason::kDemand);
+  const kernel::InstallOutcome outcome =
+      fits ? op.space->userfaultfd.copy(address, source, count * kPageSize, clean) : kernel::InstallOutcome{0, ENOMEM};
   const std::size_t done = outcome.done / kPageSize;
   for (std::size_t i = 0; i < done; ++i) settle(op, op.installed++, clean);
   switch (outcome.error) {
@@ -193,6 +195,8 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
       return Step::kAdvanced;
     }
     case ENOMEM:
+      // Nothing goes for the sake of what nobody waits for.
+      if (op.reason != FetchReason::kDemand) return Step::kStarved;
       op.vm->counters.out_of_memory.fetch_add(1, std::memory_order_relaxed);
       if (hooks_.out_of_memory) hooks_.out_of_memory(*op.vm);
       return Step::kStarved;

@@ -24,6 +24,7 @@
 #include "daemon/pager/drop_ledger.h"
 #include "daemon/pager/dropper.h"
 #include "daemon/pager/event_gate.h"
+#include "daemon/pager/group_room.h"
 #include "daemon/pager/page_map.h"
 #include "kmod-interfaces/pagemap.h"
 #include "kmod-interfaces/userfaultfd.h"
@@ -177,6 +178,7 @@ struct PagedVm {
   // For how long a page that came home is spared at first (policy/page_age.h). Set by whoever orders demotions.
   std::atomic<Nanoseconds> hold{std::chrono::seconds(20)};
   PagerCounters counters;
+  GroupRoom group_room;
   LatencyHistogram fault_latency;  // far pages on demand, nanoseconds
 
   std::atomic<bool> releasing{false};

@@ -139,6 +139,42 @@ TEST_F(MemoryGroupTest, WithoutFiguresIsAnErrorThatNamesTheFile) {
   EXPECT_NE(usage.error().subject.find("web/memory.current"), std::string::npos);
 }
 
+TEST_F(MemoryGroupTest, RoomIsThatOfTheNarrowestGroupAndCountsFilesAsFree) {
+  const auto write = [&](const std::string& folder, const char* usage, const char* limit, const char* stat) {
+    tree_.write("cgroup/memory/" + folder + "memory.usage_in_bytes", usage);
+    tree_.write("cgroup/memory/" + folder + "memory.limit_in_bytes", limit);
+    tree_.write("cgroup/memory/" + folder + "memory.stat", stat);
+  };
+  constexpr const char* kNone = "9223372036854771712\n";
+  write("", "90000\n", kNone, "");
+  write("vms/", "9000\n", kNone, "");
+  write("vms/web/", "1000\n", kNone, "");
+  const auto group = group_of("4:memory:/vms/web\n");
+  ASSERT_TRUE(group);
+  EXPECT_FALSE(memory_group_room(tree_.roots(), *group));
+  write("vms/", "9000\n", "10000\n", "active_file 9\ntotal_active_file 200\ntotal_inactive_file 100\n");
+  ASSERT_TRUE(memory_group_room(tree_.roots(), *group));
+  EXPECT_EQ(memory_group_room(tree_.roots(), *group)->left, Bytes{1300});
+  EXPECT_EQ(memory_group_room(tree_.roots(), *group)->limit, Bytes{10000});
+  write("vms/web/", "1000\n", "1500\n", "");
+  EXPECT_EQ(memory_group_room(tree_.roots(), *group)->left, Bytes{500});
+  write("vms/web/", "2000\n", "1500\n", "");
+  EXPECT_EQ(memory_group_room(tree_.roots(), *group)->left, Bytes{0});
+}
+
+TEST_F(MemoryGroupTest, RoomOfVersionTwo) {
+  tree_.write("cgroup/cgroup.controllers", "memory\n");
+  tree_.write("cgroup/vms/memory.current", "5000\n");
+  tree_.write("cgroup/vms/memory.max", "6000\n");
+  tree_.write("cgroup/vms/web/memory.current", "5000\n");
+  tree_.write("cgroup/vms/web/memory.max", "max\n");
+  tree_.write("cgroup/vms/memory.stat", "active_file 100\ninactive_file 50\n");
+  const auto group = group_of("0::/vms/web\n");
+  ASSERT_TRUE(group);
+  ASSERT_TRUE(memory_group_room(tree_.roots(), *group));
+  EXPECT_EQ(memory_group_room(tree_.roots(), *group)->left, Bytes{1150});
+}
+
 TEST(HostFigures, SurviveDamagedText) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));

@@ -1,0 +1,77 @@
+#include "daemon/agent/group_watch.h"
+
+#include <algorithm>
+
+#include "kmod-interfaces/kernel_features.h"
+
+namespace tidepool::daemon {
+namespace {
+
+// Processes may be moved to another group.
+constexpr std::uint64_t kLooksBetweenSearches = 10;
+// For what others in the group use before the next look; a share of the limit, within bounds.
+constexpr std::uint64_t kMarginShare = 32;
+constexpr Bytes kLeastMargin{1u << 20};
+constexpr Bytes kMostMargin{16u << 20};
+// A VM that waits while nothing of it could be moved out for so long is left to the kernel, as if Tidepool were not.
+constexpr Nanoseconds kPatience = std::chrono::seconds(30);
+
+Bytes without_margin(const kernel::MemoryGroupRoom& room) {
+  return saturating_sub(room.left, std::clamp(Bytes{room.limit.value / kMarginShare}, kLeastMargin, kMostMargin));
+}
+
+}  // namespace
+
+void GroupWatch::look_at_all() {
+  const bool search = looks_++ % kLooksBetweenSearches == 0;
+  // The kernel makes room by itself then.
+  if (search) swaps_ = !kernel::read_swap(context_.roots).empty();
+  for (auto& [id, watched] : watched_) watched.seen = false;
+  for (const auto& vm : context_.vms.all()) {
+    const auto [entry, fresh] = watched_.try_emplace(vm->memory->id);
+    Watched& watched = entry->second;
+    watched.seen = true;
+    if (search || fresh) find_group(*vm, watched);
+    update(*vm, watched);
+  }
+  std::erase_if(watched_, [](const auto& entry) { return !entry.second.seen; });
+}
+
+void GroupWatch::find_group(const ManagedVm& vm, Watched& watched) const {
+  watched.group.reset();
+  const auto process = kernel::Process::open(context_.roots, vm.id.pid);
+  if (swaps_ || !process || process->id() != vm.id) return;
+  if (auto group = kernel::memory_group_of(context_.roots, *process)) watched.group = std::move(*group);
+}
+
+void GroupWatch::look_at(ManagedVm& vm) {
+  const auto found = watched_.find(vm.memory->id);
+  if (found != watched_.end()) update(vm, found->second);
+}
+
+void GroupWatch::update(ManagedVm& vm, Watched& watched) {
+  GroupRoom& room = vm.memory->group_room;
+  const auto left = watched.group ? kernel::memory_group_room(context_.roots, *watched.group) : std::nullopt;
+  if (!left) {
+    room.let_demand_wait(false);
+    room.set_unbounded();
+    return;
+  }
+  const Bytes free = without_margin(*left);
+  const MonoTime now = context_.clock.now();
+  const std::uint64_t demoted = vm.memory->counters.demoted_pages;
+  if (free != Bytes{} || demoted != watched.demoted || watched.progress_at == MonoTime{}) watched.progress_at = now;
+  watched.demoted = demoted;
+  room.let_demand_wait(now - watched.progress_at < kPatience && can_make_room(vm));
+  room.set(PageCount{free.value >> kPageShift});
+}
+
+// Something of it may go; or may again when a release that does not fit has been given up.
+bool GroupWatch::can_make_room(const ManagedVm& vm) const {
+  const PagedVm& memory = *vm.memory;
+  if (!context_.may_move_out() || memory.dead || !memory.demotion_allowed || !memory.movable) return false;
+  const std::lock_guard lock(vm.mutex);
+  return vm.policy.mode == Mode::kActive;
+}
+
+}  // namespace tidepool::daemon
