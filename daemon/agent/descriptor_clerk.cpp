@@ -230,13 +230,15 @@ void DescriptorClerk::set_holding(bool holding) {
   if (changed_) changed_(holding);
 }
 
+void DescriptorClerk::note_lost(const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  trouble_ = why + "; until it is back nothing more is adopted or moved out";
+}
+
 // With holder_mutex_ held.
 void DescriptorClerk::lose(const std::string& why) {
   if (!holding_) return;
-  {
-    const std::lock_guard lock(mutex_);
-    trouble_ = why + "; until it is back nothing more is adopted or moved out";
-  }
+  note_lost(why);
   holder_pid_ = 0;
   set_holding(false);
   wake();
@@ -259,7 +261,8 @@ Result<> DescriptorClerk::hand_over(pool::FdHolder& holder) const {
 void DescriptorClerk::try_again() {
   const std::lock_guard lock(holder_mutex_);
   auto holder = reconnect_();
-  if (holder && hand_over(**holder)) {
+  const Result<> handed_over = holder ? hand_over(**holder) : Result<>{};
+  if (holder && handed_over) {
     use(std::move(*holder));
     {
       const std::lock_guard queue_lock(mutex_);
@@ -269,6 +272,7 @@ void DescriptorClerk::try_again() {
     set_holding(true);
     return;
   }
+  if (!handed_over) note_lost(handed_over.error().message());
   pause_ = std::clamp(2 * pause_, kFirstReconnect, kSlowestReconnect);
   again_at_ = std::chrono::steady_clock::now() + pause_;
 }

@@ -74,6 +74,7 @@ class DescriptorClerk {
   void carry_out(Order order);
   Result<> note(Result<> result);
   void use(std::unique_ptr<pool::FdHolder> holder);
+  void note_lost(const std::string& why);
   void lose(const std::string& why);
   void try_again();
   Result<> hand_over(pool::FdHolder& holder) const;

@@ -60,16 +60,18 @@ void GroupWatch::update(ManagedVm& vm, Watched& watched) {
   const Bytes free = without_margin(*left);
   const MonoTime now = context_.clock.now();
   const std::uint64_t demoted = vm.memory->counters.demoted_pages;
-  if (free != Bytes{} || demoted != watched.demoted || watched.progress_at == MonoTime{}) watched.progress_at = now;
+  // A release that does not fit gives up by itself; nothing can go before that.
+  const bool progress = free != Bytes{} || demoted != watched.demoted || vm.memory->releasing;
+  if (progress || watched.progress_at == MonoTime{}) watched.progress_at = now;
   watched.demoted = demoted;
   room.let_demand_wait(now - watched.progress_at < kPatience && can_make_room(vm));
   room.set(PageCount{free.value >> kPageShift});
 }
 
-// Something of it may go; or may again when a release that does not fit has been given up.
+// Something of it may go; or may again when a release that does not fit has been given up, or the keeper is back.
 bool GroupWatch::can_make_room(const ManagedVm& vm) const {
   const PagedVm& memory = *vm.memory;
-  if (!context_.may_move_out() || memory.dead || !memory.demotion_allowed || !memory.movable) return false;
+  if (context_.frozen || memory.dead || !memory.demotion_allowed || !memory.movable) return false;
   const std::lock_guard lock(vm.mutex);
   return vm.policy.mode == Mode::kActive;
 }
