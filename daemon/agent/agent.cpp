@@ -85,13 +85,12 @@ Result<> AgentImpl::start_pager(const Config& config) {
   pager.loop.spin_share = config.limits.spin_cpu;
   pager.demoter.grace = config.pager.grace;
   PagerHooks hooks;
-  hooks.hold = [this](PagedVm& memory, std::vector<DescriptorToHold> descriptors, std::function<void()> held) {
-    context_.clerk->store_later(std::move(descriptors),
-                                [vm = memory.name, held = std::move(held)](const Result<>& result) {
-                                  if (result) return held();
-                                  spdlog::error("msg=\"a forked child is not held yet and waits\" vm={} error={}", vm,
-                                                in_quotes(result.error().message()));
-                                });
+  hooks.hold = [this](PagedVm& memory, const std::vector<DescriptorToHold>& descriptors, std::function<void()> held) {
+    context_.clerk->store_later(descriptors, [vm = memory.name, held = std::move(held)](const Result<>& result) {
+      if (result) return held();
+      spdlog::error("msg=\"a forked child is not held yet and waits\" vm={} error={}", vm,
+                    in_quotes(result.error().message()));
+    });
   };
   hooks.let_go = [this](PagedVm&, std::vector<std::string> names) { context_.clerk->remove_later(std::move(names)); };
   hooks.out_of_memory = [this](PagedVm& memory) { driver_->relieve(memory.id); };
