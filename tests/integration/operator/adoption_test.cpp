@@ -50,7 +50,7 @@ TEST_F(Adoption, OfAProcessThatDoesNotExistFails) {
     expect_parts(adopt(gone, {}, check), 1, {std::to_string(gone), "No such process"});
   expect_parts(agent().tidectl({"vm", "adopt", "--domain", "nobody"}), 1,
                {"nobody", "name a running VM, or use --pid"});
-  expect_parts(agent().tidectl({"vm", "adopt", "--cgroup", "no/such/group"}), 1, {"no/such/group"});
+  expect_parts(agent().tidectl({"vm", "adopt", "--cgroup", "no/such/group"}), 2, {"no/such/group"});
   expect_as_remembered();
 }
 
