@@ -32,7 +32,8 @@ PolicyDriver::PolicyDriver(Context& context, AccessRecorder& recorder,
       vm_gone_(std::move(vm_gone)),
       groups_(context),
       view_(context),
-      trackers_(telemetry::trackers_by_preference(context.roots, context.clock, cpu_clock_),
+      trackers_(telemetry::trackers_by_preference({.soft_dirty = context.config().trackers.soft_dirty}, context.roots,
+                                                  context.clock, cpu_clock_),
                 context.config().limits.tracker_cpu),
       tracker_status_(trackers_.status()) {}
 

@@ -123,6 +123,11 @@ struct Config {
     bool operator==(const Limits&) const = default;
   } limits;
 
+  struct Trackers {
+    bool soft_dirty = false;  // the kernel's soft-dirty bits may be cleared: nobody else goes by them
+    bool operator==(const Trackers&) const = default;
+  } trackers;
+
   struct EmbeddedPool {
     StoreKind store = StoreKind::kCompressed;
     Amount capacity = Amount::part(0.10);  // of host DRAM, or of the device when `path` names one

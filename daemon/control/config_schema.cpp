@@ -295,6 +295,7 @@ std::vector<ConfigField> behaviour_fields() {
       at_start("limits.spin_cpu", share(), MEMBER(limits.spin_cpu)),
       live("limits.demote_bandwidth", rate(), MEMBER(limits.demote_bandwidth)),
       live("limits.promote_bandwidth", rate(), MEMBER(limits.promote_bandwidth)),
+      at_start("trackers.soft_dirty", boolean(), MEMBER(trackers.soft_dirty)),
       at_start("pool.embedded.store", choice<StoreKind>(kStores), MEMBER(pool.store)),
       live("pool.embedded.capacity", amount(), MEMBER(pool.capacity)),
       at_start("pool.embedded.codec", choice<Codec>(kCodecs), MEMBER(pool.codec)),
