@@ -32,7 +32,8 @@ struct FeatureName {
   const char* name;
 };
 
-// Documentation/admin-guide/mm/userfaultfd.rst; include/uapi/linux/userfaultfd.h of Linux 6.8.
+// Documentation/admin-guide/mm/userfaultfd.rst; include/uapi/linux/userfaultfd.h of Linux 6.8, and what was announced
+// for 7.2.
 constexpr std::array kFeatureNames{FeatureName{UFFD_FEATURE_PAGEFAULT_FLAG_WP, "WP"},
                                    FeatureName{UFFD_FEATURE_EVENT_FORK, "EVENT_FORK"},
                                    FeatureName{UFFD_FEATURE_EVENT_REMAP, "EVENT_REMAP"},
@@ -49,7 +50,9 @@ constexpr std::array kFeatureNames{FeatureName{UFFD_FEATURE_PAGEFAULT_FLAG_WP, "
                                    FeatureName{UFFD_FEATURE_WP_UNPOPULATED, "WP_UNPOPULATED"},
                                    FeatureName{UFFD_FEATURE_POISON, "POISON"},
                                    FeatureName{UFFD_FEATURE_WP_ASYNC, "WP_ASYNC"},
-                                   FeatureName{UFFD_FEATURE_MOVE, "MOVE"}};
+                                   FeatureName{UFFD_FEATURE_MOVE, "MOVE"},
+                                   FeatureName{UFFD_FEATURE_RWP, "RWP"},
+                                   FeatureName{UFFD_FEATURE_RWP_ASYNC, "RWP_ASYNC"}};
 
 Attempt outcome(bool worked) {
   return Attempt{worked ? 0 : errno};

@@ -54,11 +54,12 @@ DoctorRow write_tracking(const KernelFeatures& features) {
 
 DoctorRow soft_dirty(const KernelFeatures& features) {
   if (!features.syscalls.soft_dirty)
-    return {Verdict::kOk, "tracker:soft-dirty", "not in this kernel, and not used by this version; blind to reads", ""};
-  return {
-      Verdict::kOk, "tracker:soft-dirty",
-      "all writes; offered, and not used by this version, since it would disturb others such as CRIU; blind to reads",
-      ""};
+    return {Verdict::kOk, "tracker:soft-dirty", "not in this kernel (CONFIG_MEM_SOFT_DIRTY); blind to reads", ""};
+  const bool better = missing_for_division(features).empty() && features.syscalls.pagemap_scan.works();
+  return {Verdict::kOk, "tracker:soft-dirty",
+          std::string("writes of ") + (better ? "memory that the pager does not manage" : "all memory") +
+              ", if trackers.soft_dirty allows it, since it disturbs others such as CRIU; blind to reads",
+          ""};
 }
 
 DoctorRow idle_page(const KernelFeatures& features) {
@@ -170,7 +171,25 @@ DoctorRow limits(const KernelFeatures& features) {
   return row;
 }
 
-// Features of a newer kernel, such as the read-write protection of Linux 7.2, which is made for finding working sets.
+// What userfaultfd has for finding working sets. No kernel has been at hand on which a tracker by it could be tried.
+DoctorRow read_write_protection(const KernelFeatures& features) {
+  const char* name = "tracker:read-write-protection";
+  if (!features.userfaultfd.usable())
+    return {Verdict::kOk, name,
+            "not asked for, since userfaultfd cannot be used here; blind to memory that is not there", ""};
+  if (!features.userfaultfd.has(UFFD_FEATURE_RWP))
+    return {Verdict::kOk, name,
+            "not offered by this kernel (userfaultfd's RWP, announced for Linux 7.2); blind to memory "
+            "that is not there",
+            ""};
+  const bool by_itself = features.userfaultfd.has(UFFD_FEATURE_RWP_ASYNC);
+  return {Verdict::kOk, name,
+          std::string("offered (userfaultfd's RWP, ") + (by_itself ? "with" : "without") +
+              " RWP_ASYNC), and not used by this version; blind to memory that is not there",
+          ""};
+}
+
+// Features of a newer kernel.
 std::vector<DoctorRow> unknown_features(const KernelFeatures& features) {
   std::string unknown;
   for (const std::string& name : features.userfaultfd.names()) {
@@ -184,8 +203,9 @@ std::vector<DoctorRow> unknown_features(const KernelFeatures& features) {
 }  // namespace
 
 std::vector<DoctorRow> diagnose_trackers(const KernelFeatures& features) {
-  std::vector<DoctorRow> rows{fault_sampling(features), idle_page(features),  damon(features), referenced(features),
-                              write_tracking(features), soft_dirty(features), perf(features)};
+  std::vector<DoctorRow> rows{
+      fault_sampling(features), idle_page(features),  damon(features), referenced(features),
+      write_tracking(features), soft_dirty(features), perf(features),  read_write_protection(features)};
   for (DoctorRow& row : unknown_features(features)) rows.push_back(std::move(row));
   return rows;
 }

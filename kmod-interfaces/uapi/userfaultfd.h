@@ -19,6 +19,14 @@
 #ifndef UFFD_FEATURE_MOVE  // 6.8
 #define UFFD_FEATURE_MOVE (1 << 16)
 #endif
+// Read-write protection: accesses of every kind to present pages are noticed; asynchronously, the kernel resolves them
+// itself and PAGEMAP_SCAN tells of them. Announced for 7.2.
+#ifndef UFFD_FEATURE_RWP
+#define UFFD_FEATURE_RWP (1 << 17)
+#endif
+#ifndef UFFD_FEATURE_RWP_ASYNC
+#define UFFD_FEATURE_RWP_ASYNC (1 << 18)
+#endif
 #ifndef UFFDIO_CONTINUE_MODE_WP  // 6.4
 #define UFFDIO_CONTINUE_MODE_WP (static_cast<__u64>(1) << 1)
 #endif
