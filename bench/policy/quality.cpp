@@ -198,7 +198,7 @@ int play(const std::string& path) {
   for (const auto& [name, spec] : specs) {
     auto reader = telemetry::TraceReader::open(path, VmId{1});
     if (!reader) return std::fprintf(stderr, "policy_quality: %s\n", reader.error().message().c_str()), 1;
-    const auto played = replay(**reader, spec);
+    const auto played = replay(std::move(*reader), spec);
     if (!played) return std::fprintf(stderr, "policy_quality: %s\n", played.error().message().c_str()), 1;
     if (std::exchange(first, false)) {
       std::printf("%s: %lu rounds in %.0f s, %lu samples (%lu of other memory), %.2f GiB%s\n",

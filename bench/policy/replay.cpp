@@ -7,16 +7,21 @@
 #include <vector>
 
 #include "policy/engine.h"
+#include "telemetry/trace/replay_tracker.h"
 
 namespace tidepool::simulator {
 namespace {
 
 using policy::AccessSample;
 using policy::kRegionPages;
-using telemetry::TraceRound;
 
 constexpr std::uint64_t kMostPages = 1ull << 32;  // 16 TiB
 constexpr double kStallAveraged = 10;             // seconds, as the agent's
+
+struct TraceTime final : Clock {
+  MonoTime now() const override { return time; }
+  MonoTime time{};
+};
 
 struct ReplayedRegion {
   std::uint16_t pages = 0;
@@ -32,17 +37,21 @@ struct ReplayedObject {
   std::vector<policy::RegionNews> news;
 };
 
-class Replay {
+// Takes what the tracker reports of a round between begin() and end().
+class Replay final : public telemetry::SampleSink {
  public:
   Replay(VmId vm, const ReplaySpec& spec) : vm_(vm), spec_(spec) {}
 
   Result<> have(const telemetry::TraceDescription& description);
-  void round(const TraceRound& seen);
+  // What there is by now; the same pointer until it changes.
+  telemetry::MemoryList memory();
+  void begin(MonoTime now);
+  void add(const AccessSample& sample) override;
+  void end(MonoTime now);
   Replayed result();
 
  private:
   void leave();
-  void see(const AccessSample& sample);
   void see_region(ReplayedRegion& region, const AccessSample& piece);
   void tick(MonoTime now);
   void act(const policy::Plan& plan);
@@ -58,8 +67,11 @@ class Replay {
   Replayed sum_;
   std::optional<MonoTime> last_;
   std::chrono::seconds day_offset_{0};
+  std::shared_ptr<const telemetry::TrackedMemory> memory_;
   double stall_ = 0;
   std::uint64_t faults_now_ = 0;
+  std::uint64_t far_at_first_ = 0;
+  double passed_ = 0;
 };
 
 Result<> Replay::have(const telemetry::TraceDescription& description) {
@@ -113,14 +125,25 @@ void Replay::leave() {
   leaving_.clear();
 }
 
+telemetry::MemoryList Replay::memory() {
+  if (memory_ != nullptr && memory_->size() == to_bytes(PageCount{sum_.pages})) return {memory_};
+  auto grown = std::make_shared<telemetry::TrackedMemory>();
+  grown->vm = vm_;
+  grown->epoch = memory_ == nullptr ? 1 : memory_->epoch + 1;
+  for (const ReplayedObject& object : objects_) {
+    telemetry::TrackedObject tracked;
+    tracked.id = {vm_, object.number};
+    tracked.pages = PageCount{object.pages};
+    grown->objects.push_back(tracked);
+  }
+  memory_ = std::move(grown);
+  return {memory_};
+}
+
 // A sample can be of many regions: each sees its part of it.
-void Replay::see(const AccessSample& sample) {
+void Replay::add(const AccessSample& sample) {
   ++sum_.samples;
   const auto object = std::ranges::find(objects_, sample.object.object, &ReplayedObject::number);
-  if (object == objects_.end() || sample.pages.end() > object->pages) {
-    ++sum_.strays;
-    return;
-  }
   for (std::uint64_t at = sample.pages.first.value; at < sample.pages.end();) {
     const std::uint64_t end = std::min((at / kRegionPages + 1) * kRegionPages, sample.pages.end());
     AccessSample piece = sample;
@@ -233,26 +256,28 @@ void Replay::act(const policy::Plan& plan) {
   }
 }
 
-void Replay::round(const TraceRound& seen) {
-  const double passed = last_ ? std::max(0.0, std::chrono::duration<double>(seen.at - *last_).count()) : 0;
-  last_ = seen.at;
+void Replay::begin(MonoTime now) {
+  passed_ = last_ ? std::chrono::duration<double>(now - *last_).count() : 0;
+  last_ = now;
   faults_now_ = 0;
   samples_.clear();
   leave();
-  const std::uint64_t far_at_first = far_pages();
-  for (const AccessSample& sample : seen.samples) see(sample);
-  if (passed > 0) {
-    const double waited = static_cast<double>(faults_now_) * spec_.fault_cost / passed / spec_.threads;
-    stall_ += (waited - stall_) * (1 - std::exp(-passed / kStallAveraged));
-    sum_.stall += waited * passed;
+  far_at_first_ = far_pages();
+}
+
+void Replay::end(MonoTime now) {
+  if (passed_ > 0) {
+    const double waited = static_cast<double>(faults_now_) * spec_.fault_cost / passed_ / spec_.threads;
+    stall_ += (waited - stall_) * (1 - std::exp(-passed_ / kStallAveraged));
+    sum_.stall += waited * passed_;
     // What left comes home in the course of the round.
-    const double far = static_cast<double>(far_at_first + far_pages()) / 2;
-    sum_.resident += passed * (1 - far / static_cast<double>(std::max<std::uint64_t>(1, sum_.pages)));
-    sum_.seconds += passed;
+    const double far = static_cast<double>(far_at_first_ + far_pages()) / 2;
+    sum_.resident += passed_ * (1 - far / static_cast<double>(std::max<std::uint64_t>(1, sum_.pages)));
+    sum_.seconds += passed_;
   }
   sum_.faults += faults_now_;
   ++sum_.rounds;
-  tick(seen.at);
+  tick(now);
 }
 
 Replayed Replay::result() {
@@ -275,20 +300,25 @@ Replayed Replay::result() {
 
 }  // namespace
 
-Result<Replayed> replay(telemetry::TraceReader& trace, const ReplaySpec& spec) {
-  constexpr VmId kVm{1};
-  Replay player(kVm, spec);
-  for (;;) {
-    auto round = trace.next();
-    if (!round) return Failure{round.error()};
-    if (!*round) break;
-    if (auto fits = player.have(trace.description()); !fits) return Failure{fits.error()};
-    for (AccessSample& sample : (*round)->samples) sample.object.vm = kVm;
-    player.round(**round);
+Result<Replayed> replay(std::unique_ptr<telemetry::TraceReader> trace, const ReplaySpec& spec) {
+  // The trace's own times: each round is played when it was recorded.
+  TraceTime clock;
+  Replay player(trace->vm(), spec);
+  telemetry::ReplayTracker tracker(std::move(trace), clock, Nanoseconds{0});
+  while (const auto next = tracker.next()) {
+    if (auto fits = player.have(tracker.trace().description()); !fits) return Failure{fits.error()};
+    tracker.set_memory(player.memory());
+    clock.time = *next;
+    player.begin(*next);
+    tracker.round(player);
+    player.end(*next);
   }
+  if (tracker.error()) return Failure{*tracker.error()};
   Replayed result = player.result();
-  result.vm = trace.description().vm;
-  result.whole = trace.totals().has_value();
+  result.strays = tracker.strays();
+  result.samples += tracker.strays();
+  result.vm = tracker.trace().description().vm;
+  result.whole = tracker.trace().totals().has_value();
   return result;
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -50,6 +51,6 @@ struct Replayed {
 };
 
 // Plays a trace from where the reader is to its end. Fails when the trace is damaged, or of a VM larger than any.
-Result<Replayed> replay(telemetry::TraceReader& trace, const ReplaySpec& spec);
+Result<Replayed> replay(std::unique_ptr<telemetry::TraceReader> trace, const ReplaySpec& spec);
 
 }  // namespace tidepool::simulator

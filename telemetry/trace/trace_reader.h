@@ -24,6 +24,7 @@ class TraceReader {
 
   // As far as was read, which may be one round further than next() told.
   const TraceDescription& description() const { return description_; }
+  VmId vm() const { return vm_; }  // that samples are given as ones of
   // The next round; nothing at the end. After an error (io_error: the file cannot be read; bad_message: it is damaged,
   // and where) there is nothing more. Of a file that was cut off, everything before the cut is given.
   Result<std::optional<TraceRound>> next();

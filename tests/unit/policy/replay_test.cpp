@@ -50,7 +50,7 @@ UniqueFd trace_of(std::uint32_t hot, unsigned rounds, bool finished = true) {
 Replayed played(UniqueFd file, const ReplaySpec& spec) {
   auto reader = telemetry::TraceReader::open(std::move(file), "a trace", VmId{1});
   EXPECT_TRUE(reader);
-  auto result = replay(**reader, spec);
+  auto result = replay(std::move(*reader), spec);
   EXPECT_TRUE(result) << result.error().message();
   return result ? *result : Replayed{};
 }
@@ -105,7 +105,7 @@ TEST(Replay, RefusesVmsLargerThanAnyHost) {
   ::lseek(file.get(), 0, SEEK_SET);
   auto reader = telemetry::TraceReader::open(file.duplicate(), "a trace", VmId{1});
   ASSERT_TRUE(reader);
-  EXPECT_EQ(replay(**reader, {}).error().code, std::errc::value_too_large);
+  EXPECT_EQ(replay(std::move(*reader), {}).error().code, std::errc::value_too_large);
 }
 
 }  // namespace
