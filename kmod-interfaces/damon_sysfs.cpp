@@ -177,6 +177,10 @@ Result<std::vector<DamonRegion>> DamonSession::regions(std::size_t target) {
     regions.push_back({{*start, *end}, *accesses, *age});
   }
   std::ranges::sort(regions, {}, [](const DamonRegion& r) { return r.range.start; });
+  // The kernel's never overlap: of those that do, the first counts.
+  std::uint64_t end = 0;
+  const auto overlaps = [&](const DamonRegion& r) { return r.range.start < end || (end = r.range.end, false); };
+  malformed_ += std::erase_if(regions, overlaps);
   return regions;
 }
 

@@ -69,7 +69,7 @@ class DamonSession {
   // Has the kernel write down what it found; waits for its thread, for about two sampling intervals.
   Result<> update();
   // What it wrote down for a target. Entries that make no sense (an empty range, more accesses than looks, text that is
-  // no number) are left out and counted.
+  // no number; of several that overlap all but one) are left out and counted.
   Result<std::vector<DamonRegion>> regions(std::size_t target);
   std::uint64_t malformed() const { return malformed_; }
   Result<> set_intervals(const DamonIntervals& intervals);

@@ -78,7 +78,8 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.policy_tick = driver.tick_times().snapshot();
   for (const telemetry::TrackerStatus& tracker : driver.trackers()) {
     snapshot.host.trackers.push_back({tracker.info.name, tracker.info.usable, tracker.info.cpu, tracker.used,
-                                      tracker.info.samples, tracker.info.self_checks_failed});
+                                      tracker.info.samples, tracker.info.self_checks_failed, tracker.info.lost,
+                                      tracker.info.malformed});
   }
   snapshot.host.dropped_samples = driver.dropped_samples();
   const pool::StoreUsage usage = context.store->usage();

@@ -49,6 +49,7 @@ TrackerInfo DamonTracker::info() const {
                       "processes beyond the first " + std::to_string(kernel::kMaxDamonTargets - 1)};
   info.cpu = budget_.spent();
   info.samples = samples_;
+  info.malformed = malformed_;
   info.self_checks_failed = self_check_ ? self_check_->failures() : 0;
   return info;
 }
@@ -140,6 +141,7 @@ Result<DamonTracker::Reading> DamonTracker::read(kernel::DamonSession& session, 
   const ThreadCpuClock cpu;
   const MonoTime start = cpu.now();
   Reading reading;
+  const std::uint64_t malformed_before = session.malformed();
   reading.intervals = session.intervals();
   if (auto updated = session.update(); !updated) return Failure{updated.error()};
   for (std::size_t i = 0; i < targets; ++i) {
@@ -147,6 +149,7 @@ Result<DamonTracker::Reading> DamonTracker::read(kernel::DamonSession& session, 
     if (!regions) return Failure{regions.error()};
     reading.regions.push_back(std::move(*regions));
   }
+  reading.malformed = session.malformed() - malformed_before;
   if (wanted.sample != session.intervals().sample) {
     if (auto set = session.set_intervals(wanted); !set) return Failure{set.error()};
   }
@@ -155,6 +158,7 @@ Result<DamonTracker::Reading> DamonTracker::read(kernel::DamonSession& session, 
 }
 
 void DamonTracker::take(const Reading& reading, SampleSink& sink) {
+  malformed_ += reading.malformed;
   for (std::size_t i = 0; i < watched_.size(); ++i) {
     for (const kernel::DamonRegion& region : reading.regions[i]) report(watched_[i], region, reading, sink);
   }

@@ -43,6 +43,7 @@ class DamonTracker final : public Tracker {
   struct Reading {
     std::vector<std::vector<kernel::DamonRegion>> regions;  // by target
     kernel::DamonIntervals intervals;                       // in which they were found
+    std::uint64_t malformed = 0;                            // regions that were left out
     Nanoseconds cpu{0};                                     // of reading
   };
 
@@ -74,6 +75,7 @@ class DamonTracker final : public Tracker {
   double kernel_share_ = 0;  // of a core, that the kernel's thread used lately
   unsigned failures_ = 0;
   std::uint64_t samples_ = 0;
+  std::uint64_t malformed_ = 0;
 };
 
 }  // namespace tidepool::telemetry

@@ -78,6 +78,8 @@ TrackerInfo PerfTracker::info() const {
   info.evidence = policy::Evidence::kEvents;
   info.cpu = budget_.spent();
   info.samples = samples_;
+  info.lost = lost_;
+  info.malformed = malformed_;
   if (!probe_.source) return info;
   info.covers = coverage_of(probe_.source->means);
   if (probe_.source->means == PerfMeans::kPebs) info.sees = policy::Sees::kReads;
@@ -146,7 +148,9 @@ void PerfTracker::round(SampleSink& sink) {
     lost += records.lost;
     overran = overran || records.lost > 0 || records.throttled > 0;
     contradicted = contradicted || records.malformed > 0;
+    malformed_ += records.malformed;
   }
+  lost_ += lost;
   budget_.spend(config_.cost_per_sample * static_cast<std::int64_t>(taken));
   steer(taken + lost, overran);
   contradictions_ = contradicted ? contradictions_ + 1 : 0;

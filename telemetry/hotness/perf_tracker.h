@@ -82,6 +82,8 @@ class PerfTracker final : public Tracker {
   unsigned failures_ = 0;        // to open events, in a row
   unsigned contradictions_ = 0;  // of rings, in rounds in a row
   std::uint64_t samples_ = 0;
+  std::uint64_t lost_ = 0;
+  std::uint64_t malformed_ = 0;
 };
 
 }  // namespace tidepool::telemetry

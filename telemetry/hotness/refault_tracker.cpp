@@ -1,5 +1,7 @@
 #include "telemetry/hotness/refault_tracker.h"
 
+#include <algorithm>
+
 namespace tidepool::telemetry {
 
 TrackerInfo RefaultTracker::info() const {
@@ -15,7 +17,7 @@ TrackerInfo RefaultTracker::info() const {
 void RefaultTracker::round(SampleSink& sink) {
   const MonoTime now = clock_.now();
   policy::AccessSample sample;
-  sample.since = last_round_ == MonoTime{} ? now : last_round_;
+  sample.since = last_round_ == MonoTime{} ? now : std::min(last_round_, now);  // a clock may go back
   sample.until = now;
   sample.window = sample.until - sample.since;
   sample.far = true;

@@ -58,6 +58,10 @@ struct TrackerInfo {
   Nanoseconds cpu{0};                    // spent since start, in this process and on its behalf
   std::uint64_t samples = 0;             // given since start
   std::uint64_t self_checks_failed = 0;
+  // Since start: accesses that were noticed and lost for want of room; and what the kernel said that contradicts
+  // itself, and was left out.
+  std::uint64_t lost = 0;
+  std::uint64_t malformed = 0;
 };
 
 // Takes what trackers see. Called on the trackers' thread.

@@ -14,6 +14,21 @@ constexpr std::uint64_t kPiece = 64;  // pages of one sample
 
 }  // namespace
 
+std::bitset<kPagesPerHugePage> pages_in(AddressRange range, std::span<const kernel::uapi::page_region> regions,
+                                        std::uint64_t& malformed) {
+  std::bitset<kPagesPerHugePage> pages;
+  const std::uint64_t most = std::min<std::uint64_t>(range.size() >> kPageShift, kPagesPerHugePage);
+  for (const kernel::uapi::page_region& region : regions) {
+    const bool sound = region.start < region.end && region.start >= range.start && region.end <= range.end &&
+                       region.start % kPageSize == 0 && region.end % kPageSize == 0;
+    malformed += sound ? 0 : 1;
+    if (!sound) continue;
+    const std::uint64_t end = std::min<std::uint64_t>((region.end - range.start) >> kPageShift, most);
+    for (std::uint64_t page = (region.start - range.start) >> kPageShift; page < end; ++page) pages.set(page);
+  }
+  return pages;
+}
+
 WriteTracker::WriteTracker(const ScanWindows& windows, const kernel::KernelRoots& roots, const Clock& clock,
                            const Clock& cpu)
     : roots_(roots), clock_(clock), cpu_(cpu), budget_(clock), plan_(windows) {
@@ -50,6 +65,7 @@ TrackerInfo WriteTracker::info() const {
   info.blind_spots = {"reads", "memory that the pager manages", "writes through descriptors and by devices"};
   info.cpu = budget_.spent();
   info.samples = samples_;
+  info.malformed = malformed_;
   info.self_checks_failed = self_check_ ? self_check_->failures() : 0;
   return info;
 }
@@ -109,23 +125,16 @@ std::optional<double> WriteTracker::look(ScanPlan::Slot slot, SampleSink& sink) 
   sample.window = sample.until - sample.since;
   sample.sees = policy::Sees::kWrites;
   if (sample.since == MonoTime{}) return std::nullopt;
-  std::array<std::uint32_t, kPagesPerHugePage / kPiece + 1> used{};
-  std::uint64_t all = 0;
-  for (std::size_t i = 0; i < *found; ++i) {
-    for (std::uint64_t at = written[i].start; at < written[i].end; at += kPageSize) {
-      if (!unit.addresses.contains(at)) continue;
-      ++used[((at - unit.addresses.start) >> kPageShift) / kPiece];
-      ++all;
-    }
-  }
+  const auto pages = pages_in(unit.addresses, std::span(written).first(*found), malformed_);
   for (std::uint64_t first = 0; first < unit.pages.count; first += kPiece) {
     sample.pages = {PageIndex{unit.pages.first.value + first}, std::min(kPiece, unit.pages.count - first)};
     sample.watched = static_cast<std::uint32_t>(sample.pages.count);
-    sample.used = used[first / kPiece];
+    sample.used = 0;
+    for (std::uint64_t page = first; page < first + sample.pages.count; ++page) sample.used += pages[page] ? 1 : 0;
     ++samples_;
     sink.add(sample);
   }
-  return static_cast<double>(all) / static_cast<double>(unit.pages.count);
+  return static_cast<double>(pages.count()) / static_cast<double>(unit.pages.count);
 }
 
 void WriteTracker::check_self() {

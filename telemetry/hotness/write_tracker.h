@@ -4,6 +4,7 @@
 // such a one cannot freeze pages. Linux 6.7.
 #pragma once
 
+#include <bitset>
 #include <map>
 #include <optional>
 
@@ -15,6 +16,11 @@
 #include "telemetry/hotness/tracker.h"
 
 namespace tidepool::telemetry {
+
+// Of which pages of `range`, 512 at most, the regions tell. Total over any regions: what lies outside of the range, is
+// turned round or begins within a page is left out and counted; what overlaps counts once.
+std::bitset<kPagesPerHugePage> pages_in(AddressRange range, std::span<const kernel::uapi::page_region> regions,
+                                        std::uint64_t& malformed);
 
 class WriteTracker final : public Tracker {
  public:
@@ -46,6 +52,7 @@ class WriteTracker final : public Tracker {
   std::optional<DividedMappings> own_memory_;  // that of the self-check; goes before it does
   bool self_watched_ = false;
   std::uint64_t samples_ = 0;
+  std::uint64_t malformed_ = 0;
 };
 
 }  // namespace tidepool::telemetry

@@ -159,6 +159,8 @@ void add_host(Families& out, const HostSample& host) {
     out.counter("tidepool_tracker_samples_total", static_cast<double>(of.samples), labels({{"tracker", of.name}}));
     out.counter("tidepool_tracker_self_check_failures_total", static_cast<double>(of.self_checks_failed),
                 labels({{"tracker", of.name}}));
+    out.counter("tidepool_tracker_lost_total", static_cast<double>(of.lost), labels({{"tracker", of.name}}));
+    out.counter("tidepool_tracker_malformed_total", static_cast<double>(of.malformed), labels({{"tracker", of.name}}));
   }
   out.counter("tidepool_samples_dropped_total", static_cast<double>(host.dropped_samples.malformed),
               labels({{"reason", "malformed"}}));

@@ -79,6 +79,8 @@ struct TrackerSample {
   bool used = false;
   std::uint64_t samples = 0;
   std::uint64_t self_checks_failed = 0;
+  std::uint64_t lost = 0;
+  std::uint64_t malformed = 0;
 };
 
 // Samples that nobody could make use of.

@@ -131,6 +131,7 @@ TEST_F(DamonFiles, GiveRegionsInOrderAndLeaveNonsenseOut) {
   add_region("5", "2097152\n", "4194304\n", "21\n", "0\n");                 // more than it looked
   add_region("6", "2097152\n", "18446744073709551616000\n", "1\n", "0\n");  // no number that fits
   add_region("7", "20971", "", "1\n", "0\n");                               // cut short
+  add_region("9", "3145728\n", "8388608\n", "1\n", "0\n");                  // overlaps two others
   tree_.make_directory(kContext + "schemes/0/tried_regions/8");             // vanished
   auto session = DamonSession::start(tree_.roots(), settings_);
   ASSERT_TRUE(session) << session.error().message();
@@ -143,7 +144,7 @@ TEST_F(DamonFiles, GiveRegionsInOrderAndLeaveNonsenseOut) {
   EXPECT_EQ((*regions)[0].accesses, 3u);
   EXPECT_EQ((*regions)[0].age, 7u);
   EXPECT_EQ((*regions)[1].accesses, 20u);
-  EXPECT_EQ(session->malformed(), 6u);
+  EXPECT_EQ(session->malformed(), 7u);
 }
 
 TEST_F(DamonFiles, RefuseMoreTargetsThanAreRead) {

@@ -9,6 +9,7 @@
 #include "base/mapping.h"
 #include "kmod-interfaces/pidfd.h"
 #include "telemetry/hotness/referenced_tracker.h"
+#include "telemetry/hotness/write_tracker.h"
 #include "tests/unit/kmod-interfaces/kernel_tree.h"
 #include "tests/unit/telemetry/tracked_fakes.h"
 
@@ -127,6 +128,25 @@ TEST_F(ReferencedFiles, OfAKvmGuestAreLeftOut) {
   say(chunk(start_, start_ + (2 << 20), "2048", "2048"));
   look(300);
   EXPECT_TRUE(look(300).empty());
+}
+
+TEST(WrittenPages, CountOnceAndWithinTheirRange) {
+  constexpr AddressRange kRange{0x200000, 0x400000};
+  std::uint64_t malformed = 0;
+  const auto pages = [&](std::vector<kernel::uapi::page_region> regions) {
+    return pages_in(kRange, regions, malformed).count();
+  };
+  EXPECT_EQ(pages({{0x200000, 0x202000, 0}, {0x3ff000, 0x400000, 0}}), 3u);
+  EXPECT_EQ(pages({{0x200000, 0x204000, 0}, {0x202000, 0x206000, 0}}), 6u) << "overlapping";
+  EXPECT_EQ(malformed, 0u);
+  EXPECT_EQ(pages({{0, ~0ull, 0},
+                   {0x1ff000, 0x201000, 0},
+                   {0x3ff000, 0x401000, 0},
+                   {0x202000, 0x202000, 0},
+                   {0x204000, 0x202000, 0},
+                   {0x200800, 0x202000, 0}}),
+            0u);
+  EXPECT_EQ(malformed, 6u);
 }
 
 }  // namespace

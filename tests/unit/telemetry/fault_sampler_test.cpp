@@ -131,5 +131,21 @@ TEST(RefaultTracker, TellsOfFarPagesThatCameHome) {
   EXPECT_EQ(sample.watched, 107u);
 }
 
+TEST(RefaultTracker, SurvivesAClockThatGoesBack) {
+  ManualClock clock;
+  RefaultTracker tracker(clock);
+  const auto object = std::make_shared<FakePagedObject>(1);
+  tracker.set_memory(managed_memory(object));
+  SampleList seen;
+  tracker.round(seen);
+  clock.advance(-30min);
+  object->states[0] = {.resident = 12, .far = 500, .armed = 0};
+  object->refaults[0] = 12;
+  tracker.round(seen);
+  ASSERT_EQ(seen.samples.size(), 1u);
+  EXPECT_TRUE(policy::well_formed(seen.samples[0]));
+  EXPECT_EQ(seen.samples[0].used, 12u);
+}
+
 }  // namespace
 }  // namespace tidepool::telemetry

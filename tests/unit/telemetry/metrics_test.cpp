@@ -68,6 +68,8 @@ TEST(RenderText, ShowsWhatTheSnapshotHolds) {
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_used{tracker="fault-sampling"})"), 1);
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_samples_total{tracker="fault-sampling"})"), 77);
   EXPECT_EQ(value_of(text, R"(tidepool_tracker_self_check_failures_total{tracker="damon"})"), 3);
+  EXPECT_EQ(value_of(text, R"(tidepool_tracker_lost_total{tracker="damon"})"), 8);
+  EXPECT_EQ(value_of(text, R"(tidepool_tracker_malformed_total{tracker="damon"})"), 9);
   EXPECT_EQ(value_of(text, R"(tidepool_samples_dropped_total{reason="unknown"})"), 2);
   EXPECT_EQ(value_of(text, R"(tidepool_store_capacity_bytes{store="mapped"})"), 17179869184.0);
   EXPECT_EQ(value_of(text, "tidepool_metrics_dropped_series"), 0);

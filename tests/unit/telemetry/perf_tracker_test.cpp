@@ -114,6 +114,24 @@ TEST_F(PerfTrackerTest, NamesPagesOfObjectsWithTheirFirstTouches) {
   EXPECT_EQ(tracker_->info().samples, 3u);
 }
 
+TEST_F(PerfTrackerTest, CountsWhatTheRingHadNoRoomFor) {
+  tracker_->set_memory(list());
+  tracker_->set_cpu_share(1);
+  pages_seen();
+  // Some 40 bytes each, in a ring of 64 KiB; the next record that has room says how many had none.
+  for (int again = 0; again < 60; ++again) {
+    ::madvise(memory_.data(), memory_.size(), MADV_DONTNEED);
+    for (std::size_t page = 0; page < 64; ++page) touch(page);
+  }
+  pages_seen();
+  ::madvise(memory_.data(), memory_.size(), MADV_DONTNEED);
+  touch(0);
+  pages_seen();
+  EXPECT_GT(tracker_->info().lost, 0u);
+  EXPECT_EQ(tracker_->info().malformed, 0u);
+  EXPECT_TRUE(tracker_->info().usable);
+}
+
 TEST_F(PerfTrackerTest, ForgetsWhatHappenedBeforeTheMemoryChanged) {
   tracker_->set_memory(list());
   tracker_->set_cpu_share(1);

@@ -23,7 +23,7 @@ MetricsSnapshot sample_snapshot() {
   LatencyHistogram ticks;
   ticks.record(3ms);
   host.policy_tick = ticks.snapshot();
-  host.trackers = {{"fault-sampling", true, 1500ms, true, 77, 0}, {"damon", false, 0ms, false, 5, 3}};
+  host.trackers = {{"fault-sampling", true, 1500ms, true, 77, 0}, {"damon", false, 0ms, false, 5, 3, 8, 9}};
   host.dropped_samples = {.malformed = 1, .unknown = 2};
 
   VmSample vm;
