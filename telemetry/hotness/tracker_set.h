@@ -1,5 +1,6 @@
 // Several trackers as one: picks at run time those that together see the most, cheapest and truest first, shares the
-// CPU budget among them, and says of each other one why it is not used.
+// CPU budget among them (to who looks four times as much as to who samples events), and says of each other one why it
+// is not used.
 //
 // The candidates come in order of preference. One is used when it is usable and sees something that those before it do
 // not see. When a tracker that is used turns out to be unusable, the choice is made anew: the next one takes its place.

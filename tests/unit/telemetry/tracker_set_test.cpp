@@ -104,7 +104,9 @@ TEST(SelfCheck, DoubtsATrackerOnlyAfterSeveralWrongAnswersInARow) {
 
 class FakeTracker final : public Tracker {
  public:
-  FakeTracker(std::string name, Coverage covers, bool usable = true) {
+  FakeTracker(std::string name, Coverage covers, bool usable = true,
+              policy::Evidence evidence = policy::Evidence::kLooks) {
+    info_.evidence = evidence;
     info_.name = std::move(name);
     info_.covers = covers;
     info_.usable = usable;
@@ -205,6 +207,22 @@ TEST(TrackerSet, SharesTheBudgetAmongThoseThatCost) {
   EXPECT_DOUBLE_EQ(set.fakes[1]->share_of_core, 0.005);
   (*set).set_cpu_per_100_gib(0.02);
   EXPECT_DOUBLE_EQ(set.fakes[2]->share_of_core, 0.01);
+}
+
+TEST(TrackerSet, GivesMostOfTheBudgetToWhoLooks) {
+  const auto shares = [](bool scanner_is_usable) {
+    std::vector<std::unique_ptr<FakeTracker>> list;
+    list.push_back(std::make_unique<FakeTracker>("scanner", Coverage::kResident, scanner_is_usable));
+    list.push_back(std::make_unique<FakeTracker>("sampler", Coverage::kResident | Coverage::kFrequency, true,
+                                                 policy::Evidence::kEvents));
+    Set set(std::move(list));
+    (*set).set_memory(managed_memory(std::make_shared<FakePagedObject>(4)));
+    return std::pair(set.fakes[0]->share_of_core, set.fakes[1]->share_of_core);
+  };
+  EXPECT_DOUBLE_EQ(shares(true).first, 0.008);
+  EXPECT_DOUBLE_EQ(shares(true).second, 0.002);
+  EXPECT_DOUBLE_EQ(shares(false).first, 0);
+  EXPECT_DOUBLE_EQ(shares(false).second, 0.01) << "alone it has all of it";
 }
 
 TEST(TrackerSet, RestsWithoutMemory) {
