@@ -10,17 +10,17 @@
 namespace tidepool::telemetry {
 namespace {
 
-constexpr std::uint64_t kPiece = 64;     // pages of one sample
-constexpr std::size_t kFewestUnits = 8;  // of a look, whatever they cost: clearing for less is a waste
-constexpr double kMostlyWritten = 0.6;   // of what is resident
+constexpr std::uint64_t kPagesOfSample = 64;  // pages of one sample
+constexpr std::size_t kFewestUnits = 8;       // of a look, whatever they cost: clearing for less is a waste
+constexpr double kMostlyWritten = 0.6;        // of what is resident
 constexpr double kSeldomWritten = 0.15;
-constexpr auto kLongestSaving = std::chrono::seconds(60);
+constexpr auto kLongestSoftDirtySaving = std::chrono::seconds(60);
 // Before it was done once: 15 ms per GiB.
-constexpr double kFirstCostPerByte = 15e6 / static_cast<double>(1ull << 30);
+constexpr double kFirstClearCostPerByte = 15e6 / static_cast<double>(1ull << 30);
 // A page that the pager fetched counts as written, whatever it was fetched for.
 constexpr float kConfidenceOfManaged = 0.9F;
 
-bool is_gone(const Error& error) {
+bool process_is_gone(const Error& error) {
   return error.code.value() == ESRCH || error.code.value() == ENOENT;
 }
 
@@ -33,7 +33,7 @@ SoftDirtyTracker::SoftDirtyTracker(const SoftDirtyConfig& config, const kernel::
       clock_(clock),
       cpu_(cpu),
       open_(std::move(open_process)),
-      budget_(clock, kLongestSaving) {
+      budget_(clock, kLongestSoftDirtySaving) {
   if (!config_.allowed) {
     why_not_ =
         "off: it would clear bits that others (CRIU) may go by; trackers.soft_dirty = true says that nobody does";
@@ -116,7 +116,7 @@ SoftDirtyTracker::Watched SoftDirtyTracker::watch(const std::shared_ptr<const Tr
     bytes += unit.addresses.size();
     watched.units.push_back(std::move(unit));
   }
-  watched.clear_cost = Nanoseconds{static_cast<std::int64_t>(static_cast<double>(bytes) * kFirstCostPerByte)};
+  watched.clear_cost = Nanoseconds{static_cast<std::int64_t>(static_cast<double>(bytes) * kFirstClearCostPerByte)};
   watched.left_out = watched.clear_cost > config_.longest_stall;
   return watched;
 }
@@ -158,7 +158,7 @@ void SoftDirtyTracker::round(SampleSink& sink) {
     if (watched == nullptr) break;
     outcome = look(*watched, spending, sink);
     watched->due = clock_.now() + watched->window;
-    if (outcome || !is_gone(outcome.error())) continue;
+    if (outcome || !process_is_gone(outcome.error())) continue;
     // A process that ended is taken out by whoever hands out memory; until then it is left alone.
     watched->cleared = {};
     watched->due = clock_.now() + config_.longest_window;
@@ -220,8 +220,8 @@ SoftDirtyTracker::Seen SoftDirtyTracker::report(const ScanUnit& unit, std::span<
   sample.window = sample.until - sample.since;
   sample.sees = policy::Sees::kWrites;
   if (unit.of().paged != nullptr) sample.confidence = kConfidenceOfManaged;
-  for (std::uint64_t first = 0; first < entries.size(); first += kPiece) {
-    const auto piece = entries.subspan(first, std::min<std::size_t>(kPiece, entries.size() - first));
+  for (std::uint64_t first = 0; first < entries.size(); first += kPagesOfSample) {
+    const auto piece = entries.subspan(first, std::min<std::size_t>(kPagesOfSample, entries.size() - first));
     sample.pages = {PageIndex{unit.pages.first.value + first}, piece.size()};
     sample.watched = static_cast<std::uint32_t>(std::ranges::count_if(piece, &kernel::PagemapEntry::present));
     sample.used = static_cast<std::uint32_t>(std::ranges::count_if(

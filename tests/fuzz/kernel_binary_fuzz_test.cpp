@@ -43,7 +43,7 @@ TEST(FuzzPerfRing, StaysWithinTheRing) {
   fuzz::fuzz(corpus, 30000, [&](std::string_view input, Mutator& mutator) {
     const std::size_t size = std::max<std::size_t>(8, std::bit_floor(input.size()));
     std::vector<std::byte> ring(size);
-    std::memcpy(ring.data(), input.data(), std::min(size, input.size()));
+    if (!input.empty()) std::memcpy(ring.data(), input.data(), std::min(size, input.size()));
     // Mostly from where a record begins, at times near the end of numbers.
     std::uint64_t tail = mutator.number(8) == 0 ? mutator.number(size) : 0;
     if (mutator.number(8) == 0) tail = ~std::uint64_t{0} - mutator.number(2 * size);

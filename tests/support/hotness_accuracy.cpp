@@ -14,6 +14,7 @@ void RateEstimate::add(const policy::AccessSample& sample) {
     ++malformed_;
     return;
   }
+  looks_ += sample.watched;
   for (std::uint64_t page = sample.pages.first.value; page < sample.pages.end();) {
     const std::uint64_t region = page / kPagesPerHugePage;
     const std::uint64_t end = std::min(sample.pages.end(), (region + 1) * kPagesPerHugePage);
@@ -62,9 +63,10 @@ std::vector<std::uint32_t> TrueCounts::read() const {
 std::vector<double> TrueCounts::regions(Counted what) const {
   const std::vector<std::uint32_t> now = read();
   std::vector<double> sums((now.size() / 2 + kPagesPerHugePage - 1) / kPagesPerHugePage);
-  for (std::size_t i = 0; i < now.size() && i < base_.size(); ++i) {
+  for (std::size_t i = 0; i < now.size(); ++i) {
     const bool is_write = i % 2 == 1;
-    if (what == Counted::kReadsAndWrites || is_write) sums[i / 2 / kPagesPerHugePage] += now[i] - base_[i];
+    const std::uint32_t before = i < base_.size() ? base_[i] : 0;
+    if (what == Counted::kReadsAndWrites || is_write) sums[i / 2 / kPagesPerHugePage] += now[i] - before;
   }
   return sums;
 }

@@ -18,6 +18,7 @@ class RateEstimate final : public telemetry::SampleSink {
   std::vector<double> rates() const;
   std::uint64_t samples() const { return samples_; }
   std::uint64_t malformed() const { return malformed_; }
+  std::uint64_t looks() const { return looks_; }  // at single pages
   // Regions of which nothing was heard.
   std::size_t unseen() const;
 
@@ -31,6 +32,7 @@ class RateEstimate final : public telemetry::SampleSink {
   std::vector<Region> regions_;
   std::uint64_t samples_ = 0;
   std::uint64_t malformed_ = 0;
+  std::uint64_t looks_ = 0;
 };
 
 enum class Counted { kReadsAndWrites, kWrites };
@@ -39,7 +41,7 @@ enum class Counted { kReadsAndWrites, kWrites };
 class TrueCounts {
  public:
   explicit TrueCounts(std::string path) : path_(std::move(path)) {}
-  // From here on accesses count.
+  // From here on accesses count; without it, all of them.
   void start() { base_ = read(); }
   // Accesses per region since.
   std::vector<double> regions(Counted what) const;

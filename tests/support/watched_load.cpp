@@ -68,6 +68,10 @@ void WatchedLoad::set_divided(std::shared_ptr<const telemetry::DividedMappings> 
   memory_ = {memory};
 }
 
+double WatchedLoad::accesses() const {
+  return sum(TrueCounts(counts_path_).regions(Counted::kReadsAndWrites));
+}
+
 WatchResult WatchedLoad::watch(telemetry::Tracker& tracker, const std::string& title, const WatchRequest& request) {
   const SystemClock clock;
   RateEstimate estimate(whole_pages(Bytes{range_.size()}));
@@ -97,6 +101,8 @@ WatchResult WatchedLoad::watch(telemetry::Tracker& tracker, const std::string& t
   const double cpu = std::chrono::duration<double>(result.info.cpu - cpu_before).count();
   result.cpu_share = cpu / seconds;
   result.cpu_ms_per_gib = cpu / seconds * 1000 * static_cast<double>(1ull << 30) / static_cast<double>(range_.size());
+  const double looked = static_cast<double>(estimate.looks()) * kPageSize / static_cast<double>(1ull << 30);
+  result.cpu_ms_per_gib_looked = looked > 0 ? cpu * 1000 / looked : 0;
   result.operations_per_second = sum(truth) / seconds;
   EXPECT_EQ(estimate.malformed(), 0u);
   std::printf(

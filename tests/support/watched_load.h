@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "telemetry/hotness/tracker.h"
@@ -16,8 +17,9 @@ struct WatchResult {
   telemetry::TrackerInfo info;
   std::uint64_t samples = 0;
   std::size_t unseen_regions = 0;
-  double cpu_share = 0;       // spent, of one core
-  double cpu_ms_per_gib = 0;  // and second
+  double cpu_share = 0;              // spent, of one core
+  double cpu_ms_per_gib = 0;         // and second
+  double cpu_ms_per_gib_looked = 0;  // of pages that were looked at, each time they were
   double operations_per_second = 0;
 };
 
@@ -44,6 +46,11 @@ class WatchedLoad {
 
   // For trackers that need it: mappings divided by userfaultfds that were placed in the workload.
   void set_divided(std::shared_ptr<const telemetry::DividedMappings> divided);
+
+  // For trackers that go by the pager: the memory as it has it. Page 0 of its one object is the first of range().
+  void set_memory(telemetry::MemoryList memory) { memory_ = std::move(memory); }
+  // Reads and writes since it began.
+  double accesses() const;
 
   // Lets the tracker watch for a while, takes the memory away from it, and prints a line for the table in
   // docs/hotness.md.
