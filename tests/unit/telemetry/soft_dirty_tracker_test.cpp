@@ -271,6 +271,22 @@ TEST_F(SoftDirtyFiles, StartAnewWithChangedMemory) {
   EXPECT_FALSE(round(tracker).empty());
 }
 
+TEST(TrackersByPreference, AreAllThereAndSoftDirtyBitsWaitForAWord) {
+  const SystemClock clock;
+  const ThreadCpuClock cpu;
+  std::vector<std::string> names;
+  std::string why_not;
+  for (const auto& tracker : trackers_by_preference({}, {}, clock, cpu)) {
+    names.push_back(tracker->info().name);
+    EXPECT_FALSE(tracker->info().blind_spots.empty()) << names.back();
+    EXPECT_EQ(tracker->info().usable, tracker->info().why_not.empty()) << names.back();
+    if (names.back() == "soft-dirty") why_not = tracker->info().why_not;
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"refaults", "idle-page", "referenced", "damon", "write-tracking",
+                                             "soft-dirty", "fault-sampling", "perf"}));
+  EXPECT_NE(why_not.find("trackers.soft_dirty"), std::string::npos) << why_not;
+}
+
 // The files of /proc themselves.
 TEST_F(SoftDirtyFiles, AreClearedByTheKernelsOwnWord) {
   const std::string folder = "proc/" + std::to_string(kTarget);
