@@ -6,11 +6,16 @@
 #include <fstream>
 #include <iterator>
 
+#include "base/quantity_text.h"
 #include "cli/document.h"
 #include "daemon/control/api_json.h"
 #include "daemon/control/api_router.h"
 #include "daemon/control/config_loader.h"
+#include "daemon/control/config_schema.h"
 #include "daemon/vm/handoff_message.h"
+#include "daemon/vm/mappings.h"
+#include "policy/config.h"
+#include "policy/utilisation.h"
 #include "tests/fuzz/fuzz_driver.h"
 
 namespace tidepool::daemon {
@@ -99,6 +104,32 @@ TEST(FuzzDocuments, ApiTargets) {
     for (const char* method : {"GET", "POST", "PATCH", "DELETE"}) {
       const ApiRoute* route = find_route(method, target);
       ASSERT_TRUE(route == nullptr || !route->pattern.empty());
+    }
+  });
+}
+
+// Sizes, shares, durations, and what else is written as a word; the history that policy keeps over restarts.
+TEST(FuzzDocuments, Words) {
+  policy::Utilisation history;
+  const Corpus corpus{
+      .inputs = {"256MiB", "1.5GiB", "50%", "0.25", "2m", "1500ms", "4GiB/s", "at_least=1MiB",
+                 "0x7f0000000000-0x7f0080000000", "path:/memfd:*", "auto", history.text(), "latency-sensitive"},
+      .tokens = {"%", "GiB", "TiB", "KiB", "h", "ms", "-", ".", "e", "=", "0x", " ", "inf"},
+      .longest = 4096};
+  fuzz::fuzz(corpus, 20000, [](std::string_view text, Mutator&) {
+    static_cast<void>(parse_bytes(text));
+    if (const auto share = parse_share(text)) {
+      ASSERT_GE(*share, 0);
+      ASSERT_LE(*share, 1);
+    }
+    if (const auto duration = parse_duration(text)) {
+      ASSERT_GE(duration->count(), 0);
+    }
+    static_cast<void>(parse_amount(text));
+    static_cast<void>(parse_memory_selector(text));
+    static_cast<void>(policy::parse_service_class(text));
+    if (const auto read = policy::Utilisation::parse(text)) {
+      ASSERT_TRUE(policy::Utilisation::parse(read->text()));
     }
   });
 }

@@ -19,36 +19,46 @@ namespace {
 using fuzz::Corpus;
 using fuzz::Mutator;
 
+using namespace std::string_literals;
+
+constexpr const char* kSmaps =
+    "56357830b000-56357830d000 r--p 00000000 fe:00 247134                     /usr/bin/cat\n"
+    "Size:                  8 kB\nKernelPageSize:        4 kB\nMMUPageSize:           4 kB\n"
+    "Rss:                   8 kB\nPss:                   8 kB\nReferenced:            8 kB\n"
+    "Anonymous:             0 kB\nAnonHugePages:         0 kB\nShmemPmdMapped:        0 kB\n"
+    "Swap:                  0 kB\nLocked:                0 kB\nTHPeligible:           0\nVmFlags: rd mr mw me \n"
+    "7f0000000000-7f0080000000 rw-s 00000000 00:01 1025           /memfd:memory-backend-memfd (deleted)\n"
+    "Rss:             2097152 kB\nReferenced:          512 kB\nVmFlags: rd wr sh mr mw me ms um uw sd \n";
+constexpr const char* kMaps =
+    "55e8a3000000-55e8a3400000 rw-p 00000000 00:00 0                          [heap]\n"
+    "7f0080000000-7f0080001000 rw-s 00000000 00:1b 2                          /dev/shm/x y\\012z (deleted)\n"
+    "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
+constexpr const char* kStat =
+    "24952 (cat) R 24910 24910 6065 0 -1 4194304 100 0 0 0 0 0 0 0 20 0 1 0 192598 3133440 394 18446744073709551615 "
+    "94268932755456 94268932775337 140727723530192 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n";
+constexpr const char* kStatus =
+    "Name:\tcat\nUmask:\t0022\nState:\tR (running)\nTgid:\t24948\nPid:\t24948\nTracerPid:\t0\n"
+    "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t4 24 27\nVmPeak:\t    3060 kB\nVmLck:\t       0 kB\n"
+    "VmPin:\t       0 kB\nVmRSS:\t    1760 kB\nRssAnon:\t     116 kB\nRssFile:\t    1644 kB\nVmPTE:\t      48 kB\n"
+    "VmSwap:\t       0 kB\nThreads:\t1\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n"
+    "SigIgn:\t0000000000001000\nSigCgt:\t0000000180004a03\nCapEff:\t000001fffeffffff\nNoNewPrivs:\t0\nSeccomp:\t2\n";
+constexpr const char* kMounts =
+    "22 27 0:21 / /proc rw,relatime shared:7 - proc proc rw\n"
+    "24 27 8:6 / /mnt/a\\040b rw,relatime - ext4 /dev/sda6 rw,errors=remount-ro\n";
+constexpr const char* kMemInfo =
+    "MemTotal:       24684092 kB\nMemFree:        20994048 kB\nMemAvailable:   23884940 kB\n"
+    "SwapTotal:             0 kB\nHugePages_Total:       4\nHugepagesize:       2048 kB\nZswap: 12 kB\n";
+
 const Corpus kProcess{
-    .inputs =
-        {"56357830b000-56357830d000 r--p 00000000 fe:00 247134                     /usr/bin/cat\n"
-         "Size:                  8 kB\nKernelPageSize:        4 kB\nMMUPageSize:           4 kB\n"
-         "Rss:                   8 kB\nPss:                   8 kB\nReferenced:            8 kB\n"
-         "Anonymous:             0 kB\nAnonHugePages:         0 kB\nShmemPmdMapped:        0 kB\n"
-         "Swap:                  0 kB\nLocked:                0 kB\nTHPeligible:           0\nVmFlags: rd mr mw me \n"
-         "7f0000000000-7f0080000000 rw-s 00000000 00:01 1025           /memfd:memory-backend-memfd (deleted)\n"
-         "Rss:             2097152 kB\nReferenced:          512 kB\nVmFlags: rd wr sh mr mw me ms um uw sd \n",
-         "55e8a3000000-55e8a3400000 rw-p 00000000 00:00 0                          [heap]\n"
-         "7f0080000000-7f0080001000 rw-s 00000000 00:1b 2                          /dev/shm/x y\\012z (deleted)\n"
-         "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n",
-         "24952 (cat) R 24910 24910 6065 0 -1 4194304 100 0 0 0 0 0 0 0 20 0 1 0 192598 3133440 394 "
-         "18446744073709551615 94268932755456 94268932775337 140727723530192 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n",
-         "Name:\tcat\nUmask:\t0022\nState:\tR (running)\nTgid:\t24948\nPid:\t24948\nTracerPid:\t0\n"
-         "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t4 24 27\nVmPeak:\t    3060 kB\nVmLck:\t       0 kB\n"
-         "VmPin:\t       0 kB\nVmRSS:\t    1760 kB\nRssAnon:\t     116 kB\nRssFile:\t    1644 kB\nVmPTE:\t      48 kB\n"
-         "VmSwap:\t       0 kB\nThreads:\t1\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n"
-         "SigIgn:\t0000000000001000\nSigCgt:\t0000000180004a03\nCapEff:\t000001fffeffffff\nNoNewPrivs:\t0\nSeccomp:"
-         "\t2\n",
-         "28 0x7f4aa96bb000 0x20000 0x4 0x7f4aa974bb60 0xffffffff 0x0 0x7fff5b2312c8 0x7f4aa98342ad\n",
-         "25 0x10000 0x2000 0x3000 0x3 0x50000 0x0 0x7ffc 0x7f\n",
-         "pos:\t0\nflags:\t0140002\nmnt_id:\t24\nino:\t3\nSqMask:\t0x3\nUserFiles:\t0\nUserBufs:\t2\n",
-         "22 27 0:21 / /proc rw,relatime shared:7 - proc proc rw\n"
-         "24 27 8:6 / /mnt/a\\040b rw,relatime - ext4 /dev/sda6 rw,errors=remount-ro\n",
-         "9:name=systemd:/\n8:pids:/\n4:cpu,cpuacct:/machine.slice/a:b\n0::/user.slice\n",
-         std::string("qemu-system-x86_64\0-m\0004096\0-name\0guest=web-3\0", 46),
-         std::string("\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0\76\0\1\0\0\0", 24), "running\n"},
+    .inputs = {kSmaps, kMaps, kStat, kStatus, kMounts,
+               "28 0x7f4aa96bb000 0x20000 0x4 0x7f4aa974bb60 0xffffffff 0x0 0x7fff5b2312c8 0x7f4aa98342ad\n",
+               "25 0x10000 0x2000 0x3000 0x3 0x50000 0x0 0x7ffc 0x7f\n",
+               "pos:\t0\nflags:\t0140002\nmnt_id:\t24\nino:\t3\nSqMask:\t0x3\nUserFiles:\t0\nUserBufs:\t2\n",
+               "9:name=systemd:/\n8:pids:/\n4:cpu,cpuacct:/machine.slice/a:b\n0::/user.slice\n",
+               "qemu-system-x86_64\0-m\0004096\0-name\0guest=web-3\0"s,
+               "\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0\76\0\1\0\0\0"s, "running\n"},
     .tokens = {"\n", "\t", " kB\n", "VmFlags:", "-", ":", "(", ")", " - ", "\\040", "\\0", "0x", "[stack]",
-               "Rss:", std::string(1, '\0'), "rw-p ", "/memfd:"}};
+               "Rss:", "\0"s, "rw-p ", "/memfd:"}};
 
 TEST(FuzzKernelText, OfProcesses) {
   fuzz::fuzz(kProcess, 15000, [](std::string_view text, Mutator&) {
@@ -96,8 +106,7 @@ TEST(FuzzKernelText, OfSmapsLineByLine) {
 TEST(FuzzKernelText, OfTheHost) {
   const Corpus corpus{
       .inputs =
-          {"MemTotal:       24684092 kB\nMemFree:        20994048 kB\nMemAvailable:   23884940 kB\n"
-           "SwapTotal:             0 kB\nHugePages_Total:       4\nHugepagesize:       2048 kB\nZswap: 12 kB\n",
+          {kMemInfo,
            "some avg10=0.00 avg60=1.25 avg300=99.99 total=8123\nfull avg10=0.00 avg60=0.10 avg300=0.00 total=77\n",
            "0-3,8,10-11\n", "always [madvise] never\n", "  1234 kB\n"},
       .tokens = {"\n", "=", "avg10", "total=", "-", ",", "[", "]", " kB", "."}};

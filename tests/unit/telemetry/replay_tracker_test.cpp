@@ -41,7 +41,7 @@ UniqueFd file_of(const std::vector<TraceRound>& rounds, bool finished = true) {
   TraceDescription description;
   description.vm = "web-3";
   description.start = kRecorded;
-  description.objects = {{0, PageCount{kRegions * kRegionPages}}};
+  description.objects = {{0, PageCount{std::uint64_t{kRegions} * kRegionPages}}};
   auto writer = TraceWriter::begin(file.duplicate(), "a trace", description, Bytes{64u << 20});
   EXPECT_TRUE(writer);
   for (const TraceRound& round : rounds) EXPECT_TRUE(writer->round(round.at, round.samples).value_or(false));

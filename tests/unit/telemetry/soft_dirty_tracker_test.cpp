@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <fstream>
 #include <set>
@@ -58,13 +59,14 @@ class FakeProcess final : public kernel::SoftDirtyProcess {
     if (!own_) ++kernel_.cleared;
     if (!kernel_.clears) return {};
     if (!own_) kernel_.written.clear();
-    for (auto& [address, word] : words_) word = *reinterpret_cast<const std::uint64_t*>(address);
+    for (auto& [address, word] : words_) word = word_at(address);
     return {};
   }
 
  private:
+  static std::uint64_t word_at(std::uint64_t address) { return *std::bit_cast<const std::uint64_t*>(address); }
   bool own_written(std::uint64_t address) const {
-    const std::uint64_t now = *reinterpret_cast<const std::uint64_t*>(address);
+    const std::uint64_t now = word_at(address);
     const auto [known, is_new] = words_.emplace(address, now);
     return is_new || known->second != now || !kernel_.clears;
   }
@@ -235,7 +237,7 @@ TEST_F(SoftDirtyFiles, OfLargeProcessesAreLeftAlone) {
   EXPECT_EQ(kernel_.cleared, 1);
   EXPECT_NE(tracker.info().blind_spots.back().find("too large"), std::string::npos);
 
-  memory_ = make_memory(64 * 512);  // 64 GiB
+  memory_ = make_memory(64ull * 512);  // 64 GiB
   SoftDirtyTracker other = make();
   begin(other);
   EXPECT_EQ(kernel_.cleared, 1) << "nor need it be tried";

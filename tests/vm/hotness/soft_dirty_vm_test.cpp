@@ -36,9 +36,9 @@ class SoftDirtyVm : public testing::Test {
                                    .longest_window = std::chrono::seconds(4),
                                    .longest_stall = std::chrono::seconds(2),
                                    .self_check = std::chrono::seconds(2)};
-  const SystemClock clock_;
-  const ThreadCpuClock cpu_;
-  const kernel::KernelRoots roots_;
+  const SystemClock clock_{};
+  const ThreadCpuClock cpu_{};
+  const kernel::KernelRoots roots_{};
 };
 
 TEST_F(SoftDirtyVm, FindsTheMostWrittenFifthOfPrivateMemory) {
