@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <thread>
@@ -66,6 +67,11 @@ void WatchedLoad::set_divided(std::shared_ptr<const telemetry::DividedMappings> 
   ++memory->epoch;
   memory->spaces.front().divided = std::move(divided);
   memory_ = {memory};
+}
+
+int WatchedLoad::end() {
+  load_.signal(SIGTERM);
+  return load_.wait_for_exit();
 }
 
 double WatchedLoad::accesses() const {

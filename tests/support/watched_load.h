@@ -49,6 +49,8 @@ class WatchedLoad {
 
   // For trackers that go by the pager: the memory as it has it. Page 0 of its one object is the first of range().
   void set_memory(telemetry::MemoryList memory) { memory_ = std::move(memory); }
+  // Has it end; 0 when every byte that it read was right.
+  int end();
   // Reads and writes since it began.
   double accesses() const;
 

@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <optional>
+#include <utility>
 
+#include "bench/telemetry/managed_load.h"
 #include "telemetry/hotness/soft_dirty_tracker.h"
 #include "tests/support/watched_load.h"
 
@@ -53,6 +56,31 @@ TEST_F(SoftDirtyVm, FindsTheMostWrittenFifthOfSharedMemory) {
                     "1000", "--rate", "3000", "--read-ratio", "0.5", "--verify", "header"});
   SoftDirtyTracker tracker(config_, roots_, clock_, cpu_);
   expect_true(load.watch(tracker, "hot fifth, shared, writes", request_));
+}
+
+// As on a kernel that cannot track writes for a userfaultfd: beside the pager's own write protection.
+TEST_F(SoftDirtyVm, SeesWritesToMemoryInThePagersCare) {
+  WatchedLoad load({"--size", "256MiB", "--memory", "memfd", "--pattern", "phase-shift", "--hot", "0.2", "--phase",
+                    "1000", "--rate", "1500", "--read-ratio", "0.5"});
+  std::optional<bench::ManagedLoad> managed(std::in_place, load, true);
+  SoftDirtyConfig config = config_;
+  config.managed = true;
+  SoftDirtyTracker tracker(config, roots_, clock_, cpu_);
+  EXPECT_EQ(tracker.covers(load.memory()), Coverage::kWritesShared);
+  EXPECT_EQ(SoftDirtyTracker(config_, roots_, clock_, cpu_).covers(load.memory()), Coverage::kNone);
+  expect_true(load.watch(tracker, "hot fifth, the pager's", request_));
+  // Pages that leave and come home again, while their bits are cleared over and over.
+  managed->demote_all();
+  tracker.set_memory(load.memory());
+  test::RateEstimate estimate(PageCount{256ull << 8});
+  for (int i = 0; i < 20; ++i) {
+    tracker.round(estimate);
+    ::usleep(250'000);
+  }
+  EXPECT_EQ(estimate.malformed(), 0u);
+  EXPECT_TRUE(tracker.info().usable) << tracker.info().why_not;
+  managed.reset();
+  EXPECT_EQ(load.end(), 0) << "the load verifies every byte that it reads";
 }
 
 TEST_F(SoftDirtyVm, SeesNoReads) {
