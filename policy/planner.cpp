@@ -13,7 +13,7 @@ namespace {
 
 constexpr Bytes kRegion{kRegionPages * kPageSize};
 constexpr double kPriceMemory = 60;     // seconds in which the price of DRAM falls to a third when it is not scarce
-constexpr double kLimitSlack = 0.30;    // of a limit, at most kept free for what is about to come in
+constexpr double kLimitSlack = 0.05;    // of a limit, at most kept free for what is about to come in
 constexpr UnitMask kCanaryUnits = 0xf;  // a quarter of a MiB
 
 std::string number(double value) {
