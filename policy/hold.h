@@ -13,7 +13,8 @@ namespace tidepool::policy {
 
 class HoldControl {
  public:
-  static constexpr float kShortest = 0.5f;  // seconds
+  static constexpr float kShortest =
+      0.1f;  // seconds: less than the shortest interval that is told, so nothing is spared
   static constexpr float kLongest = 600;
 
   // A demotion is over: so many pages went, and so many were spared.

@@ -87,7 +87,7 @@ TEST_F(HostileNames, AreShownAsTextEverywhere) {
                                                {"status"},
                                                {"host", "evacuate", "--plan"}})
     every_way(words);
-  expect_parts(agent().tidectl({"vm", "set", name, "--class", kEvil}), 1, {"class"});
+  expect_parts(agent().tidectl({"vm", "set", name, "--class", kEvil}), 2, {"class"});
   // On a line of its own per message, with nothing that a terminal obeys.
   EXPECT_EQ(release(name).code, 0);
   expect_harmless(agent().log());

@@ -108,7 +108,7 @@ TEST_F(Record, NeverTouchesWhatExists) {
     expect_parts(record(taken, {"--duration", "1s"}), 1, {taken, "never replaces"});
   EXPECT_EQ(read_file(file), "precious");
   EXPECT_FALSE(std::filesystem::exists(folder_ / "elsewhere"));
-  expect_parts(record(folder_ / "no/such/folder", {}), 1, {"folder must exist"});
+  expect_parts(record(folder_ / "no/such/folder", {}), 2, {"folder must exist"});
   expect_parts(record("/dev/full", {}), 1, {"/dev/full"});
   EXPECT_EQ(release(name_).code, 0);
   expect_as_remembered();

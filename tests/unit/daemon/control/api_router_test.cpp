@@ -222,7 +222,7 @@ TEST_F(Router, RecordingIsReadWithItsBounds) {
   EXPECT_EQ(agent_.last_recording().duration, std::chrono::hours(24));
   EXPECT_EQ(agent_.last_recording().max_size, 2_MiB);
   EXPECT_EQ(ask("DELETE", "/v1/vms/web-3/recording").status, 200u);
-  EXPECT_EQ(ask("DELETE", "/v1/vms/web-3/recording").status, 400u);
+  EXPECT_EQ(ask("DELETE", "/v1/vms/web-3/recording").status, 404u);
   EXPECT_EQ(ask("POST", "/v1/vms/nobody/recording", R"({"file": "/x"})").status, 404u);
   EXPECT_EQ(ask("POST", "/v1/vms/web-3/recording", R"({"file": "/exists"})").status, 409u);
 }
