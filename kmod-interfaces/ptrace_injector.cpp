@@ -109,6 +109,7 @@ class PtraceInjector::Hold {
   // Such processes are run from one system call stop to the next, which forces nothing but stops twice per call.
   bool by_system_call_stops_ = false;
   bool left_by_system_call_stop_ = false;
+  std::uint64_t options_ = 0;  // PTRACE_O_*, in force
   pid_t made_ = 0;
   std::uint64_t mask_ = 0;       // as it was
   std::uint64_t held_mask_ = 0;  // while we hold the thread
@@ -133,9 +134,11 @@ SignalState PtraceInjector::Hold::signal_state() const {
 
 Result<> PtraceInjector::Hold::seize(const SignalState& signals) {
   by_system_call_stops_ = (signals.ignored & signal_bit(SIGTRAP)) != 0;
-  const std::uint64_t options = PTRACE_O_TRACECLONE | (by_system_call_stops_ ? PTRACE_O_TRACESYSGOOD : 0);
-  auto seized = thread_.seize(options | PTRACE_O_SUSPEND_SECCOMP);
+  const std::uint64_t options = by_system_call_stops_ ? PTRACE_O_TRACESYSGOOD : 0;
+  options_ = options | PTRACE_O_SUSPEND_SECCOMP;
+  auto seized = thread_.seize(options_);
   if (seized) return {};
+  options_ = options;
   const int error = seized.error().code.value();
   // Refused to a caller without CAP_SYS_ADMIN or with filters of its own, and by kernels without it. Without a filter
   // in the target nothing is lost.
@@ -198,6 +201,8 @@ Result<> PtraceInjector::Hold::reach_first_stop() {
       if (!held) return pass_on(held);
       pass = *held;
     }
+    // Any other stop takes back what was asked for (kernel/signal.c: ptrace_stop).
+    if (auto asked = thread_.interrupt(); !asked) return asked;
     if (auto resumed = thread_.resume(pass); !resumed) return resumed;
   }
   return failure(std::errc::timed_out, "stop", "thread " + std::to_string(thread_.tid()) + ": too many signals");
@@ -309,9 +314,12 @@ Result<std::int64_t> PtraceInjector::Hold::call(long number, std::initializer_li
 Result<std::unique_ptr<PtraceInjector::Hold>> PtraceInjector::Hold::make_thread() {
   constexpr std::uint64_t kThread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
   made_ = 0;
+  // New threads are ours only now: those that the thread makes for itself are not.
+  if (auto set = thread_.set_options(options_ | PTRACE_O_TRACECLONE); !set) return pass_on(set);
   // On the stack of its maker, which it never touches.
   const auto made = call(SYS_clone, {kThread});
   if (!made) return pass_on(made);
+  if (auto set = thread_.set_options(options_); !set) return pass_on(set);
   if (*made < 0 || made_ == 0) {
     return failure_from(*made < 0 ? static_cast<int>(-*made) : EAGAIN, "make a thread in",
                         "process " + std::to_string(thread_.pid()), "is its number of threads limited?");

@@ -72,6 +72,9 @@ Result<> TracedThread::request(int operation, std::uint64_t address, std::uint64
 Result<> TracedThread::seize(std::uint64_t options) const {
   return request(PTRACE_SEIZE, 0, options, "trace");
 }
+Result<> TracedThread::set_options(std::uint64_t options) const {
+  return request(PTRACE_SETOPTIONS, 0, options, "trace");
+}
 Result<> TracedThread::interrupt() const {
   return request(PTRACE_INTERRUPT, 0, 0, "interrupt");
 }

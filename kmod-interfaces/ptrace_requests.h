@@ -41,6 +41,7 @@ class TracedThread {
 
   // `options` as PTRACE_O_*.
   Result<> seize(std::uint64_t options) const;
+  Result<> set_options(std::uint64_t options) const;  // of a stopped thread
   Result<> interrupt() const;
   // ETIMEDOUT when `limit` passes first. A caller that has SIGCHLD blocked is woken at once, and one that is pending
   // for it is consumed; any other looks every 2 ms.
