@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kmod-interfaces/proc_text.h"
+#include "kmod-interfaces/process.h"
 
 namespace tidepool::kernel {
 namespace {
@@ -51,18 +52,54 @@ std::vector<AddressRange> parse_vacated(std::string_view line) {
   return gone;
 }
 
-Result<AdviceCalls> read_advice_calls(pid_t pid) {
-  const std::string path = "/proc/" + std::to_string(pid) + "/task";
-  const auto directory = open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, path);
-  if (!directory) return Failure{directory.error()};
-  const auto threads = list_numbers_at(directory->get(), ".", path, kMaxAdvisingThreads);
-  if (!threads) return Failure{threads.error()};
+bool CallWatcher::is_worker(std::uint64_t tid) const {
+  const std::string name = std::to_string(tid) + "/stat";
+  const auto text = read_at(::dirfd(directory_.get()), name, name);
+  const auto stat = text ? parse_process_stat(*text) : std::nullopt;
+  return stat && stat->is_user_worker();
+}
+
+UniqueFd CallWatcher::open_calls(std::uint64_t tid) const {
+  const std::string name = std::to_string(tid) + "/syscall";
+  return UniqueFd{::openat(::dirfd(directory_.get()), name.c_str(), O_RDONLY | O_CLOEXEC)};
+}
+
+Result<> CallWatcher::list() {
+  const std::string path = "/proc/" + std::to_string(pid_) + "/task";
+  if (directory_ == nullptr) directory_.reset(::opendir(path.c_str()));
+  if (directory_ == nullptr) return errno_failure("open", path);
+  ::rewinddir(directory_.get());
+  before_.clear();
+  before_.swap(threads_);
+  auto next = before_.begin();  // mostly they are listed as they were before
+  errno = 0;
+  while (const dirent* entry = ::readdir(directory_.get())) {
+    const auto tid = parse_decimal(entry->d_name);
+    if (!tid || threads_.size() == kMaxAdvisingThreads) continue;
+    const auto same = [&](const Thread& thread) { return thread.tid == *tid && thread.inode == entry->d_ino; };
+    auto known = std::find_if(next, before_.end(), same);
+    if (known == before_.end()) known = std::find_if(before_.begin(), next, same);
+    if (known == before_.end()) {
+      threads_.push_back({*tid, entry->d_ino, is_worker(*tid), {}});
+    } else {
+      threads_.push_back(std::move(*known));
+      next = known + 1;
+    }
+    errno = 0;
+  }
+  return errno == 0 ? Result<>{} : errno_failure("list", path);
+}
+
+Result<AdviceCalls> CallWatcher::look() {
+  if (auto listed = list(); !listed) return Failure{listed.error()};
   AdviceCalls found;
-  for (const std::uint64_t thread : *threads) {
-    const UniqueFd file{
-        ::openat(directory->get(), (std::to_string(thread) + "/syscall").c_str(), O_RDONLY | O_CLOEXEC)};
+  std::size_t kept = 0;
+  for (Thread& thread : threads_) {
+    if (thread.worker) continue;
+    if (!thread.calls.valid()) thread.calls = open_calls(thread.tid);
     std::array<char, 256> text{};
-    const ssize_t got = file.valid() ? ::read(file.get(), text.data(), text.size()) : -1;
+    const ssize_t got = thread.calls.valid() ? ::pread(thread.calls.get(), text.data(), text.size(), 0) : -1;
+    if (++kept > kKeptFiles) thread.calls.reset();
     if (got <= 0) continue;  // it has ended
     const std::string_view line(text.data(), static_cast<std::size_t>(got));
     if (const auto call = parse_advice_call(line)) found.calls.push_back(*call);

@@ -6,13 +6,16 @@
 // goes for calls that unmap or move: until their event is read, the caller cannot put anything else there.
 #pragma once
 
+#include <dirent.h>
 #include <sys/types.h>
 
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "base/units.h"
 
 namespace tidepool::kernel {
@@ -29,9 +32,38 @@ struct AdviceCalls {
   std::vector<AddressRange> vacates;  // what threads take away from where it is: munmap, mremap, brk, mmap over it
 };
 
-// By /proc/PID/task/*/syscall (needs the permission to trace it). Only the first kMaxAdvisingThreads threads are looked
-// at.
-Result<AdviceCalls> read_advice_calls(pid_t pid);
+// Looks at one process's threads, again and again (/proc/PID/task/*/syscall; needs the permission to trace it). Files
+// of up to kKeptFiles threads stay open between looks, and the kernel's workers among the threads (io_uring's,
+// vhost's), which run none of the process's code, are left out. For use by one thread.
+class CallWatcher {
+ public:
+  static constexpr std::size_t kKeptFiles = 64;
+
+  explicit CallWatcher(pid_t pid) : pid_(pid) {}
+  // Of threads that were there before the call. ENOENT, ESRCH: the process is gone. Threads that end meanwhile, and
+  // those beyond the first kMaxAdvisingThreads, are left out.
+  Result<AdviceCalls> look();
+
+ private:
+  struct CloseDirectory {
+    void operator()(DIR* directory) const { ::closedir(directory); }
+  };
+  struct Thread {
+    std::uint64_t tid = 0;
+    // Of its directory: another thread that is given the same number has another.
+    std::uint64_t inode = 0;
+    bool worker = false;
+    UniqueFd calls;  // invalid: not kept
+  };
+  Result<> list();
+  bool is_worker(std::uint64_t tid) const;
+  UniqueFd open_calls(std::uint64_t tid) const;
+
+  pid_t pid_;
+  std::unique_ptr<DIR, CloseDirectory> directory_;
+  std::vector<Thread> threads_;  // as they were listed last
+  std::vector<Thread> before_;   // the list before, while a new one is made; keeps its memory
+};
 
 // The ranges that a call takes away, at most two; empty for all others. brk is taken for all of the address space, for
 // where the heap ended before does not show.

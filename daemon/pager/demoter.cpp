@@ -8,6 +8,7 @@
 #include <cstring>
 #include <deque>
 #include <list>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -61,10 +62,11 @@ class Thread final : public Demoter {
 
   bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
     const std::lock_guard lock(mutex_);
-    if (frozen_ || stopping_ || vm->releasing || !vm->demotion_allowed || vm->dead || queue_.size() >= kMaxQueued)
+    if (frozen_ || stopping_ || vm->releasing || !vm->demotion_allowed || vm->dead || queued_ >= kMaxQueued)
       return false;
     if (!wanted_.insert({region.object, region.region}).second) return true;  // already on its way
-    queue_.push_back({vm, region});
+    queue_[vm.get()].push_back({vm, region});
+    ++queued_;
     vm->demotions_in_flight.fetch_add(1, std::memory_order_relaxed);
     wake_.notify_one();
     return true;
@@ -108,6 +110,8 @@ class Thread final : public Demoter {
     std::unique_lock lock(mutex_);
     while (!stopping_) {
       wait(lock);
+      const MonoTime now = clock_.now();
+      count_turns(now);
       std::vector<Request> fresh = admit();
       const bool cancel_frozen = frozen_;
       std::vector<std::shared_ptr<PagedVm>> abandoned;
@@ -115,7 +119,7 @@ class Thread final : public Demoter {
       lock.unlock();
       for (Request& request : fresh) begin(request);
       for (const auto& vm : abandoned) abandon_now(*vm);
-      advance(cancel_frozen);
+      advance(cancel_frozen, now);
       reap();
       retire();
       lock.lock();
@@ -146,31 +150,36 @@ class Thread final : public Demoter {
     wake_.wait_for(lock, pause);
   }
 
-  // Called with the lock held. A few at a time: how many pages a region moves is known when it is frozen.
+  // Called with the lock held. A few at a time: how many pages a region moves is known when it is frozen. One stuck VM
+  // never delays another: its requests wait, the next VM's go ahead.
   std::vector<Request> admit() {
     std::vector<Request> fresh;
     admitting_ = false;
     if (frozen_) return fresh;
-    std::set<const PagedVm*> full;
-    for (auto request = queue_.begin(); request != queue_.end() && fresh.size() < kAdmittedAtOnce &&
-                                        running_.size() + fresh.size() < config_.max_jobs;) {
-      const PagedVm* vm = request->vm.get();
-      const bool dropped = vm->releasing || vm->dead;
-      // One stuck VM never delays another: its requests wait, the next VM's go ahead.
-      if (!dropped && (full.contains(vm) || !has_room(*request, fresh))) {
-        full.insert(vm);
-        ++request;
-        continue;
-      }
-      if (dropped) {
-        forget(*request);
-      } else {
-        fresh.push_back(std::move(*request));
-      }
-      request = queue_.erase(request);
+    auto next = queue_.upper_bound(last_admitted_);
+    for (std::size_t vms = queue_.size(); vms != 0; --vms) {
+      if (next == queue_.end()) next = queue_.begin();
+      admit_from(next->second, fresh);
+      last_admitted_ = next->first;
+      next = next->second.empty() ? queue_.erase(next) : std::next(next);
     }
     admitting_ = !fresh.empty();
     return fresh;
+  }
+
+  void admit_from(std::deque<Request>& requests, std::vector<Request>& fresh) {
+    while (!requests.empty()) {
+      Request& request = requests.front();
+      if (request.vm->releasing || request.vm->dead) {
+        forget(request);
+      } else {
+        if (fresh.size() >= kAdmittedAtOnce || running_.size() + fresh.size() >= config_.max_jobs) return;
+        if (!has_room(request, fresh)) return;
+        fresh.push_back(std::move(request));
+      }
+      requests.pop_front();
+      --queued_;
+    }
   }
 
   // Whether one more region of its VM may be frozen now. Where drops go one by one, nothing is frozen long before its
@@ -185,7 +194,7 @@ class Thread final : public Demoter {
     if (own.pages + begun * kPagesPerRegion >= config_.max_pages_per_vm) return false;
     if (all_.pages + fresh.size() * kPagesPerRegion >= config_.max_pages) return false;
     return !object_goes_alone(vm, *request.region.object) ||
-           waiting_for_turn(vm) + count_if_careful(fresh, vm) < kWaitingForTurn;
+           own.waiting_for_turn + count_if_careful(fresh, vm) < kWaitingForTurn;
   }
 
   // Private memory whose owner may unmap it (AddressSpace::fixed).
@@ -197,22 +206,16 @@ class Thread final : public Demoter {
       return request.vm.get() == &vm && object_goes_alone(vm, *request.region.object);
     }));
   }
-  // Its regions that could go on now, were it not for those before them.
-  std::size_t waiting_for_turn(const PagedVm& vm) const {
-    const MonoTime now = clock_.now();
-    return static_cast<std::size_t>(std::ranges::count_if(running_, [&](const Running& running) {
+  // What of each VM goes one by one, once per pass.
+  void count_turns(MonoTime now) {
+    for (auto& [vm, own] : active_) own.waiting_for_turn = own.having_their_turn = 0;
+    for (const Running& running : running_) {
       const DemotionJob& job = *running.job;
-      return job.vm().get() == &vm && object_goes_alone(vm, job.object()) && job.stage != DemotionJob::Stage::kDone &&
-             (job.stage != DemotionJob::Stage::kFrozen || now - job.frozen_at >= config_.grace);
-    }));
-  }
-  // Stored, and on their way out.
-  std::size_t having_their_turn(const PagedVm& vm) const {
-    return static_cast<std::size_t>(std::ranges::count_if(running_, [&](const Running& running) {
-      const DemotionJob& job = *running.job;
-      return job.vm().get() == &vm && object_goes_alone(vm, job.object()) &&
-             (job.stage == DemotionJob::Stage::kStoring || job.stage == DemotionJob::Stage::kDropping);
-    }));
+      if (!object_goes_alone(*job.vm(), job.object()) || job.stage == DemotionJob::Stage::kDone) continue;
+      Active& own = active_[job.vm().get()];
+      if (job.stage != DemotionJob::Stage::kFrozen) ++own.having_their_turn;
+      if (job.stage != DemotionJob::Stage::kFrozen || now - job.frozen_at >= config_.grace) ++own.waiting_for_turn;
+    }
   }
 
   void forget(const Request& request) {
@@ -234,6 +237,8 @@ class Thread final : public Demoter {
   struct Active {
     std::size_t jobs = 0;
     std::size_t pages = 0;
+    std::size_t having_their_turn = 0;  // stored, and on their way out
+    std::size_t waiting_for_turn = 0;   // these, and those that could go on now, were it not for those before them
   };
   void count(const DemotionJob& job, bool begins) {
     Active& own = active_[job.vm().get()];
@@ -248,7 +253,7 @@ class Thread final : public Demoter {
     return host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed;
   }
 
-  void advance(bool host_frozen) {
+  void advance(bool host_frozen, MonoTime now) {
     for (Running& running : running_) {
       DemotionJob& job = *running.job;
       PagedVm& vm = *job.vm();
@@ -258,8 +263,12 @@ class Thread final : public Demoter {
           job.stage = DemotionJob::Stage::kDone;
           continue;
         }
-        if (clock_.now() - job.frozen_at < config_.grace || free_scratch_.empty()) continue;
-        if (object_goes_alone(vm, job.object()) && having_their_turn(vm) >= kHavingTheirTurn) continue;
+        if (now - job.frozen_at < config_.grace || free_scratch_.empty()) continue;
+        if (object_goes_alone(vm, job.object())) {
+          std::size_t& turns = active_[&vm].having_their_turn;
+          if (turns >= kHavingTheirTurn) continue;
+          ++turns;
+        }
         running.scratch = free_scratch_.back();
         free_scratch_.pop_back();
         job.stage = DemotionJob::Stage::kStoring;
@@ -349,13 +358,10 @@ class Thread final : public Demoter {
     std::vector<std::function<void()>> ready;
     for (auto drain = drains_.begin(); drain != drains_.end();) {
       const PagedVm* vm = drain->vm.get();
-      for (auto request = queue_.begin(); request != queue_.end();) {
-        if (request->vm.get() != vm) {
-          ++request;
-          continue;
-        }
-        forget(*request);
-        request = queue_.erase(request);
+      if (const auto asked = queue_.find(vm); asked != queue_.end()) {
+        for (const Request& request : asked->second) forget(request);
+        queued_ -= asked->second.size();
+        queue_.erase(asked);
       }
       const bool busy =
           std::any_of(running_.begin(), running_.end(), [&](const Running& r) { return r.job->vm().get() == vm; });
@@ -380,7 +386,8 @@ class Thread final : public Demoter {
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Request> queue_;
+  std::map<const PagedVm*, std::deque<Request>> queue_;
+  std::size_t queued_ = 0;
   std::set<std::pair<MemoryObject*, std::uint64_t>> wanted_;
   std::vector<Drain> drains_;
   std::vector<std::shared_ptr<PagedVm>> abandoned_;
@@ -392,6 +399,7 @@ class Thread final : public Demoter {
   std::unordered_map<const PagedVm*, Active> active_;
   Active all_;
   bool admitting_ = false;  // more may be admitted at once
+  const PagedVm* last_admitted_ = nullptr;
   std::uint64_t next_id_ = 1;
   std::uint16_t ticket_ = 0;
   std::thread thread_;

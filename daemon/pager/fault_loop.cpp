@@ -185,7 +185,9 @@ class Loop final : public FaultLoop {
         if (ready[static_cast<std::size_t>(i)].data.ptr == nullptr) {
           run_mailbox();
         } else {
-          served |= serve_space(static_cast<AddressSpace*>(ready[static_cast<std::size_t>(i)].data.ptr), now);
+          // What the others of this pass installed may have answered what was waiting.
+          const Waiting waiting = i == 0 ? Waiting::kKnown : Waiting::kUnknown;
+          served |= serve_space(static_cast<AddressSpace*>(ready[static_cast<std::size_t>(i)].data.ptr), now, waiting);
         }
       }
       if (served) spin_until_ = clock_.now() + config_.spin_window;
@@ -220,15 +222,18 @@ class Loop final : public FaultLoop {
     for (auto& task : tasks) task();
   }
 
-  // True when faults were served. Something is waiting in it: epoll said so.
-  bool serve_space(AddressSpace* key, MonoTime now) {
-    if (!read_space(key, now)) return false;
-    for (int reads = 1; reads < kReadsPerTurn && read_space(key, clock_.now()); ++reads) {
+  // Is a message? Known, when epoll has just said so and nothing was answered since.
+  enum class Waiting : std::uint8_t { kKnown, kUnknown };
+
+  // True when faults were served.
+  bool serve_space(AddressSpace* key, MonoTime now, Waiting waiting) {
+    if (!read_space(key, now, waiting)) return false;
+    for (int reads = 1; reads < kReadsPerTurn && read_space(key, clock_.now(), Waiting::kUnknown); ++reads) {
     }
     return true;
   }
 
-  bool read_space(AddressSpace* key, MonoTime now) {
+  bool read_space(AddressSpace* key, MonoTime now, Waiting waiting) {
     const auto found = watched_.find(key);
     if (found == watched_.end()) return false;  // gone earlier in this pass
     // Copies, because serving may remove the space from the table.
@@ -238,7 +243,7 @@ class Loop final : public FaultLoop {
     const bool gated = vm->has_shared_memory() || space->ring != nullptr;
     if (gated && !vm->event_gate.try_close()) return false;
     const bool one_by_one = state.asks_for_advice() || state.guards_drops();
-    if (one_by_one && !look_at_calls(state)) {
+    if (one_by_one && !look_at_calls(state, waiting)) {
       if (gated) vm->event_gate.open();
       return false;
     }
@@ -289,11 +294,11 @@ class Loop final : public FaultLoop {
   // read is a fault, or an event that was there before we looked, whose thread showed the call it sleeps in: it queues
   // its event and goes to sleep under one lock. A second message might be of a thread that we have not seen. (Nobody
   // else wakes faults that are not read: see Userfaultfd::Waiters.)
-  static bool look_at_calls(SpaceState& state) {
+  static bool look_at_calls(SpaceState& state, Waiting waiting) {
     state.advice = {};
-    if (!state.space->userfaultfd.has_message()) return false;
+    if (waiting == Waiting::kUnknown && !state.space->userfaultfd.has_message()) return false;
     if (!state.space->userfaultfd.is_changing()) return true;
-    if (auto advice = kernel::read_advice_calls(state.space->pid)) state.advice = std::move(*advice);
+    if (auto advice = state.calls.look()) state.advice = std::move(*advice);
     return true;
   }
 

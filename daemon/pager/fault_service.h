@@ -18,10 +18,11 @@ namespace tidepool::daemon {
 
 struct SpaceState {
   SpaceState(std::shared_ptr<PagedVm> v, std::shared_ptr<AddressSpace> s, unsigned prefetch_max)
-      : vm(std::move(v)), space(std::move(s)), prefetcher(prefetch_max) {}
+      : vm(std::move(v)), space(std::move(s)), prefetcher(prefetch_max), calls(space->pid) {}
   std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   Prefetcher prefetcher;
+  kernel::CallWatcher calls;
   // The madvise calls that were seen before the events at hand were read; see Loop::read_space.
   kernel::AdviceCalls advice;
 

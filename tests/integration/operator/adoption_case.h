@@ -16,6 +16,8 @@ class value;
 
 namespace tidepool::tests {
 
+inline constexpr std::size_t kMiB = 1u << 20;
+
 class AdoptionCase : public testing::Test {
  protected:
   void SetUp() override;

@@ -22,8 +22,6 @@
 namespace tidepool::tests {
 namespace {
 
-constexpr std::size_t kMiB = 1u << 20;
-
 class FailedAdoption : public AdoptionCase {
  protected:
   // Adopts, which must fail with `parts`, and looks whether anything was left anywhere.

@@ -25,8 +25,6 @@
 namespace tidepool::tests {
 namespace {
 
-constexpr std::size_t kMiB = 1u << 20;
-
 class Adoption : public AdoptionCase {};
 
 // A process with private memory, idle.

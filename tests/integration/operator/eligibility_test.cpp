@@ -20,8 +20,6 @@
 namespace tidepool::tests {
 namespace {
 
-constexpr std::size_t kMiB = 1u << 20;
-
 std::string problem(const std::string& what) {
   return what + ": " + std::strerror(errno);
 }

@@ -19,8 +19,6 @@
 namespace tidepool::tests {
 namespace {
 
-constexpr std::size_t kMiB = 1u << 20;
-
 // Clears a screen, begins a line, ends a JSON string, turns the text around, and is no UTF-8 at its end.
 const std::string kEvil = "\x1b[2Jx\n\"}],level=error\xc2\x9b\x31m\xe2\x80\xae\xff";
 

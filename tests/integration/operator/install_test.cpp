@@ -20,8 +20,6 @@
 namespace tidepool::tests {
 namespace {
 
-constexpr std::size_t kMiB = 1u << 20;
-
 Outcome install(const std::string& prefix) {
   return run_program({TIDEPOOL_CMAKE, "--install", TIDEPOOL_BINARY_DIR, "--prefix", prefix});
 }

@@ -14,8 +14,6 @@
 namespace tidepool::tests {
 namespace {
 
-constexpr std::size_t kMiB = 1u << 20;
-
 struct Recorded {
   telemetry::TraceDescription description;
   std::uint64_t rounds = 0;
