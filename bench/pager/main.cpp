@@ -8,6 +8,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,6 +29,11 @@ double microseconds_at(std::vector<std::chrono::nanoseconds>& latencies, double 
   const auto at = latencies.begin() + static_cast<std::ptrdiff_t>(quantile * static_cast<double>(latencies.size() - 1));
   std::nth_element(latencies.begin(), at, latencies.end());
   return static_cast<double>(at->count()) / 1e3;
+}
+
+double mean_microseconds(const std::vector<Nanoseconds>& latencies) {
+  const Nanoseconds sum = std::accumulate(latencies.begin(), latencies.end(), Nanoseconds{0});
+  return static_cast<double>(sum.count()) / 1e3 / static_cast<double>(latencies.size());
 }
 
 void guarded(benchmark::State& state, const std::function<void()>& body) {
@@ -60,7 +66,7 @@ void fault_in(benchmark::State& state) {
     };
     floor_round();
     pager_round();
-    std::vector<double> floors, pagers, ratios, floors99, pagers99;
+    std::vector<double> floors, pagers, ratios, floors99, pagers99, mean_ratios;
     for ([[maybe_unused]] auto _ : state) {
       auto floor = floor_round();
       auto paged = pager_round();
@@ -69,6 +75,7 @@ void fault_in(benchmark::State& state) {
       floors99.push_back(microseconds_at(floor, 0.99));
       pagers99.push_back(microseconds_at(paged, 0.99));
       ratios.push_back(pagers.back() / floors.back());
+      mean_ratios.push_back(mean_microseconds(paged) / mean_microseconds(floor));
       state.SetIterationTime(pagers.back() / 1e6);
     }
     if (!bare_process.contents_right() || !paged_process.contents_right()) return state.SkipWithError("wrong contents");
@@ -77,6 +84,7 @@ void fault_in(benchmark::State& state) {
     state.counters["pager_p99_us"] = median(pagers99);
     state.counters["floor_p99_us"] = median(floors99);
     state.counters["ratio"] = median(ratios);
+    state.counters["mean_ratio"] = median(mean_ratios);
     state.counters["faults"] = static_cast<double>(pager.vm().counters.faults_far.load());
   });
 }

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -13,12 +12,12 @@
 #include <unordered_map>
 
 #include "daemon/pager/fault_service.h"
+#include "daemon/pager/readiness.h"
 
 namespace tidepool::daemon {
 namespace {
 
 constexpr std::size_t kEventsPerRead = 64;
-constexpr std::size_t kReadyPerPass = 64;
 // How often a space is read before the others get their turn: the next fault of a busy one is often there already, and
 // asking which spaces are ready costs as much as asking this one.
 constexpr int kReadsPerTurn = 16;
@@ -64,14 +63,11 @@ class Loop final : public FaultLoop {
   ~Loop() override { stop(); }
 
   Result<> start(const std::string& name) {
-    epoll_ = UniqueFd{::epoll_create1(EPOLL_CLOEXEC)};
-    if (!epoll_.valid()) return errno_failure("create", "epoll");
+    if (auto opened = ready_.open(); !opened) return opened;
     mail_ = UniqueFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
     if (!mail_.valid()) return errno_failure("create", "eventfd");
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.ptr = nullptr;
-    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, mail_.get(), &event) != 0) return errno_failure("watch", "eventfd");
+    if (const int error = ready_.watch(mail_.get(), nullptr); error != 0)
+      return failure_from(error, "watch", "eventfd");
     if (auto ready = service_.prepare(); !ready) return ready;
     thread_ = std::thread([this] { run(); });
     ::pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
@@ -172,23 +168,26 @@ class Loop final : public FaultLoop {
   }
 
   void run() {
-    std::array<epoll_event, kReadyPerPass> ready;
     while (!stopping_) {
       const MonoTime before = clock_.now();
       const bool spinning = before < spin_until_ && spin_.may_spin(before);
-      const int count = ::epoll_wait(epoll_.get(), ready.data(), static_cast<int>(ready.size()), timeout_ms(spinning));
+      const auto ready = spinning ? ready_.poll() : ready_.wait(timeout_ms());
       passes_.fetch_add(1, std::memory_order_relaxed);
       const MonoTime now = clock_.now();
-      if (spinning && count <= 0) spin_.spent(now - before);
+      if (spinning && ready.empty()) spin_.spent(now - before);
       bool served = false;
-      for (int i = 0; i < count; ++i) {
-        if (ready[static_cast<std::size_t>(i)].data.ptr == nullptr) {
+      // What the others of a pass install may answer what was waiting.
+      Waiting waiting = Waiting::kKnown;
+      for (void* const key : ready) {
+        if (key == nullptr) {
           run_mailbox();
         } else {
-          // What the others of this pass installed may have answered what was waiting.
-          const Waiting waiting = i == 0 ? Waiting::kKnown : Waiting::kUnknown;
-          served |= serve_space(static_cast<AddressSpace*>(ready[static_cast<std::size_t>(i)].data.ptr), now, waiting);
+          auto* const space = static_cast<AddressSpace*>(key);
+          const bool busy = serve_space(space, now, waiting);
+          if (busy && spinning && watched_.contains(space)) ready_.ask_directly(space->userfaultfd.fd(), space);
+          served |= busy;
         }
+        waiting = Waiting::kUnknown;
       }
       if (served) spin_until_ = clock_.now() + config_.spin_window;
       service_.retry_deferred();
@@ -204,8 +203,8 @@ class Loop final : public FaultLoop {
     }
   }
 
-  int timeout_ms(bool spinning) const {
-    if (spinning || service_.has_background_work()) return 0;
+  int timeout_ms() const {
+    if (service_.has_background_work()) return 0;
     if (!paused_.empty() || !drained_.empty() || service_.has_deferred())
       return static_cast<int>(kRetryInterval.count());
     return static_cast<int>(kIdleInterval.count());
@@ -222,7 +221,7 @@ class Loop final : public FaultLoop {
     for (auto& task : tasks) task();
   }
 
-  // Is a message? Known, when epoll has just said so and nothing was answered since.
+  // Is a message? Known, when the kernel has just said so and nothing was answered since.
   enum class Waiting : std::uint8_t { kKnown, kUnknown };
 
   // True when faults were served.
@@ -329,12 +328,7 @@ class Loop final : public FaultLoop {
     paused_.clear();
   }
 
-  void listen_to(AddressSpace& space, bool listen) {
-    epoll_event event{};
-    if (listen) event.events = EPOLLIN;
-    event.data.ptr = &space;
-    ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, space.userfaultfd.fd(), &event);
-  }
+  void listen_to(AddressSpace& space, bool listen) { ready_.listen(space.userfaultfd.fd(), &space, listen); }
 
   // The child must not be served before its descriptor is safe: if we died in between, its far pages would read zero.
   void hold_then_watch(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& child) {
@@ -345,17 +339,14 @@ class Loop final : public FaultLoop {
 
   void watch(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space) {
     if (watched_.contains(space.get()) || vm->dead) return;
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.ptr = space.get();
     watched_[space.get()] = Watched{vm, space, std::make_unique<SpaceState>(vm, space, config_.prefetch_max_pages)};
-    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, space->userfaultfd.fd(), &event) != 0) vm->blocked_by = errno;
+    if (const int error = ready_.watch(space->userfaultfd.fd(), space.get()); error != 0) vm->blocked_by = error;
   }
 
   void unwatch(AddressSpace* space) {
     const auto found = watched_.find(space);
     if (found == watched_.end()) return;
-    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, space->userfaultfd.fd(), nullptr);
+    ready_.forget(space->userfaultfd.fd(), space);
     service_.forget_space(*found->second.state);
     watched_.erase(found);
   }
@@ -389,7 +380,7 @@ class Loop final : public FaultLoop {
   SpinBudget spin_;
   MonoTime spin_until_{};
   MonoTime next_liveness_{};
-  UniqueFd epoll_;
+  Readiness ready_;
   UniqueFd mail_;
   std::mutex mailbox_mutex_;
   std::vector<std::function<void()>> mailbox_;
