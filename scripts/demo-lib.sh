@@ -75,7 +75,7 @@ start_cache() {
   wait_until 10 test -S "$work/run/$name.sock" || die "memcached did not start: $(cat "$work/$name.log")"
   # Values of 4 KiB take 4.5 KiB of memcached's slabs; three quarters full, so that it never has a reason to evict.
   start "$client" "$bin/tidepool-cache-load" --memcached "$work/run/$name.sock" --keys $((size * 1024 * 3 / 4 / 5)) --threads 2 \
-    --duration 0 -o json
+    --rate "$rate" --duration 0 -o json
 }
 
 # ---- the kernel's own way: a memory control group at its limit, with zram behind it -------------------------------------
