@@ -77,8 +77,8 @@ std::vector<Case> all_cases() {
   const auto damon = [] { return std::make_unique<DamonTracker>(DamonConfig{}, kRoots, kClock); };
   const auto writes = [=] { return std::make_unique<WriteTracker>(kWindows, kRoots, kClock, kCpu); };
   const auto soft_dirty = [] {
-    return std::make_unique<SoftDirtyTracker>(
-        SoftDirtyConfig{.allowed = true, .longest_window = std::chrono::seconds(4)}, kRoots, kClock, kCpu);
+    return std::make_unique<SoftDirtyTracker>(SoftDirtyConfig{.allowed = true, .windows = {.doublings = 2}}, kRoots,
+                                              kClock, kCpu);
   };
   const auto faults = [] { return std::make_unique<FaultSampler>(FaultSamplerConfig{}, kClock); };
   const auto refaults = [] { return std::make_unique<RefaultTracker>(kClock); };

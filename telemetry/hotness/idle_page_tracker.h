@@ -20,7 +20,7 @@
 namespace tidepool::telemetry {
 
 struct IdlePageConfig {
-  ScanWindows windows;
+  ScanWindows windows{};
   // All memory should be looked at this often; the sample of each 2 MiB is made as large as that leaves room for.
   Nanoseconds pass = std::chrono::seconds(30);
   std::uint32_t fewest_looks = 4;  // of each 2 MiB, whatever it costs: the pass then takes longer

@@ -18,8 +18,6 @@ namespace {
 // One look at a large process may have to be saved up for.
 constexpr auto kLongestSaving = std::chrono::minutes(10);
 constexpr double kFirstCostPerByte = 30e6 / static_cast<double>(1ull << 30);  // nanoseconds
-constexpr double kMostlyUsed = 0.5;
-constexpr double kMostlyIdle = 0.05;
 
 Result<> make_cold(int pidfd, std::span<const AddressRange> ranges) {
   // process_madvise takes at most so much in one call.
@@ -106,7 +104,7 @@ void ReferencedTracker::set_memory(const MemoryList& memory) {
       Watched watched;
       watched.memory = of;
       watched.space = s;
-      watched.window = config_.shortest_window;
+      watched.level = 0;
       for (const TrackedSegment& segment : space.segments)
         watched.cost += kFirstCostPerByte * static_cast<double>(segment.addresses.size());
       next.push_back(watched);
@@ -120,9 +118,8 @@ std::optional<std::size_t> ReferencedTracker::next(MonoTime now) {
   std::optional<std::size_t> chosen;
   for (std::size_t i = 0; i < watched_.size(); ++i) {
     const Watched& watched = watched_[i];
-    if (watched.runs_kvm || now < watched.cold_since + watched.window) continue;
-    if (!chosen || watched.cold_since + watched.window < watched_[*chosen].cold_since + watched_[*chosen].window)
-      chosen = i;
+    if (watched.runs_kvm || now < due(watched)) continue;
+    if (!chosen || due(watched) < due(watched_[*chosen])) chosen = i;
   }
   if (!chosen) return std::nullopt;
   // What costs more than can ever be saved is done once the savings are full, and paid back afterwards.
@@ -141,7 +138,7 @@ void ReferencedTracker::round(SampleSink& sink) {
     } else {
       // A process that ended is taken out by whoever hands out memory; until then it is left alone.
       watched_[in_hand_].cold_since = clock_.now();
-      watched_[in_hand_].window = config_.longest_window;
+      watched_[in_hand_].level = config_.windows.doublings;
       const bool gone = look.error().code.value() == ESRCH || look.error().code.value() == ENOENT;
       if (!gone && ++failures_ >= kToleratedFailures) why_not_ = look.error().message();
     }
@@ -231,8 +228,7 @@ void ReferencedTracker::take(Watched& watched, const Look& look, SampleSink& sin
   }
   if (resident == 0) return;
   const double share = static_cast<double>(referenced) / static_cast<double>(resident);
-  if (share > kMostlyUsed) watched.window = std::max(watched.window / 2, config_.shortest_window);
-  if (share < kMostlyIdle) watched.window = std::min(watched.window * 2, config_.longest_window);
+  watched.level = config_.windows.next(watched.level, share);
 }
 
 }  // namespace tidepool::telemetry

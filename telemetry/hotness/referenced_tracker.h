@@ -13,14 +13,14 @@
 
 #include "telemetry/hotness/cpu_budget.h"
 #include "telemetry/hotness/divided_mappings.h"
+#include "telemetry/hotness/scan_plan.h"
 #include "telemetry/hotness/self_check.h"
 #include "telemetry/hotness/tracker.h"
 
 namespace tidepool::telemetry {
 
 struct ReferencedConfig {
-  Nanoseconds shortest_window = std::chrono::seconds(1);
-  Nanoseconds longest_window = std::chrono::seconds(64);
+  ScanWindows windows{.often = 0.5, .seldom = 0.05};
 };
 
 class ReferencedTracker final : public Tracker {
@@ -44,12 +44,13 @@ class ReferencedTracker final : public Tracker {
   struct Watched {
     std::shared_ptr<const TrackedMemory> memory;
     std::uint32_t space = 0;
-    Nanoseconds window{0};
-    MonoTime cold_since{};  // zero: not yet
-    double cost = 0;        // nanoseconds of CPU that the last look took
+    std::uint8_t level = 0;  // of its window
+    MonoTime cold_since{};   // zero: not yet
+    double cost = 0;         // nanoseconds of CPU that the last look took
     bool runs_kvm = false;
     const TrackedSpace& seen_from() const { return memory->spaces[space]; }
   };
+  MonoTime due(const Watched& watched) const { return watched.cold_since + config_.windows.at(watched.level); }
   struct Look {
     std::vector<Chunk> chunks;
     bool used_seen = false;  // of the self-check

@@ -5,9 +5,6 @@
 namespace tidepool::telemetry {
 namespace {
 
-constexpr double kUsedOften = 0.6;
-constexpr double kUsedSeldom = 0.15;
-
 // The parts of `run` that none of `covered` (sorted, disjoint) holds; they are added to it.
 std::vector<PageRun> uncovered(PageRun run, std::vector<PageRun>& covered) {
   std::vector<PageRun> parts;
@@ -95,10 +92,15 @@ std::optional<ScanPlan::Slot> ScanPlan::next(MonoTime now) {
   return std::nullopt;
 }
 
+std::uint8_t ScanWindows::next(std::uint8_t level, double share) const {
+  if (share > often && level > 0) return static_cast<std::uint8_t>(level - 1);
+  if (share < seldom && level < doublings) return static_cast<std::uint8_t>(level + 1);
+  return level;
+}
+
 void ScanPlan::watch(Slot slot, MonoTime now, std::optional<double> share) {
   Entry& entry = units_[slot];
-  if (share && *share > kUsedOften && entry.level > 0) --entry.level;
-  if (share && *share < kUsedSeldom && entry.level < windows_.doublings) ++entry.level;
+  if (share) entry.level = windows_.next(entry.level, *share);
   due_.push({now + window(slot), slot, entry.generation});
 }
 

@@ -33,6 +33,13 @@ std::vector<ScanUnit> scan_units(const std::shared_ptr<const TrackedMemory>& mem
 struct ScanWindows {
   Nanoseconds shortest = std::chrono::seconds(1);
   std::uint8_t doublings = 6;  // the longest is shortest << doublings
+  double often = 0.6;          // halved where more than this share was found used
+  double seldom = 0.15;        // doubled where less was
+
+  Nanoseconds at(std::uint8_t level) const { return shortest * (1 << level); }
+  Nanoseconds longest() const { return at(doublings); }
+  // Of the window after one of `level` in which so much was found used.
+  std::uint8_t next(std::uint8_t level, double share) const;
 };
 
 class ScanPlan {
@@ -53,7 +60,7 @@ class ScanPlan {
   // It is being watched from now on. `share`: how much of it was found used in the window that ended, if one did.
   void watch(Slot slot, MonoTime now, std::optional<double> share);
 
-  Nanoseconds window(Slot slot) const { return windows_.shortest * (1 << units_[slot].level); }
+  Nanoseconds window(Slot slot) const { return windows_.at(units_[slot].level); }
 
  private:
   struct Entry {

@@ -12,8 +12,6 @@ namespace {
 
 constexpr std::uint64_t kPagesOfSample = 64;  // pages of one sample
 constexpr std::size_t kFewestUnits = 8;       // of a look, whatever they cost: clearing for less is a waste
-constexpr double kMostlyWritten = 0.6;        // of what is resident
-constexpr double kSeldomWritten = 0.15;
 constexpr auto kLongestSoftDirtySaving = std::chrono::seconds(60);
 // Before it was done once: 15 ms per GiB.
 constexpr double kFirstClearCostPerByte = 15e6 / static_cast<double>(1ull << 30);
@@ -109,7 +107,6 @@ SoftDirtyTracker::Watched SoftDirtyTracker::watch(const std::shared_ptr<const Tr
   Watched watched;
   watched.memory = memory;
   watched.space = space;
-  watched.window = config_.shortest_window;
   std::uint64_t bytes = 0;
   for (ScanUnit& unit : scan_units(memory)) {
     if (unit.space != space || !sees(memory->spaces[space], unit.of())) continue;
@@ -157,11 +154,11 @@ void SoftDirtyTracker::round(SampleSink& sink) {
     watched = next(now, spending.allowed() - spending.so_far());
     if (watched == nullptr) break;
     outcome = look(*watched, spending, sink);
-    watched->due = clock_.now() + watched->window;
+    watched->due = clock_.now() + config_.windows.at(watched->level);
     if (outcome || !process_is_gone(outcome.error())) continue;
     // A process that ended is taken out by whoever hands out memory; until then it is left alone.
     watched->cleared = {};
-    watched->due = clock_.now() + config_.longest_window;
+    watched->due = clock_.now() + config_.windows.longest();
     outcome = {};
   }
   failures_ = outcome ? 0 : failures_ + 1;
@@ -180,8 +177,7 @@ Result<> SoftDirtyTracker::look(Watched& watched, const Spending& spending, Samp
     if (!seen) return Failure{seen.error()};
     if (seen->resident > 0) {
       const double share = static_cast<double>(seen->written) / static_cast<double>(seen->resident);
-      if (share > kMostlyWritten) watched.window = std::max(watched.window / 2, config_.shortest_window);
-      if (share < kSeldomWritten) watched.window = std::min(watched.window * 2, config_.longest_window);
+      watched.level = config_.windows.next(watched.level, share);
       // What was not looked at was written to as well.
       const double all = static_cast<double>(seen->written) * static_cast<double>(watched.units.size()) /
                          static_cast<double>(seen->units);

@@ -23,8 +23,7 @@ struct SoftDirtyConfig {
   bool allowed = false;  // to clear bits that others (CRIU) may go by
   // Memory that the pager manages, too: where write protection cannot be tracked by the kernel itself (before 6.7).
   bool managed = false;
-  Nanoseconds shortest_window = std::chrono::seconds(1);
-  Nanoseconds longest_window = std::chrono::seconds(64);
+  ScanWindows windows{};
   Nanoseconds longest_stall = std::chrono::milliseconds(100);  // that clearing may cause in a process
   // What the first write to a page after a clearing costs the process.
   Nanoseconds cost_per_write = std::chrono::microseconds(1);
@@ -54,7 +53,7 @@ class SoftDirtyTracker final : public Tracker {
     std::vector<ScanUnit> units;
     std::size_t next_unit = 0;  // where the next look goes on
     std::unique_ptr<kernel::SoftDirtyProcess> process;
-    Nanoseconds window{0};
+    std::uint8_t level = 0;  // of its window
     MonoTime due{};
     MonoTime cleared{};         // zero: not yet
     Nanoseconds clear_cost{0};  // of CPU; a guess until it was done once

@@ -193,7 +193,7 @@ TEST_F(SoftDirtyFiles, AreNotTouchedForNothing) {
 TEST_F(SoftDirtyFiles, AreClearedAsSeldomAsTheBudgetWants) {
   memory_ = make_memory(64);
   kernel_.clear_cost = 20ms;
-  SoftDirtyTracker tracker = make({.allowed = true, .longest_window = 1s});
+  SoftDirtyTracker tracker = make({.allowed = true, .windows = {.doublings = 0}});
   begin(tracker, 0.01);
   for (int second = 0; second < 600; ++second) {
     kernel_.written.insert(static_cast<std::uint64_t>(second));
@@ -206,7 +206,7 @@ TEST_F(SoftDirtyFiles, AreClearedAsSeldomAsTheBudgetWants) {
 
 TEST_F(SoftDirtyFiles, AreReadInTurnWhereTheBudgetAffordsFew) {
   memory_ = make_memory(64);
-  SoftDirtyTracker tracker = make({.allowed = true, .longest_window = 1s});
+  SoftDirtyTracker tracker = make({.allowed = true, .windows = {.doublings = 0}});
   kernel_.clear_cost = 1s / 50;
   begin(tracker, 0.002);
   std::set<std::uint64_t> regions;

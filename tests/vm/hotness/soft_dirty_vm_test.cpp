@@ -36,7 +36,7 @@ class SoftDirtyVm : public testing::Test {
   WatchRequest request_ = {
       .duration = std::chrono::seconds(15), .cpu_share = 0.2, .enough_samples = 4000, .what = test::Counted::kWrites};
   const SoftDirtyConfig config_ = {.allowed = true,
-                                   .longest_window = std::chrono::seconds(4),
+                                   .windows = {.doublings = 2},
                                    .longest_stall = std::chrono::seconds(2),
                                    .self_check = std::chrono::seconds(2)};
   const SystemClock clock_{};
