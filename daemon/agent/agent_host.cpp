@@ -118,11 +118,16 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
     }
     return to_bytes(PageCount{pages});
   };
+  // Regions that were ordered out before: they are let go of, or end.
+  const auto leaving = [&] {
+    return std::ranges::any_of(
+        vms, [](const auto& vm) { return !vm->memory->dead && vm->memory->demotions_in_flight != 0; });
+  };
   const Bytes total = far();
   Result<> result;
   auto under_way = std::make_shared<std::atomic<std::size_t>>(0);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(10);
-  for (Bytes left = far(); left != Bytes{}; left = far()) {
+  for (Bytes left = far(); left != Bytes{} || leaving(); left = far()) {
     handle.step("bringing everything home", saturating_sub(total, left), total);
     if (std::chrono::steady_clock::now() > deadline || context_.stopping) {
       result = failure(std::errc::timed_out, "bring home", short_text(left),

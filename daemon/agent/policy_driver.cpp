@@ -184,6 +184,12 @@ policy::Fit PolicyDriver::fits(Bytes guaranteed, Bytes oversubscribed) const {
   return engine_.fits(guaranteed, oversubscribed);
 }
 
+// The plan may be older than an operator's word that nothing shall move.
+bool PolicyDriver::order_out(const ManagedVm& vm, const policy::Move& move) {
+  const std::lock_guard lock(vm.mutex);
+  return vm.policy.mode == Mode::kActive && context_.pager->demote(vm.memory, region_of(*vm.memory, move));
+}
+
 void PolicyDriver::act(const policy::Plan& plan) {
   for (const policy::Hold& hold : plan.holds) {
     if (const auto vm = context_.vms.find(hold.vm))
@@ -191,9 +197,7 @@ void PolicyDriver::act(const policy::Plan& plan) {
   }
   for (const policy::Move& move : plan.demotions) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm != nullptr && move.region.object < vm->memory->objects.size() &&
-        context_.pager->demote(vm->memory, region_of(*vm->memory, move)))
-      continue;
+    if (vm != nullptr && move.region.object < vm->memory->objects.size() && order_out(*vm, move)) continue;
     const std::lock_guard lock(engine_mutex_);
     engine_.not_taken(move);
   }

@@ -57,6 +57,7 @@ class PolicyDriver {
  private:
   void run();
   void tick();
+  bool order_out(const ManagedVm& vm, const policy::Move& move);
   void act(const policy::Plan& plan);
   void record(const policy::Plan& plan);
   void record_pressure(const policy::Pressure& pressure);

@@ -81,8 +81,8 @@ class FaultService {
     MemoryObject* object;
     PageRun run;
     std::uint64_t cursor;
-    std::uint64_t progress_at_start;  // pages left at the start of this sweep
-    unsigned fruitless;
+    std::uint64_t left_before;  // pages that the last sweep left
+    MonoTime progress_at;       // when a sweep last left fewer than the one before
     MonoTime not_before;
     std::function<void(std::uint64_t)> done;
     std::shared_ptr<AddressSpace> owner;  // of a forked object, which lives as long as its child's address space

@@ -11,9 +11,8 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr auto kRestorePause = std::chrono::milliseconds(5);
-// Sweeps of a restore that bring nothing home before it gives up on what is left; the pause between them makes this
-// about ten seconds.
-constexpr unsigned kMaxFruitlessSweeps = 2000;
+// For how long the sweeps of a restore may bring nothing home before it gives up on what is left.
+constexpr auto kFruitlessPatience = std::chrono::seconds(10);
 
 void fill_pattern(std::byte* page, std::uint32_t pattern) {
   std::uint64_t twice = (static_cast<std::uint64_t>(pattern) << 32) | pattern;
@@ -354,7 +353,7 @@ void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, Pa
                        {run.first, end > run.first.value ? end - run.first.value : 0},
                        run.first.value,
                        ~0ull,
-                       0,
+                       MonoTime{},
                        MonoTime{},
                        std::move(done),
                        std::move(owner)});
@@ -411,13 +410,14 @@ void FaultService::end_restore_sweep(RestoreJob& job) {
     const PageState state = job.object->map->load(PageIndex{page}).state();
     if (state == PageState::kFar || state == PageState::kFetching || state == PageState::kDropping) ++left;
   }
-  job.fruitless = left < job.progress_at_start ? 0 : job.fruitless + 1;
-  job.progress_at_start = left;
+  const MonoTime now = clock_.now();
+  if (left < job.left_before || job.progress_at == MonoTime{}) job.progress_at = now;
+  job.left_before = left;
   const bool gone = job.vm->dead || (job.owner != nullptr && !job.owner->alive);
   if (gone) left = 0;
-  if (left != 0 && job.fruitless < kMaxFruitlessSweeps) {
+  if (left != 0 && now - job.progress_at < kFruitlessPatience) {
     job.cursor = job.run.first.value;
-    job.not_before = clock_.now() + kRestorePause;
+    job.not_before = now + kRestorePause;
     return;
   }
   auto done = std::move(job.done);

@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <thread>
@@ -100,11 +101,22 @@ class Guest {
     EXPECT_EQ(::write(socket.get(), line.data(), line.size()), static_cast<ssize_t>(line.size()));
   }
   bool await_said(const std::string& text) {
+    const auto said = [&] {
+      listen(console_);
+      listen(monitor_);
+      return console().find(text) != std::string::npos;
+    };
     // Booting under emulation on a busy machine takes its time.
     for (int patience = 0; patience < 4; ++patience) {
-      if (await([&] { return console().find(text) != std::string::npos; })) return true;
+      if (await(said)) return true;
     }
     return false;
+  }
+  // QEMU keeps a log of what it says, but waits for whoever is connected to take it, byte by byte.
+  static void listen(const UniqueFd& socket) {
+    std::array<char, 4096> text;
+    while (::recv(socket.get(), text.data(), text.size(), MSG_DONTWAIT) > 0) {
+    }
   }
 
   TestFolder folder_;
