@@ -104,7 +104,9 @@ class Guest {
     const auto said = [&] {
       listen(console_);
       listen(monitor_);
-      return console().find(text) != std::string::npos;
+      const std::string heard = console();
+      const std::size_t at = heard.find(text);
+      return at != std::string::npos && heard.find('\n', at) != std::string::npos;  // the line is whole
     };
     // Booting under emulation on a busy machine takes its time.
     for (int patience = 0; patience < 4; ++patience) {
