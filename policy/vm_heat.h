@@ -141,7 +141,7 @@ class VmHeat {
     void count(unsigned temperature, std::int32_t n, std::int32_t sign) {
       pages[temperature] += sign * n;
       regions[temperature] += sign;
-      all_pages += sign * n;
+      all_pages += std::int64_t{sign} * n;
     }
   };
   // Under what a region is filed in the sums.

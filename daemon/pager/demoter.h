@@ -33,8 +33,8 @@ struct DemoterConfig {
   // write-protected at any time. No more regions are begun when so many pages are in flight.
   unsigned max_jobs = 1024;
   unsigned max_jobs_per_vm = 512;
-  std::size_t max_pages = 128 * 512;
-  std::size_t max_pages_per_vm = 64 * 512;
+  std::size_t max_pages = 128ul * 512;
+  std::size_t max_pages_per_vm = 64ul * 512;
   // After this long a drop counts as overdue: the VM gets no further demotions until it completes.
   std::chrono::nanoseconds drop_deadline = std::chrono::seconds(5);
 };
