@@ -51,6 +51,7 @@ void GroupWatch::look_at(ManagedVm& vm) {
 
 void GroupWatch::update(ManagedVm& vm, Watched& watched) {
   GroupRoom& room = vm.memory->group_room;
+  const std::uint64_t taken = room.taken();
   const auto left = watched.group ? kernel::memory_group_room(context_.roots, *watched.group) : std::nullopt;
   if (!left) {
     room.let_demand_wait(false);
@@ -65,7 +66,7 @@ void GroupWatch::update(ManagedVm& vm, Watched& watched) {
   if (progress || watched.progress_at == MonoTime{}) watched.progress_at = now;
   watched.demoted = demoted;
   room.let_demand_wait(now - watched.progress_at < kPatience && can_make_room(vm));
-  room.set(PageCount{free.value >> kPageShift});
+  room.set(taken, PageCount{free.value >> kPageShift});
 }
 
 // Something of it may go; or may again when a release that does not fit has been given up, or the keeper is back.

@@ -15,20 +15,32 @@ TEST(GroupRoom, TakesAnythingWhileNobodyKnowsALimit) {
 TEST(GroupRoom, CountsDownAndGivesNothingBeyond) {
   GroupRoom room;
   room.let_demand_wait(true);
-  room.set(PageCount{10});
+  room.set(room.taken(), PageCount{10});
   EXPECT_TRUE(room.take(8, true));
   EXPECT_FALSE(room.take(3, true));
   EXPECT_TRUE(room.take(2, true));
   EXPECT_FALSE(room.take(1, true));
-  room.set(PageCount{1});
+  room.set(room.taken(), PageCount{1});
   EXPECT_TRUE(room.take(1, false));
   room.set_unbounded();
   EXPECT_TRUE(room.take(1u << 20, true));
 }
 
+// The figures may have been read before these pages were there.
+TEST(GroupRoom, CountsWhatWasInstalledWhileTheFiguresWereRead) {
+  GroupRoom room;
+  room.let_demand_wait(true);
+  room.set(room.taken(), PageCount{100});
+  const std::uint64_t before = room.taken();
+  EXPECT_TRUE(room.take(70, true));
+  room.set(before, PageCount{100});
+  EXPECT_FALSE(room.take(31, true));
+  EXPECT_TRUE(room.take(30, true));
+}
+
 TEST(GroupRoom, LetsDemandThroughWhereNobodyCouldMakeRoom) {
   GroupRoom room;
-  room.set(PageCount{1});
+  room.set(room.taken(), PageCount{1});
   EXPECT_TRUE(room.take(4, true));
   EXPECT_FALSE(room.take(1, false));
   EXPECT_TRUE(room.take(1, true));
