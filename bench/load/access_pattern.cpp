@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 
 namespace tidepool::load {
@@ -73,12 +74,19 @@ std::uint64_t AccessPattern::next_page(std::chrono::nanoseconds since_start) {
     case PatternKind::kZipf:
       return place(ranks_.next(random_));
     case PatternKind::kSequential:
-      cursor_ = cursor_ + 1 < pages_ ? cursor_ + 1 : 0;
-      return cursor_;
+      return next_in_sequence();
+    case PatternKind::kScan:
+      return random_.below(10) == 0 ? next_in_sequence() : place(random_.below(pages_of(settings_.hot_fraction)));
+    case PatternKind::kDiurnal: {
+      if (random_.below(1000) == 0) return random_.below(pages_);
+      using Turns = std::chrono::duration<double>;
+      const double turns = Turns(since_start) / Turns(settings_.phase);
+      const double wave = 0.5 - 0.5 * std::cos(2 * std::numbers::pi * turns);
+      return place(random_.below(pages_of(settings_.low + (settings_.high - settings_.low) * wave)));
+    }
     case PatternKind::kPhaseShift: {
       if (random_.below(10) == 0) return random_.below(pages_);
-      const auto hot =
-          std::max<std::uint64_t>(1, static_cast<std::uint64_t>(static_cast<double>(pages_) * settings_.hot_fraction));
+      const std::uint64_t hot = pages_of(settings_.hot_fraction);
       const auto phase = static_cast<std::uint64_t>(since_start / settings_.phase);
       return place((phase * hot + random_.below(hot)) % pages_);
     }
@@ -88,6 +96,15 @@ std::uint64_t AccessPattern::next_page(std::chrono::nanoseconds since_start) {
       break;
   }
   return random_.below(pages_);
+}
+
+std::uint64_t AccessPattern::next_in_sequence() {
+  cursor_ = cursor_ + 1 < pages_ ? cursor_ + 1 : 0;
+  return cursor_;
+}
+
+std::uint64_t AccessPattern::pages_of(double fraction) const {
+  return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(static_cast<double>(pages_) * fraction));
 }
 
 std::uint64_t AccessPattern::place(std::uint64_t rank) const {

@@ -28,7 +28,16 @@ class ZipfRanks {
   double shortcut_;
 };
 
-enum class PatternKind : std::uint8_t { kUniform, kZipf, kSequential, kPhaseShift, kWriteHeavy, kHammer };
+enum class PatternKind : std::uint8_t {
+  kUniform,
+  kZipf,
+  kSequential,
+  kScan,
+  kPhaseShift,
+  kDiurnal,
+  kWriteHeavy,
+  kHammer
+};
 
 struct PatternSettings {
   PatternKind kind = PatternKind::kZipf;
@@ -36,8 +45,13 @@ struct PatternSettings {
   // Hot pages beside each other, or spread evenly over the memory (which defeats anything that moves 2 MiB regions).
   bool clustered = true;
   double read_ratio = 0.7;
-  // Phase shift: nine of ten accesses go to this share of the memory, which moves on every `phase`.
+  // Phase shift: nine of ten accesses go to this share of the memory, which moves on every `phase`; the tenth goes
+  // anywhere. Scan: the share stays, and the tenth access walks through all memory.
   double hot_fraction = 0.1;
+  // Diurnal: what is in use swells from `low` to `high` of the memory and back within a `phase`; one of a thousand
+  // accesses goes anywhere.
+  double low = 0.2;
+  double high = 0.8;
   std::chrono::nanoseconds phase = std::chrono::seconds(10);
 };
 
@@ -55,6 +69,9 @@ class AccessPattern {
 
  private:
   std::uint64_t next_page(std::chrono::nanoseconds since_start);
+  std::uint64_t next_in_sequence();
+  // At least one page.
+  std::uint64_t pages_of(double fraction) const;
   std::uint64_t place(std::uint64_t rank) const;
 
   PatternSettings settings_;

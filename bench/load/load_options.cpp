@@ -19,10 +19,10 @@ const Names<MemoryKind> kMemoryNames{{"private", MemoryKind::kPrivate},
                                      {"memfd", MemoryKind::kMemfd},
                                      {"tmpfs", MemoryKind::kTmpfs},
                                      {"shared-anon", MemoryKind::kSharedAnonymous}};
-const Names<PatternKind> kPatternNames{
-    {"uniform", PatternKind::kUniform},        {"zipf", PatternKind::kZipf},
-    {"sequential", PatternKind::kSequential},  {"phase-shift", PatternKind::kPhaseShift},
-    {"write-heavy", PatternKind::kWriteHeavy}, {"hammer", PatternKind::kHammer}};
+const Names<PatternKind> kPatternNames{{"uniform", PatternKind::kUniform},        {"zipf", PatternKind::kZipf},
+                                       {"sequential", PatternKind::kSequential},  {"scan", PatternKind::kScan},
+                                       {"phase-shift", PatternKind::kPhaseShift}, {"diurnal", PatternKind::kDiurnal},
+                                       {"write-heavy", PatternKind::kWriteHeavy}, {"hammer", PatternKind::kHammer}};
 const Names<Thoroughness> kVerifyNames{
     {"full", Thoroughness::kFull}, {"header", Thoroughness::kHeader}, {"none", Thoroughness::kNone}};
 const Names<OutputFormat> kOutputNames{{"table", OutputFormat::kTable}, {"json", OutputFormat::kJson}};
@@ -70,8 +70,10 @@ void add_memory_options(CLI::App& app, Raw& raw, LoadOptions& options, bool& ski
 }
 
 void add_pattern_options(CLI::App& app, Raw& raw, LoadOptions& options) {
-  app.add_option("--pattern", raw.pattern,
-                 "uniform | zipf | sequential | phase-shift | write-heavy | hammer (many writers on one page)")
+  app.add_option(
+         "--pattern", raw.pattern,
+         "uniform | zipf | sequential | scan (past a hot core) | phase-shift | diurnal | write-heavy | hammer (many "
+         "writers on one page)")
       ->capture_default_str()
       ->transform(CLI::IsMember(kPatternNames));
   app.add_option("--theta", options.run.pattern.theta, "zipf: skew")
@@ -82,10 +84,10 @@ void add_pattern_options(CLI::App& app, Raw& raw, LoadOptions& options) {
       ->check(CLI::IsMember({"clustered", "scattered"}));
   app.add_option("--read-ratio", raw.read_ratio, "share of reads [0.7; write-heavy 0.1]")->check(CLI::Range(0.0, 1.0));
   app.add_option("--hot", options.run.pattern.hot_fraction,
-                 "phase-shift: share of memory that gets nine of ten accesses")
+                 "scan, phase-shift: share of memory that gets nine of ten accesses")
       ->capture_default_str()
       ->check(CLI::Range(0.0001, 1.0));
-  app.add_option("--phase", raw.phase, "phase-shift: seconds until the hot part moves on")
+  app.add_option("--phase", raw.phase, "phase-shift: seconds until the hot part moves on; diurnal: length of the day")
       ->capture_default_str()
       ->check(CLI::Range(0.01, 1e6));
   app.add_option("--hammer-pages", options.run.hammer_pages, "hammer: pages that all threads write")

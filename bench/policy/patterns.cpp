@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <memory>
-#include <numbers>
 
 #include "bench/load/access_pattern.h"
 
@@ -29,22 +28,14 @@ NextPage phase_shift(std::uint64_t pages, double phase) {
   return generated(settings, pages);
 }
 
-NextPage scan_with_core(std::uint64_t pages, std::uint64_t hot) {
-  auto cursor = std::make_shared<std::uint64_t>(0);
-  return [=](double, load::Random& random) {
-    if (random.below(10) != 0) return random.below(hot);
-    *cursor = *cursor + 1 < pages ? *cursor + 1 : 0;
-    return *cursor;
-  };
+NextPage scan_with_core(std::uint64_t pages, double hot) {
+  return generated({.kind = load::PatternKind::kScan, .hot_fraction = hot}, pages);
 }
 
 NextPage diurnal(std::uint64_t pages, double low, double high, double day) {
-  return [=](double seconds, load::Random& random) {
-    if (random.below(1000) == 0) return random.below(pages);
-    const double wave = 0.5 - 0.5 * std::cos(2 * std::numbers::pi * seconds / day);
-    const double part = low + (high - low) * wave;
-    return random.below(std::max<std::uint64_t>(1, static_cast<std::uint64_t>(part * static_cast<double>(pages))));
-  };
+  load::PatternSettings settings{.kind = load::PatternKind::kDiurnal, .low = low, .high = high};
+  settings.phase = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(day));
+  return generated(settings, pages);
 }
 
 NextPage uniform(std::uint64_t first, std::uint64_t pages) {

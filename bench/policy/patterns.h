@@ -11,8 +11,8 @@ namespace tidepool::simulator {
 NextPage zipf(std::uint64_t pages, double theta, bool clustered);
 // Nine of ten accesses go to a tenth of the memory, which moves on every `phase` seconds.
 NextPage phase_shift(std::uint64_t pages, double phase);
-// One of ten accesses scans everything, in order; the rest goes evenly to the first `hot` pages.
-NextPage scan_with_core(std::uint64_t pages, std::uint64_t hot);
+// One of ten accesses scans everything, in order; the rest goes evenly to the first `hot` of it, a share.
+NextPage scan_with_core(std::uint64_t pages, double hot);
 // Evenly over a part of the memory that grows from `low` to `high` of it and back within `day` seconds; one in a
 // thousand accesses goes anywhere.
 NextPage diurnal(std::uint64_t pages, double low, double high, double day);

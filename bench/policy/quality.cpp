@@ -97,7 +97,7 @@ void phases() {
 void scan() {
   SimulatedHost sim({});
   const VmId vm = sim.add({.pages = kPages,
-                           .next = scan_with_core(kPages, kPages / 4),
+                           .next = scan_with_core(kPages, 0.25),
                            .limit = part_of(kPages, 0.5),
                            .stall_budget = 1.0});
   trace(sim, vm, 300);

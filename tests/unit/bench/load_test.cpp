@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <set>
 #include <thread>
 #include <vector>
@@ -150,21 +151,40 @@ TEST(AccessPattern, ScattersHotPagesAcrossTheWholeMemory) {
   EXPECT_GE(regions_with_hot_pages(hits({.kind = PatternKind::kZipf, .clustered = false}, kPages, 200'000, {})), 60u);
 }
 
+// Of all hits, those on pages from `first` to before `last`.
+double share(const std::vector<std::uint64_t>& seen, std::size_t first, std::size_t last) {
+  const auto sum = [&](std::size_t from, std::size_t to) {
+    return static_cast<double>(std::accumulate(seen.data() + from, seen.data() + to, std::uint64_t{0}));
+  };
+  return sum(first, last) / sum(0, seen.size());
+}
+
 TEST(AccessPattern, MovesTheHotSetWithThePhase) {
   const PatternSettings settings{
       .kind = PatternKind::kPhaseShift, .hot_fraction = 0.1, .phase = std::chrono::seconds(10)};
-  const auto share = [](const std::vector<std::uint64_t>& seen, std::uint64_t first, std::uint64_t last) {
-    std::uint64_t inside = 0;
-    std::uint64_t all = 0;
-    for (std::uint64_t page = 0; page < seen.size(); ++page) {
-      all += seen[page];
-      if (page >= first && page < last) inside += seen[page];
-    }
-    return static_cast<double>(inside) / static_cast<double>(all);
-  };
   EXPECT_GT(share(hits(settings, 1000, 10'000, std::chrono::seconds(1)), 0, 100), 0.85);
   EXPECT_GT(share(hits(settings, 1000, 10'000, std::chrono::seconds(12)), 100, 200), 0.85);
   EXPECT_LT(share(hits(settings, 1000, 10'000, std::chrono::seconds(12)), 0, 100), 0.05);
+}
+
+TEST(AccessPattern, ScansEverythingPastAHotCore) {
+  const auto seen = hits({.kind = PatternKind::kScan, .hot_fraction = 0.25}, 1000, 40'000, {});
+  EXPECT_NEAR(share(seen, 0, 250), 0.925, 0.02);
+  // Some 4,000 steps of the scan: four rounds.
+  EXPECT_TRUE(
+      std::all_of(seen.begin() + 250, seen.end(), [](std::uint64_t count) { return count >= 3 && count <= 5; }));
+}
+
+TEST(AccessPattern, SwellsAndEbbsWithTheDay) {
+  const PatternSettings settings{
+      .kind = PatternKind::kDiurnal, .low = 0.2, .high = 0.8, .phase = std::chrono::seconds(100)};
+  const auto beyond = [&](std::chrono::seconds time, std::size_t first) {
+    return share(hits(settings, 1000, 40'000, time), first, 1000);
+  };
+  EXPECT_LT(beyond(std::chrono::seconds(0), 200), 0.01);
+  EXPECT_NEAR(beyond(std::chrono::seconds(50), 400), 0.5, 0.02);
+  EXPECT_LT(beyond(std::chrono::seconds(50), 800), 0.01);
+  EXPECT_LT(beyond(std::chrono::seconds(100), 200), 0.01);
 }
 
 TEST(AccessPattern, SequentialVisitsEveryPageOnceARound) {

@@ -56,7 +56,7 @@ TEST(Quality, IsBackWithinThirtySecondsOfAPhaseShift) {
 TEST(Quality, KeepsAHotCoreWhileEverythingIsScanned) {
   SimulatedHost sim(thin());
   const VmId vm = sim.add({.pages = kPages,
-                           .next = scan_with_core(kPages, kPages / 4),
+                           .next = scan_with_core(kPages, 0.25),
                            .operation = 50e-6,
                            .limit = part(0.5),
                            .stall_budget = 1.0});
