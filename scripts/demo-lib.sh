@@ -1,5 +1,6 @@
-# The demo's tools: processes of its own, numbers from them, the live table. Sourced by scripts/demo after scripts/lib.sh.
-# shellcheck shell=bash disable=SC2154,SC2034  # work, bin, agent_socket and what is read of these functions belong to scripts/demo
+# The demo's tools: processes of its own, numbers from them, the live table. Sourced by scripts/demo and bench/compare/compare
+# after scripts/lib.sh.
+# shellcheck shell=bash disable=SC2154,SC2034  # work, bin, agent_socket and what is read of these functions belong to those
 
 declare -A pid_of=()
 
@@ -35,6 +36,15 @@ wait_until() {
   until "$@"; do
     [ "$SECONDS" -lt "$deadline" ] || return 1
     sleep 0.2
+  done
+}
+
+# The keepers of this run: they outlive their agent by design, and are recognised by the run's own folder.
+keeper_pids() {
+  local directory
+  for directory in /proc/[0-9]*; do
+    [ "$(cat "$directory/comm" 2>/dev/null)" = tidepool-keeper ] || continue
+    tr '\0' '\n' <"$directory/cmdline" 2>/dev/null | grep -qF "$work" && basename "$directory"
   done
 }
 

@@ -1,0 +1,166 @@
+# The mechanisms that make room: each has begin_NAME, set_limit_NAME and dram_of_NAME; what they have in common stands below.
+# Sourced by compare.
+# shellcheck shell=bash disable=SC2154,SC2034  # options belong to compare; left_out is read there
+
+mechanism="" swap_file="" adopted=()
+
+# ---- the kernel's own reclaim: a memory control group at its limit -------------------------------------------------------
+begin_zram() { add_zram $((size * 1048576 * 2)) || { left_out=$no_zram && return 1; }; }
+take_over_zram() { :; }
+set_limit_zram() { limit_group "$1" || say "  the group's limit is not reached"; }
+dram_of_zram() { zram_bytes; }
+
+begin_swapfile() {
+  swap_file=$swap_folder/$(basename "$work").swap
+  fallocate -l "${size}M" "$swap_file" && chmod 600 "$swap_file" && mkswap "$swap_file" >/dev/null ||
+    { left_out="no swap file of $size MiB in $swap_folder" && return 1; }
+  swapon "$swap_file" 2>"$work/swapon.log" || { left_out="$(cat "$work/swapon.log")" && return 1; }
+}
+take_over_swapfile() { :; }
+set_limit_swapfile() { set_limit_zram "$1"; }
+dram_of_swapfile() { echo 0; }
+remove_swap_file() {
+  [ -n "$swap_file" ] || return 0
+  swapoff "$swap_file" 2>/dev/null || true
+  rm -f "$swap_file"
+  swap_file=""
+}
+
+# ---- Tidepool, its embedded pool only ------------------------------------------------------------------------------------
+begin_pool() {
+  metrics_port=$(free_port)
+  cat >"$work/agent.toml" <<TOML
+schema = 1
+mode = "active"
+[api]
+socket = "$agent_socket"
+metrics = "127.0.0.1:$metrics_port"
+audit_log = "$work/audit.jsonl"
+[keeper]
+holder = "keeper"
+socket = "$work/keeper.sock"
+program = "$bin/tidepool-keeper"
+[safety]
+max_far = "$((size * 2))MiB"
+[adopt]
+allow_exe = ["/*"]
+helper = "$bin/tidepool-adopt"
+[defaults]
+# A limit is what is tested here: nothing else holds it up.
+guarantee = "0%"
+stall_budget = "100%"
+[pool.embedded]
+store = "compressed"
+capacity = "${size}MiB"
+TOML
+  "$bin/tidepoold" --config "$work/agent.toml" --check-config >"$work/check.log" 2>&1 || die "the agent refuses its configuration: $(cat "$work/check.log")"
+  start agent "$bin/tidepoold" --config "$work/agent.toml"
+  wait_until 30 tidectl status >/dev/null 2>&1 || die "the agent does not answer: $(tail -n 5 "$work/agent.log")"
+}
+take_over_pool() {
+  local name
+  for name in "${targets[@]}"; do
+    tidectl vm adopt --pid "${pid_of[$name]}" --name "$name" >"$work/adopt.log" 2>&1 || die "$name was not adopted: $(cat "$work/adopt.log")"
+    adopted+=("$name")
+    tidectl vm set "$name" --class "$(class_of "$name")" --stall-budget 100% --min-cold-age 2m >/dev/null
+  done
+}
+# One process: its limit. Several: the host is as short of memory as if it had no more than this for them, and policy
+# shares it out.
+set_limit_pool() {
+  local others available
+  if [ "${#targets[@]}" -eq 1 ]; then
+    tidectl vm set "${targets[0]}" --limit "$1" >/dev/null
+    return
+  fi
+  available=$(($(awk '/^MemAvailable/ {print $2}' /proc/meminfo) * 1024))
+  others=$((available + $(loads_dram) + $(dram_of_pool) - $1))
+  sed -i '/^host_reserve/d' "$work/agent.toml"
+  sed -i "s/^\[safety\]\$/&\nhost_reserve = \"$((others / 1024))KiB\"/" "$work/agent.toml"
+  kill -HUP "${pid_of[agent]}"
+}
+dram_of_pool() { tidectl status -o json | jq '[.host.overhead[]] | add'; }
+end_pool() {
+  local name keeper
+  if alive agent; then
+    for name in "${adopted[@]}"; do timeout 120 "$bin/tidectl" --socket "$agent_socket" vm release "$name" >/dev/null 2>&1; done
+  fi
+  adopted=()
+  # Should a release have failed, the memory ends with its process, never wrong.
+  stop_loads
+  stop agent 30
+  for keeper in $(keeper_pids); do
+    kill -TERM "$keeper"
+    wait_until 10 gone "$keeper"
+  done
+}
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+free_port() {
+  local port
+  for port in $(shuf -i 20000-30000 -n 20); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port" && return 0; }
+  done
+  die "no free port"
+}
+metric() { curl -sf "http://127.0.0.1:$metrics_port/metrics" | grep -F "$1" | awk '{print $NF; found = 1} END {if (!found) print 0}'; }
+# vm_counters NAME: faults for far pages, faults for write protection, and seconds waited, since adoption.
+vm_counters() {
+  jq -cn --argjson far "$(metric "tidepool_vm_faults_total{vm=\"$1\",kind=\"far\"}")" \
+    --argjson protected "$(metric "tidepool_vm_faults_total{vm=\"$1\",kind=\"write\"}")" \
+    --argjson stall "$(metric "tidepool_vm_fault_stall_seconds_total{vm=\"$1\"}")" '{$far, $protected, $stall}'
+}
+
+# ---- all of them ---------------------------------------------------------------------------------------------------------
+# begin_mechanism NAME: a control group for the loads, and what the mechanism needs; the reason in left_out where the host
+# cannot.
+begin_mechanism() {
+  mechanism=$1 left_out=""
+  if [ "$what" != zipf ]; then add_group || { left_out=$no_group && return 1; }; fi
+  "begin_$1" || { end_mechanism && return 1; }
+}
+# The loads have been measured with all their memory local; now the mechanism may have them.
+take_over() { "take_over_$mechanism"; }
+set_limit() { local_limit=$1 && "set_limit_$mechanism" "$1"; }
+
+# What the kernel charges the loads for, and with what the mechanism takes.
+loads_dram() { cat "$group/$group_usage"; }
+all_dram() { echo $(($(loads_dram) + $("dram_of_$mechanism"))); }
+
+# Moves the limit by what all DRAM is off the budget; the group and the mechanism together are held to it.
+steer_once() {
+  sample_dram
+  [ "${#targets[@]}" -eq 1 ] || [ "$mechanism" != pool ] || { set_limit "$budget" && return 0; }
+  local wanted=$((local_limit + (budget - taken) / 2))
+  # Half of the budget at least stays with the loads, whatever a slow mechanism has not done yet.
+  set_limit $((wanted < budget / 2 ? budget / 2 : wanted > budget ? budget : wanted))
+}
+steer() {
+  local end=$((SECONDS + $1))
+  while [ "$SECONDS" -lt "$end" ]; do
+    sleep 1
+    steer_once
+  done
+  say "  $(gib "$taken") of $(gib "$budget") GiB taken"
+}
+sample_dram() {
+  taken=$(all_dram)
+  dram_sum=$((${dram_sum:-0} + taken)) dram_count=$((${dram_count:-0} + 1))
+}
+sample_in_dram() {
+  dram_sum=$((dram_sum + $(vm_number load0 .memory.in_dram_bytes))) dram_count=$((dram_count + 1))
+}
+
+let_settle() {
+  say "  settling for $1 s"
+  sleep "$1"
+}
+
+# Takes everything away that was set up, whatever of it there is.
+end_mechanism() {
+  end_pool
+  remove_zram
+  remove_swap_file
+  remove_group
+  mechanism=""
+}
