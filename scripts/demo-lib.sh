@@ -9,7 +9,9 @@ declare -A pid_of=()
 start() {
   local name=$1
   shift
-  setsid "$@" >"$work/$name.log" 2>&1 </dev/null &
+  # Here, not in the child: nobody reads what an earlier process of this name said.
+  : >"$work/$name.log"
+  setsid "$@" >>"$work/$name.log" 2>&1 </dev/null &
   pid_of[$name]=$!
 }
 

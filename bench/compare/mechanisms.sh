@@ -117,6 +117,8 @@ vm_counters() {
 begin_mechanism() {
   mechanism=$1 left_out=""
   if [ "$what" != zipf ]; then add_group || { left_out=$no_group && return 1; }; fi
+  # Where the group is at its limit and the kernel is slow to make room, a load waits and is not killed (version 1).
+  [ ! -e "$group/memory.oom_control" ] || echo 1 >"$group/memory.oom_control"
   "begin_$1" || { end_mechanism && return 1; }
 }
 # The loads have been measured with all their memory local; now the mechanism may have them.
@@ -158,6 +160,7 @@ let_settle() {
 
 # Takes everything away that was set up, whatever of it there is.
 end_mechanism() {
+  [ -z "$group" ] || limit_group $((1 << 50)) || true
   end_pool
   remove_zram
   remove_swap_file

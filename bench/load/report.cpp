@@ -27,6 +27,10 @@ double rate(const Totals& totals, Seconds time) {
   return time.count() > 0 ? static_cast<double>(totals.reads + totals.writes) / time.count() : 0;
 }
 
+std::uint64_t mean_ns(const LatencyHistogram::Snapshot& latency) {
+  return latency.total > 0 ? latency.sum_ns / latency.total : 0;
+}
+
 boost::json::object to_json(const Totals& totals, Seconds time) {
   return {{"seconds", time.count()},
           {"operations", totals.reads + totals.writes},
@@ -37,7 +41,8 @@ boost::json::object to_json(const Totals& totals, Seconds time) {
           {"direct_transfers", totals.direct_transfers},
           {"operations_per_second", rate(totals, time)},
           {"latency_ns",
-           {{"p50", totals.latency.percentile(0.50).count()},
+           {{"mean", mean_ns(totals.latency)},
+            {"p50", totals.latency.percentile(0.50).count()},
             {"p99", totals.latency.percentile(0.99).count()},
             {"p999", totals.latency.percentile(0.999).count()},
             {"max", totals.slowest.count()}}}};
