@@ -47,7 +47,6 @@ start_load() {
   start "$name" sh -c '[ -z "$1" ] || echo $$ >"$1/cgroup.procs"; shift; exec "$@"' join "$group" \
     "$bin/tidepool-load" --memory "$memory" --verify "$verify" --no-final-check --size "${mib}MiB" --pattern "$pattern" \
     --threads "$threads" --duration 0 -o json "$@"
-  clients+=("$name")
   clients+=("$name") targets+=("$name")
   wait_until 300 says_or_ended "$name" "$work/$name.log" '^ready' && has_lines "$work/$name.log" '^ready' 1 ||
     die "$name did not fill its memory: $(cat "$work/$name.log")"

@@ -50,7 +50,7 @@ helper = "$bin/tidepool-adopt"
 guarantee = "0%"
 stall_budget = "100%"
 [pool.embedded]
-store = "compressed"
+store = "$store"
 capacity = "${size}MiB"
 TOML
   "$bin/tidepoold" --config "$work/agent.toml" --check-config >"$work/check.log" 2>&1 || die "the agent refuses its configuration: $(cat "$work/check.log")"
