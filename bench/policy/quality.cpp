@@ -96,10 +96,8 @@ void phases() {
 
 void scan() {
   SimulatedHost sim({});
-  const VmId vm = sim.add({.pages = kPages,
-                           .next = scan_with_core(kPages, 0.25),
-                           .limit = part_of(kPages, 0.5),
-                           .stall_budget = 1.0});
+  const VmId vm = sim.add(
+      {.pages = kPages, .next = scan_with_core(kPages, 0.25), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
   trace(sim, vm, 300);
   const VmTick late = sim.sum(vm, 200);
   // The oracle keeps the core and as much of the rest as fits: of the scan, two thirds miss.
