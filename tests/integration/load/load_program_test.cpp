@@ -46,7 +46,8 @@ bool wait_for_change(const LoadProcess& process, AddressRange range, const std::
 
 TEST(LoadProgram, FindsNothingWrongWithUndisturbedMemoryOfEachKind) {
   for (const std::string kind : {"private", "shared", "tmpfs", "shared-anon"}) {
-    for (const std::string pattern : {"uniform", "zipf", "sequential", "phase-shift", "write-heavy", "hammer"}) {
+    for (const std::string pattern :
+         {"uniform", "zipf", "sequential", "scan", "phase-shift", "diurnal", "write-heavy", "hammer"}) {
       LoadProcess process({"--memory", kind, "--pattern", pattern, "--size", "16MiB", "--threads", "4", "--duration",
                            "0.3", "--discard"});
       process.wait_until_ready();
