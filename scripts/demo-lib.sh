@@ -109,9 +109,17 @@ add_zram() {
     return 1
   fi
 }
+# switch_off FILE: fails while it still is swap, as after a swapoff that was interrupted; it then stays known, for the clean-up.
+switch_off() {
+  for _ in 1 2 3; do
+    grep -q "^$1 " /proc/swaps || return 0
+    swapoff "$1" 2>/dev/null || true
+  done
+  ! grep -q "^$1 " /proc/swaps || { say "$1 cannot be switched off" && return 1; }
+}
 remove_zram() {
   [ -n "$zram" ] || return 0
-  swapoff "/dev/zram$zram" 2>/dev/null || true
+  switch_off "/dev/zram$zram" || return 1
   echo "$zram" >/sys/class/zram-control/hot_remove 2>/dev/null || true
   zram=""
 }
