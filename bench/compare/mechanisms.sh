@@ -21,7 +21,7 @@ set_limit_swapfile() { set_limit_zram "$1"; }
 dram_of_swapfile() { echo 0; }
 remove_swap_file() {
   [ -n "$swap_file" ] || return 0
-  swapoff "$swap_file" 2>/dev/null || true
+  switch_off "$swap_file" || return 1
   rm -f "$swap_file"
   swap_file=""
 }
@@ -64,13 +64,16 @@ take_over_pool() {
     adopted+=("$name")
     tidectl vm set "$name" --class "$(class_of "$name")" --stall-budget 100% --min-cold-age 2m >/dev/null
   done
+  [ -z "$group" ] || beside_adopted=$(($(loads_dram) - $(vms_json | jq '[.[].memory.in_dram_bytes] | add')))
 }
+beside_adopted=0
 # One process: its limit. Several: the host is as short of memory as if it had no more than this for them, and policy
 # shares it out.
 set_limit_pool() {
   local others available
   if [ "${#targets[@]}" -eq 1 ]; then
-    tidectl vm set "${targets[0]}" --limit "$1" >/dev/null
+    # What the group is charged for beside the adopted memory is not the agent's to move.
+    tidectl vm set "${targets[0]}" --limit "$((${1%.*} - beside_adopted > 0 ? ${1%.*} - beside_adopted : 4096))" >/dev/null
     return
   fi
   available=$(($(awk '/^MemAvailable/ {print $2}' /proc/meminfo) * 1024))
@@ -129,13 +132,12 @@ set_limit() { local_limit=$1 && "set_limit_$mechanism" "$1"; }
 loads_dram() { cat "$group/$group_usage"; }
 all_dram() { echo $(($(loads_dram) + $("dram_of_$mechanism"))); }
 
-# Moves the limit by what all DRAM is off the budget; the group and the mechanism together are held to it.
+# Leaves the loads what of the budget the mechanism does not take. What it takes follows what goes out, so this is a step
+# half-way each time; where the loads do not come down to their limit, more than the budget is taken, and shown.
 steer_once() {
   sample_dram
   [ "${#targets[@]}" -eq 1 ] || [ "$mechanism" != pool ] || { set_limit "$budget" && return 0; }
-  local wanted=$((local_limit + (budget - taken) / 2))
-  # Half of the budget at least stays with the loads, whatever a slow mechanism has not done yet.
-  set_limit $((wanted < budget / 2 ? budget / 2 : wanted > budget ? budget : wanted))
+  set_limit $(((local_limit + budget - $("dram_of_$mechanism")) / 2))
 }
 steer() {
   local end=$((SECONDS + $1))
