@@ -109,13 +109,12 @@ add_zram() {
     return 1
   fi
 }
-# switch_off FILE: fails while it still is swap, as after a swapoff that was interrupted; it then stays known, for the clean-up.
-switch_off() {
-  for _ in 1 2 3; do
-    grep -q "^$1 " /proc/swaps || return 0
-    swapoff "$1" 2>/dev/null || true
-  done
-  ! grep -q "^$1 " /proc/swaps || { say "$1 cannot be switched off" && return 1; }
+# switch_off FILE: tries until it is no longer swap. The kernel refuses while memory of an ending process still comes back
+# into a full control group, and an interrupted swapoff leaves it on: it then stays known, for the clean-up.
+switch_off() { wait_until 30 is_switched_off "$1" || { say "$1 cannot be switched off" && return 1; }; }
+is_switched_off() {
+  ! grep -q "^$1 " /proc/swaps || swapoff "$1" 2>/dev/null || true
+  ! grep -q "^$1 " /proc/swaps
 }
 remove_zram() {
   [ -n "$zram" ] || return 0
