@@ -109,8 +109,8 @@ add_zram() {
     return 1
   fi
 }
-# switch_off FILE: tries until it is no longer swap. The kernel refuses while memory of an ending process still comes back
-# into a full control group, and an interrupted swapoff leaves it on: it then stays known, for the clean-up.
+# switch_off FILE: tries until it is no longer swap. The kernel refuses while somebody's full control group has memory there,
+# and an interrupted swapoff leaves it on: it then stays known, for the clean-up.
 switch_off() { wait_until 30 is_switched_off "$1" || { say "$1 cannot be switched off" && return 1; }; }
 is_switched_off() {
   ! grep -q "^$1 " /proc/swaps || swapoff "$1" 2>/dev/null || true
