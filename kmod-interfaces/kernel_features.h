@@ -11,6 +11,7 @@
 
 #include "base/units.h"
 #include "kmod-interfaces/kernel_roots.h"
+#include "kmod-interfaces/kernel_tier.h"
 #include "kmod-interfaces/memcg.h"
 
 namespace tidepool::kernel {
@@ -70,6 +71,8 @@ struct MemoryTiers {
 struct SwapArea {
   std::string device;
   Bytes size;
+  Bytes used;
+  std::int64_t priority = 0;  // the kernel fills the highest first
   bool is_zram = false;
 };
 
@@ -104,6 +107,7 @@ struct KernelFeatures {
   std::optional<std::int64_t> perf_paranoid;
   std::vector<SwapArea> swap;
   std::optional<bool> zswap;  // enabled; nullopt: not built in
+  KernelTier kernel_tier;     // where the kernel would put pages now
   bool zram = false;          // there is at least one device
   ThpSettings huge_pages;
   MemoryTiers tiers;

@@ -127,13 +127,16 @@ std::optional<bool> read_switch(const std::string& path) {
   return *text == "Y" || *text == "y" || *text == "1";
 }
 
+std::optional<std::int64_t> parse_signed(std::string_view text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.empty() || error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
 std::optional<std::int64_t> read_signed(const std::string& path) {
   const auto text = read_value(path);
-  if (!text) return std::nullopt;
-  std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
-  if (error != std::errc{} || end != text->data() + text->size()) return std::nullopt;
-  return value;
+  return text ? parse_signed(*text) : std::nullopt;
 }
 
 }  // namespace
@@ -149,7 +152,9 @@ std::vector<SwapArea> read_swap(const KernelRoots& roots) {
     area.device = printable(next_word(rest), 256);
     next_word(rest);
     area.size = parse_kilobytes(next_word(rest)).value_or(Bytes{});
-    area.is_zram = area.device.starts_with("/dev/zram");
+    area.used = std::min(area.size, parse_kilobytes(next_word(rest)).value_or(Bytes{}));
+    area.priority = parse_signed(next_word(rest)).value_or(0);
+    area.is_zram = zram_number(area.device).has_value();
     if (!area.device.empty()) areas.push_back(std::move(area));
   }
   return areas;
@@ -166,6 +171,7 @@ KernelFeatures read_kernel_settings(const KernelRoots& roots) {
   features.perf_paranoid = read_signed(sysctl + "kernel/perf_event_paranoid");
   features.swap = read_swap(roots);
   features.zswap = read_switch(roots.sys + "/module/zswap/parameters/enabled");
+  features.kernel_tier = read_kernel_tier(roots);
   features.zram = !devices_in(roots.sys + "/block", "zram").empty();
   features.huge_pages.anonymous = chosen_in(mm + "transparent_hugepage/enabled");
   features.huge_pages.shmem = chosen_in(mm + "transparent_hugepage/shmem_enabled");

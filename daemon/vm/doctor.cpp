@@ -5,6 +5,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "base/quantity_text.h"
 #include "kmod-interfaces/uapi/capability.h"
 #include "kmod-interfaces/uapi/userfaultfd.h"
 
@@ -143,24 +144,22 @@ DoctorRow diagnose_kernel_tier(const KernelFeatures& features) {
            "Linux 5.10 and CAP_SYS_NICE are needed"};
     return row;
   }
-  bool zram = false;
-  std::vector<std::string> devices;
-  for (const kernel::SwapArea& area : features.swap) {
-    zram = zram || area.is_zram;
-    devices.push_back(area.device);
-  }
-  if (devices.empty()) {
+  const kernel::KernelTier& tier = features.kernel_tier;
+  if (tier.kind == kernel::SwapKind::kNone) {
     row.verdict = Verdict::kWarn;
     row.detail = "no swap: the kernel has nowhere to put pages";
     row.hint = features.zram || features.zswap.has_value() ? "set up zram as swap, or zswap in front of a swap device"
                                                            : "set up swap";
     return row;
   }
-  row.detail = "swap on " + join(devices, ", ") + (features.zswap.value_or(false) ? "; zswap in front" : "");
-  if (!zram && !features.zswap.value_or(false)) {
+  row.detail = std::string(name_of(tier.kind)) + " on " + join(tier.devices, ", ") + ", " + short_text(tier.free) +
+               " of " + short_text(tier.size) + " free";
+  if (tier.kind == kernel::SwapKind::kDisk) {
     row.verdict = Verdict::kWarn;
-    row.detail += "; uncompressed, as slow as the device";
+    row.detail += "; uncompressed, as slow as the device: not used unless pool.kernel.swap = \"any\"";
     row.hint = "set up zram or zswap";
+  } else if (tier.stored != Bytes{}) {
+    row.detail += ", holds " + short_text(tier.stored) + " in " + short_text(tier.dram) + " of DRAM";
   }
   return row;
 }

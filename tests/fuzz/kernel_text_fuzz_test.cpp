@@ -5,6 +5,7 @@
 
 #include "kmod-interfaces/advice_calls.h"
 #include "kmod-interfaces/damon_sysfs.h"
+#include "kmod-interfaces/kernel_tier.h"
 #include "kmod-interfaces/meminfo.h"
 #include "kmod-interfaces/proc_text.h"
 #include "kmod-interfaces/process.h"
@@ -108,7 +109,8 @@ TEST(FuzzKernelText, OfTheHost) {
       .inputs =
           {kMemInfo,
            "some avg10=0.00 avg60=1.25 avg300=99.99 total=8123\nfull avg10=0.00 avg60=0.10 avg300=0.00 total=77\n",
-           "0-3,8,10-11\n", "always [madvise] never\n", "  1234 kB\n"},
+           "268435456 60000000 67108864        0 67108864    0    0    0    0\n", "0-3,8,10-11\n",
+           "always [madvise] never\n", "  1234 kB\n"},
       .tokens = {"\n", "=", "avg10", "total=", "-", ",", "[", "]", " kB", "."}};
   fuzz::fuzz(corpus, 15000, [](std::string_view text, Mutator&) {
     static_cast<void>(parse_meminfo(text));
@@ -126,6 +128,10 @@ TEST(FuzzKernelText, OfTheHost) {
       ASSERT_LE(chosen->size(), text.size());
     }
     static_cast<void>(parse_kilobytes(text));
+    if (const auto use = parse_zram_use(text)) {
+      ASSERT_LE((use->stored + use->dram + use->limit).value, 3ull << 52);
+    }
+    static_cast<void>(zram_number(text));
     for (const char c : printable(text)) ASSERT_TRUE(static_cast<unsigned char>(c) >= 0x20 && c != 0x7f);
   });
 }

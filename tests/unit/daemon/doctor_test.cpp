@@ -29,7 +29,9 @@ KernelFeatures good_host() {
   f.idle_page_bitmap = true;
   f.damon = {true, 0, false, std::nullopt};
   f.sampling.intel_pebs = true;
-  f.swap = {{"/dev/zram0", Bytes{1u << 30}, true}};
+  f.swap = {{"/dev/zram0", Bytes{1u << 30}, {}, 100, true}};
+  f.kernel_tier = {kernel::SwapKind::kZram, {"/dev/zram0"},  Bytes{1u << 30},
+                   Bytes{1u << 29},         Bytes{1u << 29}, Bytes{1u << 27}};
   f.huge_pages = {"madvise", "never"};
   f.tiers.nodes_without_cpus = {1};
   f.cgroups.memory = kernel::CgroupVersion::v2;
@@ -98,15 +100,10 @@ std::vector<Complaint> mechanism_complaints() {
        [](auto& f) {
          f.security_modules = {"capability", "apparmor"};
        }},
-      {"kernel-tier", Verdict::kWarn, "no swap", "set up", [](auto& f) { f.swap.clear(); }},
+      {"kernel-tier", Verdict::kWarn, "no swap", "set up", [](auto& f) { f.kernel_tier = {}; }},
       {"kernel-tier", Verdict::kWarn, "uncompressed", "zram",
-       [](auto& f) {
-         f.swap = {{"/dev/sda2", Bytes{1}, false}};
-       }},
-      {"kernel-tier", Verdict::kOk, "zswap", "",
-       [](auto& f) {
-         f.swap = {{"/dev/sda2", Bytes{1}, false}}, f.zswap = true;
-       }},
+       [](auto& f) { f.kernel_tier = {kernel::SwapKind::kDisk, {"/dev/sda2"}, Bytes{1}, Bytes{1}, {}, {}}; }},
+      {"kernel-tier", Verdict::kOk, "zswap", "", [](auto& f) { f.kernel_tier.kind = kernel::SwapKind::kZswap; }},
       {"kernel-tier", Verdict::kWarn, "process_madvise", "CAP_SYS_NICE",
        [](auto& f) { f.syscalls.process_madvise = {EPERM}; }},
       {"migrator", Verdict::kWarn, "no NUMA node", "", [](auto& f) { f.tiers = {}; }},
