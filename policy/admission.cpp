@@ -18,7 +18,7 @@ Evacuation evacuation(const HostView& host, Bytes far, Bytes bandwidth_per_secon
   result.far = far;
   result.spare = saturating_sub(host.available, host.reserve);
   for (const TierView& tier : host.tiers) {
-    if (tier.host_dram) result.spare = saturating_add(result.spare, tier.used);
+    if (tier.host_dram) result.spare = saturating_add(result.spare, saturating_sub(tier.used, tier.foreign));
   }
   result.shortfall = saturating_sub(far, result.spare);
   if (bandwidth_per_second != Bytes{}) {

@@ -129,7 +129,7 @@ Plan Engine::tick(const Snapshot& snapshot, const PolicyConfig& config) {
   std::erase_if(vms_, [](const std::unique_ptr<VmState>& vm) { return !vm->seen; });
 
   for (const auto& [vm, view] : present) {
-    vm->terms = terms_of(*view, config, tiers.fault_cost(0.01f), plan.intake);
+    vm->terms = terms_of(*view, config, tiers.fault_cost(0.01f, view->tiers), plan.intake);
     vm->heat.begin_tick(now, config.heat);
     vm->heat.set_paper(view->mode == Mode::kDryRun);
     vm->heat.set_spares(view->spares, vm->hold.seconds());
@@ -184,23 +184,25 @@ void Engine::settle_tick(VmState& vm, const Moment& now, std::chrono::seconds ti
 Pressure Engine::measure_pressure(const std::vector<VmState*>& vms, const Moment& now, const PolicyConfig& config) {
   const HostView& view = host_->view;
   const TierChooser tiers(view.tiers, host_->planner.dram_price);
-  const double freed = std::max(0.05, 1 - tiers.dram_per_byte(0.01f));
   double cold = 0;
   double above = 0;
+  TierMask reachable = 0;  // by those that can give something
   const VmState* farewell = nullptr;
   double farewell_value = 0;
   for (const VmState* vm : vms) {
     if (vm->terms.mode != Mode::kActive || vm->terms.held) continue;
     const Bytes surplus = saturating_sub(saturating_sub(vm->terms.resident, vm->terms.leaving), vm->terms.guarantee);
+    const double freed = tiers.freed_per_byte(vm->terms.tiers);
     const auto ripe = static_cast<double>(std::max<std::int64_t>(0, vm->heat.ripe_pages())) * kPageSize;
-    cold += std::min(ripe, static_cast<double>(surplus.value));
-    above += static_cast<double>(surplus.value);
+    cold += std::min(ripe, static_cast<double>(surplus.value)) * freed;
+    above += static_cast<double>(surplus.value) * freed;
+    reachable |= vm->terms.tiers;
     const double value = static_cast<double>(vm->terms.resident.value) / vm->terms.weight;
     if (value > farewell_value) farewell = vm, farewell_value = value;
   }
-  const auto bytes = [&](double pages) { return Bytes{static_cast<std::uint64_t>(std::min(pages * freed, 1e18))}; };
-  const PressureInput input{view.available, view.reserve, view.memory_pressure,
-                            bytes(cold),    bytes(above), tiers.room() < Bytes{kRegionPages * kPageSize}};
+  const auto as_bytes = [](double bytes) { return Bytes{static_cast<std::uint64_t>(std::min(bytes, 1e18))}; };
+  const bool full = tiers.room(reachable != 0 ? reachable : kAllTiers) < Bytes{kRegionPages * kPageSize};
+  const PressureInput input{view.available, view.reserve, view.memory_pressure, as_bytes(cold), as_bytes(above), full};
   Pressure pressure = host_->ladder.measure(input, now.tenths, config);
   if (pressure.level >= PressureLevel::kMigrate && farewell != nullptr) pressure.migrate = farewell->id;
   return pressure;

@@ -111,7 +111,13 @@ void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
     if (counts(vm) && !spared) claims[i].surplus = saturating_sub(in_dram(vm), vm.terms.guarantee);
   }
   // A demotion frees less than it moves where the tier takes DRAM itself.
-  const double freed = std::max(0.05, 1 - tiers_.dram_per_byte(0.01f));
+  double surplus = 0;
+  double freed = 0;
+  for (std::size_t i = 0; i < vms_.size(); ++i) {
+    surplus += as_double(claims[i].surplus);
+    freed += as_double(claims[i].surplus) * tiers_.freed_per_byte(vms_[i]->terms.tiers);
+  }
+  freed = surplus > 0 ? freed / surplus : 1;
   // What is under way will have freed its part.
   Bytes going;
   for (const VmState* vm : vms_) {
@@ -216,7 +222,7 @@ Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
   const Bound bounds[] = {{saturating_sub(in_dram(vm), vm.terms.guarantee), Reason::kGuarantee},
                           {evacuable_ || urgent ? Bytes{~0ull} : Bytes{}, Reason::kNotEvacuable},
                           {far_ceiling_, Reason::kFarCeiling},
-                          {tiers_.room(), Reason::kPoolFull},
+                          {tiers_.room(vm.terms.tiers), Reason::kPoolFull},
                           {saturating_bytes(state_.demote_tokens), Reason::kRateLimit}};
   return *std::min_element(std::begin(bounds), std::end(bounds),
                            [](const Bound& a, const Bound& b) { return a.room < b.room; });
@@ -315,7 +321,7 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
       why_not = Reason::kRateLimit;
       break;
     }
-    const int tier = tiers_.choose(candidate.rate, candidate.pages);
+    const int tier = tiers_.choose(candidate.rate, candidate.pages, vm.terms.tiers);
     if (tier < 0) {
       why_not = Reason::kPoolFull;
       break;
@@ -348,10 +354,14 @@ std::string Planner::bound_text(const VmState& vm, Reason reason) const {
     case Reason::kFarCeiling:
       return "far memory has reached safety.max_far, " + short_text(host_.max_far);
     case Reason::kPoolFull: {
-      Bytes used;
-      Bytes capacity;
-      for (const TierView& tier : host_.tiers) used += tier.used, capacity += tier.capacity;
-      return "pool used " + short_text(used) + " of " + short_text(capacity);
+      std::string text;
+      for (std::size_t i = 0; i < host_.tiers.size() && i < 32; ++i) {
+        const TierView& tier = host_.tiers[i];
+        if (((vm.terms.tiers >> i) & 1) == 0) continue;
+        text += (text.empty() ? "" : "; ") + tier.name + " used " + short_text(tier.used) + " of " +
+                short_text(tier.capacity);
+      }
+      return text.empty() ? "there is no tier for its pages" : text;
     }
     case Reason::kNotEvacuable:
       return "what is far would not fit back: available " + short_text(host_.available) + ", reserve " +

@@ -49,6 +49,10 @@ enum class Mode : std::uint8_t {
 enum class ServiceClass : std::uint8_t { kLatencySensitive, kStandard, kBatch };
 inline constexpr unsigned kServiceClasses = 3;
 
+// Bit i: HostView::tiers[i].
+using TierMask = std::uint32_t;
+inline constexpr TierMask kAllTiers = ~TierMask{0};
+
 struct VmView {
   VmId id;
   Mode mode = Mode::kObserve;
@@ -68,6 +72,7 @@ struct VmView {
   std::optional<double> weight;             // absent: its class's
   unsigned threads = 1;                     // that can wait at once: vCPUs
   Nanoseconds fault_cost{0};                // measured mean wait for a far page; 0: not yet known
+  TierMask tiers = kAllTiers;               // those that its pages can go to
   std::span<const ObjectView> objects;
 };
 
@@ -77,6 +82,7 @@ struct TierView {
   bool usable = true;
   Bytes capacity{};
   Bytes used{};
+  Bytes foreign{};        // of it, what others put there: it stays when all that is far has come home
   double ratio = 1;       // bytes that it takes for a byte of far memory, on average
   bool host_dram = true;  // it takes them from this host's DRAM, and gives them back as pages go home
   Nanoseconds fault_cost = std::chrono::microseconds(20);  // measured wait for a page from it

@@ -10,6 +10,10 @@ double sane(double value, double low, double high, double otherwise) {
   return std::isfinite(value) ? std::clamp(value, low, high) : otherwise;
 }
 
+bool is_in(TierMask mask, std::size_t tier) {
+  return tier < 32 && ((mask >> tier) & 1) != 0;
+}
+
 }  // namespace
 
 TierChooser::TierChooser(std::span<const TierView> tiers, double dram_price) : price_(std::max(0.0, dram_price)) {
@@ -22,12 +26,12 @@ TierChooser::TierChooser(std::span<const TierView> tiers, double dram_price) : p
 }
 
 // Expected waiting per second of a page there, and the DRAM that it still takes, at its price.
-int TierChooser::cheapest(float rate, double bytes) const {
+int TierChooser::cheapest(float rate, double bytes, TierMask among) const {
   int best = -1;
   double best_cost = 0;
   for (std::size_t i = 0; i < tiers_.size(); ++i) {
     const Tier& tier = tiers_[i];
-    if (!tier.usable || tier.room < bytes) continue;
+    if (!tier.usable || tier.room < bytes || !is_in(among, i)) continue;
     const double cost = static_cast<double>(rate) * tier.fault_cost + tier.dram * price_;
     if (best < 0 || cost < best_cost) {
       best = static_cast<int>(i);
@@ -37,8 +41,8 @@ int TierChooser::cheapest(float rate, double bytes) const {
   return best;
 }
 
-int TierChooser::choose(float rate, std::uint16_t pages) const {
-  return cheapest(rate, static_cast<double>(pages) * kPageSize);
+int TierChooser::choose(float rate, std::uint16_t pages, TierMask among) const {
+  return cheapest(rate, static_cast<double>(pages) * kPageSize, among);
 }
 
 void TierChooser::take(int tier, std::uint16_t pages) {
@@ -46,20 +50,24 @@ void TierChooser::take(int tier, std::uint16_t pages) {
   room = std::max(0.0, room - static_cast<double>(pages) * kPageSize);
 }
 
-Bytes TierChooser::room() const {
+Bytes TierChooser::room(TierMask among) const {
   double room = 0;
-  for (const Tier& tier : tiers_) room += tier.usable ? tier.room : 0;
+  for (std::size_t i = 0; i < tiers_.size(); ++i) room += tiers_[i].usable && is_in(among, i) ? tiers_[i].room : 0;
   return Bytes{static_cast<std::uint64_t>(std::min(room, 1e18))};
 }
 
-double TierChooser::fault_cost(float rate) const {
-  const int tier = cheapest(rate, 0);
+double TierChooser::fault_cost(float rate, TierMask among) const {
+  const int tier = cheapest(rate, 0, among);
   return tier < 0 ? 20e-6 : tiers_[static_cast<std::size_t>(tier)].fault_cost;
 }
 
-double TierChooser::dram_per_byte(float rate) const {
-  const int tier = cheapest(rate, 0);
+double TierChooser::dram_per_byte(float rate, TierMask among) const {
+  const int tier = cheapest(rate, 0, among);
   return tier < 0 ? 0 : tiers_[static_cast<std::size_t>(tier)].dram;
+}
+
+double TierChooser::freed_per_byte(TierMask among) const {
+  return std::max(0.05, 1 - dram_per_byte(0.01f, among));
 }
 
 }  // namespace tidepool::policy

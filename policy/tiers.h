@@ -17,15 +17,17 @@ class TierChooser {
 
   void set_dram_price(double price) { price_ = price > 0 ? price : 0; }
 
-  // The best tier with room for so many pages that are used `rate` times a second each; -1: none has.
-  int choose(float rate, std::uint16_t pages) const;
+  // The best tier of `among` with room for so many pages that are used `rate` times a second each; -1: none has.
+  int choose(float rate, std::uint16_t pages, TierMask among = kAllTiers) const;
   void take(int tier, std::uint16_t pages);
 
-  // Page bytes that tiers together have room for.
-  Bytes room() const;
+  // Page bytes that these tiers together have room for.
+  Bytes room(TierMask among = kAllTiers) const;
   // Seconds, and DRAM bytes per far byte, of the cheapest choice for pages of that rate.
-  double fault_cost(float rate) const;
-  double dram_per_byte(float rate) const;
+  double fault_cost(float rate, TierMask among = kAllTiers) const;
+  double dram_per_byte(float rate, TierMask among = kAllTiers) const;
+  // DRAM bytes that a byte frees which goes far because the host is short: a tier may take some itself.
+  double freed_per_byte(TierMask among) const;
 
  private:
   struct Tier {
@@ -34,7 +36,7 @@ class TierChooser {
     double fault_cost;
     double dram;  // per byte
   };
-  int cheapest(float rate, double bytes) const;
+  int cheapest(float rate, double bytes, TierMask among) const;
 
   std::vector<Tier> tiers_;
   double price_;

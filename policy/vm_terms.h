@@ -18,6 +18,7 @@ struct VmTerms {
   double weight = 1;
   unsigned threads = 1;
   double fault_cost = 20e-6;  // seconds of waiting
+  TierMask tiers = kAllTiers;
   double faults_allowed = 0;  // per second, by the whole stall budget
   std::uint8_t min_age = 1;   // scan periods
   Bytes promised, resident, leaving, far, guarantee;

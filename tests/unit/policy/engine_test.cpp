@@ -388,6 +388,40 @@ TEST(Engine, SendsWhatIsUsedSeldomToTheTierThatCostsNoDram) {
   for (const std::uint32_t region : by_tier[1]) EXPECT_GE(region, 50u) << "warm memory belongs into the faster tier";
 }
 
+TEST(Engine, SendsEachVmOnlyWhereItsPagesCanGo) {
+  TestHost host;
+  host.snapshot.host.tiers = {{.name = "pool", .capacity = 8_GiB},
+                              {.name = "kernel", .capacity = 8_GiB, .ratio = 0.35}};
+  for (const std::uint32_t id : {1u, 2u, 3u}) {
+    host.add(id, 50).view.limit = 40_MiB;
+    host.vm(id).view.tiers = id == 3 ? TierMask{0} : TierMask{1} << (id - 1);
+  }
+  std::map<std::uint32_t, std::set<std::uint8_t>> went;
+  for (int i = 0; i < 5; ++i) {
+    const Plan plan = host.tick();
+    for (const Move& move : plan.demotions) went[move.vm.value].insert(move.tier);
+    for (const Decision& decision : plan.decisions) {
+      if (decision.vm != VmId{3}) continue;
+      EXPECT_EQ(decision.reason, Reason::kPoolFull) << "no tier is left for it";
+    }
+    host.carry_out(plan);
+  }
+  EXPECT_EQ(went[1], std::set<std::uint8_t>{0});
+  EXPECT_EQ(went[2], std::set<std::uint8_t>{1});
+  EXPECT_TRUE(went[3].empty());
+  // One that is full does not hold up the others.
+  host.snapshot.host.tiers[1].used = 8_GiB;
+  host.vm(1).view.limit = host.vm(2).view.limit = Bytes{2u << 20};
+  went.clear();
+  for (int i = 0; i < 5; ++i) {
+    const Plan plan = host.tick();
+    for (const Move& move : plan.demotions) went[move.vm.value].insert(move.tier);
+    host.carry_out(plan);
+  }
+  EXPECT_EQ(went[1], std::set<std::uint8_t>{0});
+  EXPECT_TRUE(went[2].empty());
+}
+
 TEST(Engine, ForgetsVmsThatVanishAndStartsAnewWithThoseThatReturn) {
   TestHost host;
   host.add(1, 100);

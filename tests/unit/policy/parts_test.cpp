@@ -148,6 +148,26 @@ TEST(Tiers, AreChosenByWaitAndMemoryTogether) {
   EXPECT_EQ(TierChooser(std::span(tiers).first(1), 5).choose(0.001f, 1), 0) << "one tier is as good as several";
 }
 
+TEST(Tiers, ThatAPageCannotGoToAreNotThere) {
+  const std::vector<TierView> tiers{{.name = "pool", .capacity = 1_GiB, .fault_cost = 20us},
+                                    {.name = "kernel", .capacity = 2_MiB, .ratio = 0.5, .fault_cost = 5us}};
+  TierChooser chooser(tiers, 0);
+  EXPECT_EQ(chooser.choose(1, 512), 1);
+  EXPECT_EQ(chooser.choose(1, 512, 0b01), 0);
+  EXPECT_EQ(chooser.choose(1, 512, 0b10), 1);
+  EXPECT_EQ(chooser.choose(1, 512, 0), -1);
+  EXPECT_EQ(chooser.choose(1, 512, ~TierMask{0} << 2), -1) << "tiers that nobody offers";
+  EXPECT_EQ(chooser.room(0b01), 1_GiB);
+  EXPECT_EQ(chooser.room(0b10), 4_MiB) << "of pages";
+  EXPECT_DOUBLE_EQ(chooser.fault_cost(1, 0b01), 20e-6);
+  EXPECT_DOUBLE_EQ(chooser.freed_per_byte(0b10), 0.5);
+  chooser.take(1, 512);
+  chooser.take(1, 512);
+  EXPECT_EQ(chooser.choose(1, 512, 0b10), -1) << "full, and the other one is out of reach";
+  const std::vector<TierView> many(40, TierView{.name = "more than the mask has bits", .capacity = 1_GiB});
+  EXPECT_EQ(TierChooser(many, 0).room(kAllTiers), Bytes{32ull << 30});
+}
+
 TEST(Arbiter, TakesTheCheapestPagesWhoeverOwnsThem) {
   std::array<std::int32_t, kTemperatures> one{};
   std::array<std::int32_t, kTemperatures> two{};
@@ -272,6 +292,10 @@ TEST(Evacuation, CountsWhatAPoolInDramGivesBack) {
   host.tiers.push_back({.name = "pool", .used = 1_GiB});
   EXPECT_EQ(evacuation(host, 3_GiB, 1_GiB).shortfall, Bytes{});
   EXPECT_EQ(evacuation(host, 4_GiB, 1_GiB).shortfall, 1_GiB);
+  host.tiers[0].foreign = 512_MiB;
+  EXPECT_EQ(evacuation(host, 3_GiB, 1_GiB).shortfall, 512_MiB) << "what others put there stays";
+  host.tiers[0].foreign = 2_GiB;
+  EXPECT_EQ(evacuation(host, 3_GiB, 1_GiB).shortfall, 1_GiB);
   host.tiers[0].host_dram = false;
   EXPECT_EQ(evacuation(host, 3_GiB, 1_GiB).shortfall, 1_GiB);
   EXPECT_EQ(evacuation(host, 3_GiB, 1_GiB).estimate, 3s);
