@@ -22,6 +22,7 @@ struct PagemapEntry {
 
   bool nothing() const { return raw == 0; }
   bool present() const { return (raw >> 63) != 0; }
+  bool swapped() const { return !present() && ((raw >> 62) & 1) != 0; }
   bool write_protected() const { return ((raw >> 57) & 1) != 0; }  // by a userfaultfd; Linux 5.13
   bool soft_dirty() const { return ((raw >> 55) & 1) != 0; }
   // 0 when the page is not present, or without CAP_SYS_ADMIN.

@@ -58,6 +58,7 @@ struct ProcessStat {
   pid_t parent = 0;
   std::uint32_t flags = 0;  // PF_*
   std::uint64_t threads = 0;
+  std::uint64_t major_faults = 0;  // of all its threads, those that ended included: waits for a page to be read
   std::uint64_t start_ticks = 0;
 
   bool is_zombie() const { return state == 'Z' || state == 'X'; }

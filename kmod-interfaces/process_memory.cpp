@@ -25,6 +25,23 @@ std::int64_t read_process_memory(pid_t pid, std::uint64_t address, std::byte* bu
   return got < 0 ? -errno : got;
 }
 
+std::int64_t touch_process_memory(pid_t pid, std::span<const std::uint64_t> addresses) {
+  std::array<iovec, 512> from;
+  std::array<std::byte, from.size()> bytes;
+  std::int64_t touched = 0;
+  while (!addresses.empty()) {
+    const std::size_t count = std::min(addresses.size(), from.size());
+    for (std::size_t i = 0; i < count; ++i) from[i] = {remote(addresses[i]), 1};
+    const iovec local{bytes.data(), count};
+    const ssize_t got = ::process_vm_readv(pid, &local, 1, from.data(), count, 0);
+    if (got < 0 && errno != EFAULT) return touched > 0 ? touched : -errno;
+    touched += std::max<ssize_t>(got, 0);
+    // It stops at an address that is no more: go on behind that one.
+    addresses = addresses.subspan(std::min(count, static_cast<std::size_t>(std::max<ssize_t>(got, 0)) + 1));
+  }
+  return touched;
+}
+
 std::int64_t advise_process_memory(int pidfd, std::span<const AddressRange> ranges, int advice) {
   std::int64_t total = 0;
   std::array<iovec, 256> vectors;

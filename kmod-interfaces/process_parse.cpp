@@ -123,6 +123,7 @@ std::optional<ProcessStat> parse_process_stat(std::string_view text) {
     if (field == 3) stat.state = word.front();
     if (field == 4) stat.parent = static_cast<pid_t>(std::min<std::uint64_t>(number, INT32_MAX));
     if (field == 9) stat.flags = static_cast<std::uint32_t>(number);
+    if (field == 12) stat.major_faults = number;
     if (field == 20) stat.threads = number;
     if (field == 22) stat.start_ticks = number;
   }
