@@ -26,8 +26,15 @@ constexpr auto kProgressPeriod = std::chrono::milliseconds(500);
 
 static_assert(kSmallestRecording == telemetry::kSmallestTrace);
 
-std::vector<telemetry::TracedObject> traced_objects(const PagedVm& memory) {
+std::vector<telemetry::TracedObject> traced_objects(const ManagedVm& vm) {
   std::vector<telemetry::TracedObject> objects;
+  if (vm.workload) {
+    vm.workload->for_each([&](const WorkloadProcess& process) {
+      objects.push_back({static_cast<std::uint32_t>(objects.size()), process.regions.pages()});
+    });
+    return objects;
+  }
+  const PagedVm& memory = *vm.memory;
   for (std::size_t i = 0; i < memory.objects.size(); ++i)
     objects.push_back({static_cast<std::uint32_t>(i), memory.objects[i]->map->pages()});
   return objects;
@@ -92,7 +99,7 @@ Result<Operation> AccessRecorder::start(Operations& operations, const ManagedVm&
   forget_ended();
   {
     const std::lock_guard lock(mutex_);
-    if (std::ranges::any_of(recordings_, [&](const auto& each) { return each->id == vm.memory->id; }))
+    if (std::ranges::any_of(recordings_, [&](const auto& each) { return each->id == vm.number(); }))
       return failure(std::errc::device_or_resource_busy, "record", vm.name,
                      "it is being recorded already: tidectl vm record VM --stop ends that");
     if (recordings_.size() >= kMostRecordings)
@@ -105,7 +112,7 @@ Result<Operation> AccessRecorder::start(Operations& operations, const ManagedVm&
   description.vm = vm.name;
   description.recorded = std::chrono::system_clock::now();
   description.start = context_.clock.now();
-  description.objects = traced_objects(*vm.memory);
+  description.objects = traced_objects(vm);
   auto writer = telemetry::TraceWriter::begin(std::move(*file), request.file, description, request.max_size);
   auto operation = writer ? operations.begin(OperationKind::kRecord, vm.name, "recording")
                           : Result<Operation>(Failure{writer.error()});
@@ -115,7 +122,7 @@ Result<Operation> AccessRecorder::start(Operations& operations, const ManagedVm&
   }
   auto recording = std::make_shared<Recording>(std::move(*writer), Operations::Handle(operations, operation->id));
   recording->vm = vm.name;
-  recording->id = vm.memory->id;
+  recording->id = vm.number();
   recording->request = request;
   recording->began = description.start;
   // Whoever forgets the recording joins its thread first.
@@ -129,7 +136,7 @@ Result<Operation> AccessRecorder::start(Operations& operations, const ManagedVm&
 Result<> AccessRecorder::end(const ManagedVm& vm) {
   const std::lock_guard lock(mutex_);
   for (const auto& each : recordings_) {
-    if (each->id != vm.memory->id || each->ended) continue;
+    if (each->id != vm.number() || each->ended) continue;
     each->end();
     return {};
   }
@@ -216,11 +223,11 @@ void AccessRecorder::run(Recording& recording) {
       if (recording.ending) why = "it was ended";
     }
     const auto vm = context_.vms.find(recording.id);
-    if (vm == nullptr || vm->memory->dead) {
+    if (vm == nullptr || vm->dead()) {
       why = "the VM is gone";
     } else if (context_.clock.now() >= deadline) {
       why = "the time is over";
-    } else if (auto described = recording.writer->describe(traced_objects(*vm->memory)); !described) {
+    } else if (auto described = recording.writer->describe(traced_objects(*vm)); !described) {
       result = described;
     }
     if (result) {

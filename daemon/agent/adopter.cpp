@@ -176,6 +176,7 @@ Result<> Adopter::check_unchanged(const ManagedVm& vm, const Candidate& candidat
 Result<AdoptOutcome> Adopter::check(const AdoptRequest& request) {
   const auto id = identify(request);
   if (!id) return Failure{id.error()};
+  if (request.mechanism == Mechanism::kKernel) return check_workload(request, *id);
   auto candidate = inspect(request, *id);
   if (!candidate) return Failure{candidate.error()};
   AdoptOutcome outcome;
@@ -306,13 +307,15 @@ std::shared_ptr<ManagedVm> Adopter::new_vm(const ProcessFacts& facts, VmOrigin o
 
 Result<std::shared_ptr<ManagedVm>> Adopter::adopt(const AdoptRequest& request, VmOrigin origin,
                                                   const Operations::Handle* handle) {
-  if (!context_.clerk->holding())
+  const bool by_kernel = request.mechanism == Mechanism::kKernel;
+  if (!by_kernel && !context_.clerk->holding())
     return failure(std::errc::resource_unavailable_try_again, "adopt", "", context_.clerk->trouble());
   if (handle != nullptr) handle->step("looking at the process");
   const auto id = identify(request);
   if (!id) return Failure{id.error()};
   AdoptionClaims::Claim claim(claims_);
   if (auto mine = claim.add(*id); !mine) return Failure{mine.error()};
+  if (by_kernel) return adopt_workload(request, *id, claim, handle);
   auto inspected = inspect(request, *id);
   if (!inspected) return Failure{inspected.error()};
   const Candidate& candidate = *inspected;

@@ -34,6 +34,8 @@ class Adopter {
   Result<std::shared_ptr<ManagedVm>> take_over(Handoff& handoff);
 
   Result<> release(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle);
+  // Whether a process of a control group may join the workload of that group. Any thread.
+  bool may_join_workload(const ProcessIdentity& id) const;
   // The process ended by itself: forget it.
   void bury(const std::shared_ptr<ManagedVm>& vm);
 
@@ -79,6 +81,21 @@ class Adopter {
   Result<> bring_home(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle);
   void undo(Taken& taken);
   void count(const Eligibility& verdict, bool succeeded);
+
+  // adopter_workload.cpp
+  struct WorkloadCandidate {
+    ProcessFacts facts;
+    std::vector<pid_t> pids;
+    std::vector<VmMappingStatus> mappings;
+    Eligibility verdict;
+    RuleSubject subject;
+  };
+  Result<WorkloadCandidate> look_at_workload(const AdoptRequest& request, const ProcessIdentity& id) const;
+  Eligibility against_workload(const ProcessFacts& facts) const;
+  Result<AdoptOutcome> check_workload(const AdoptRequest& request, const ProcessIdentity& id) const;
+  Result<std::shared_ptr<ManagedVm>> adopt_workload(const AdoptRequest& request, const ProcessIdentity& id,
+                                                    AdoptionClaims::Claim& claim, const Operations::Handle* handle);
+  Result<> release_workload(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle);
 
   // adopter_handoff.cpp
   struct Given;

@@ -46,6 +46,7 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
       return failure(std::errc::device_or_resource_busy, "release", vm->name, "it is being released already");
     vm->state = VmState::kReleasing;
   }
+  if (vm->workload) return release_workload(vm, handle);
   if (auto home = bring_home(vm, handle); !home) {
     const std::lock_guard lock(vm->mutex);
     vm->state = VmState::kOk;
@@ -74,6 +75,7 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
 }
 
 void Adopter::bury(const std::shared_ptr<ManagedVm>& vm) {
+  if (vm->workload) context_.swap_mover->forget(vm->workload);
   for (const std::string& name : vm->held_names) (void)context_.clerk->remove(name);
   context_.vms.remove(vm->name);
   context_.event(vm->name, "gone", "the process ended");

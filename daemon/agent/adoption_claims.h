@@ -51,8 +51,13 @@ class AdoptionClaims {
     std::vector<std::string> names_;
   };
 
+  bool has(const ProcessIdentity& id) const {
+    const std::lock_guard lock(mutex_);
+    return processes_.contains(id);
+  }
+
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::set<ProcessIdentity> processes_;
   std::set<std::string> names_;
 };

@@ -37,6 +37,7 @@ AgentImpl::~AgentImpl() {
   recorder_.end_all();
   operations_.reset();
   if (driver_) driver_->stop();
+  if (context_.swap_mover) context_.swap_mover->stop();
   if (context_.pager) context_.pager->stop();
 }
 
@@ -51,6 +52,7 @@ Result<> AgentImpl::open() {
     if (auto held = context_.clerk->store(name, fd); !held) return held;
   }
   if (auto started = start_pager(config); !started) return started;
+  start_swap_mover();
   driver_ = std::make_unique<PolicyDriver>(context_, recorder_,
                                            [this](const std::shared_ptr<ManagedVm>& vm) { adopter_.bury(vm); });
   operations_ = std::make_unique<Operations>();
@@ -99,6 +101,15 @@ Result<> AgentImpl::start_pager(const Config& config) {
   if (!started) return Failure{started.error()};
   context_.pager = std::move(*started);
   return {};
+}
+
+void AgentImpl::start_swap_mover() {
+  SwapMoverHooks hooks;
+  hooks.may_join = [this](const kernel::ProcessId& id) { return adopter_.may_join_workload(id); };
+  hooks.frozen = [this] { return context_.frozen.load(); };
+  hooks.cpu_per_100_gib = [this] { return context_.config().limits.tracker_cpu; };
+  context_.swap_mover = std::make_unique<SwapMover>(context_.roots, std::move(hooks));
+  context_.swap_mover->start();
 }
 
 // Wrong bytes never reach the guest: its thread stays blocked, and the whole VM stops so that nobody builds on half a
@@ -231,7 +242,7 @@ Result<> AgentImpl::release_all() {
 std::string AgentImpl::summary() const {
   Bytes far;
   const auto vms = context_.vms.all();
-  for (const auto& vm : vms) far += memory_of(*vm->memory).far;
+  for (const auto& vm : vms) far += memory_of(*vm).far;
   return std::to_string(vms.size()) + " VMs, " + short_text(far) + " far" + (context_.frozen ? ", frozen" : "");
 }
 

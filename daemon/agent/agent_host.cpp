@@ -107,12 +107,13 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
     const std::lock_guard lock(vm->mutex);
     vm->policy.mode = Mode::kObserve;
     // What is on its way out must not arrive there behind our back.
-    vm->memory->demotion_allowed = false;
+    vm->allow_demotion(false);
   }
   const auto far = [&] {
     std::uint64_t pages = 0;
     for (const auto& vm : vms) {
-      if (!vm->memory->dead)
+      if (vm->workload) pages += vm->workload->memory().far.value >> kPageShift;
+      if (vm->memory && !vm->memory->dead)
         pages += vm->memory->count(PageState::kFar) + vm->memory->count(PageState::kFetching) +
                  vm->memory->count(PageState::kDropping);
     }
@@ -137,6 +138,12 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
     // Once more when all have ended: a drop that was under way may have made a page far since.
     for (const auto& vm : vms) {
       if (*under_way != 0 && vm == vms.front()) break;
+      if (vm->workload) {
+        context_.swap_mover->bring_home(vm->workload, [&](Bytes) {
+          return !context_.stopping && std::chrono::steady_clock::now() < deadline;
+        });
+        continue;
+      }
       for (const auto& object : vm->memory->objects) {
         ++*under_way;
         context_.pager->restore(vm->memory, object.get(), {PageIndex{0}, object->map->pages().value},
@@ -147,7 +154,7 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
   }
   for (const auto& vm : vms) {
     const std::lock_guard lock(vm->mutex);
-    vm->memory->demotion_allowed = !vm->held;
+    vm->allow_demotion(!vm->held);
   }
   return result;
 }

@@ -77,6 +77,7 @@ class AgentImpl final : public Agent {
  private:
   Result<> open_store(const Config& config);
   Result<> start_pager(const Config& config);
+  void start_swap_mover();
   void integrity_failure(PagedVm& memory);
   Result<> listen_for_handoffs(const Config& config);
   void welcome_new(bool on);

@@ -1,6 +1,7 @@
 #include "daemon/agent/agent_metrics.h"
 
 #include "daemon/agent/agent_status.h"
+#include "daemon/agent/kernel_tier_view.h"
 #include "daemon/control/config_schema.h"
 #include "telemetry/metrics/metrics_exporter.h"
 
@@ -9,7 +10,6 @@ namespace {
 
 telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   const VmStatus status = status_of(context, vm, false);
-  const PagerCounters& counters = vm.memory->counters;
   telemetry::VmSample sample;
   sample.name = status.name;
   sample.uuid = status.uuid;
@@ -21,7 +21,19 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   sample.guarantee = status.policy.guarantee;
   const Bytes touched = status.memory.promised() - status.memory.untouched - status.memory.released;
   sample.guarantee_shortfall = saturating_sub(std::min(status.policy.guarantee, touched), status.memory.in_dram());
+  sample.stall_budget = status.policy.stall_budget;
+  sample.blocked = status.blocked;
   const auto pages = [](std::uint64_t count) { return to_bytes(PageCount{count}); };
+  if (vm.workload) {
+    const WorkloadCounters& kernel = vm.workload->counters;
+    sample.demoted = pages(kernel.demoted_pages);
+    sample.promoted_demand = pages(kernel.refaulted_pages);
+    sample.promoted_restore = pages(kernel.restored_pages);
+    sample.faults_far = kernel.swap_ins;
+    sample.fault_stall = Nanoseconds{static_cast<std::int64_t>(kernel.stall_ns.load())};
+    return sample;
+  }
+  const PagerCounters& counters = vm.memory->counters;
   sample.demoted = pages(counters.demoted_pages);
   sample.promoted_demand = pages(counters.promoted_demand);
   sample.promoted_prefetch = pages(counters.promoted_prefetch);
@@ -39,9 +51,18 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
                          {"changed_behind_protection", counters.verify_failures},
                          {"out_of_memory", counters.out_of_memory}};
   sample.fault_stall = Nanoseconds{static_cast<std::int64_t>(counters.stall_ns.load())};
-  sample.stall_budget = status.policy.stall_budget;
-  sample.blocked = status.blocked;
   return sample;
+}
+
+// Where the kernel has swap at all.
+void add_kernel_tier(const Context& context, telemetry::MetricsSnapshot& snapshot) {
+  const TierState tier = context.swap_mover->tier();
+  if (tier.kernel.kind == kernel::SwapKind::kNone) return;
+  const policy::TierView view = kernel_tier_view(context);
+  snapshot.stores.push_back({std::string(kernel::name_of(tier.kernel.kind)), view.used, view.capacity});
+  snapshot.host.kernel_tier_fault = tier.fault_cost;
+  snapshot.host.kernel_tier_store = tier.store_cost;
+  snapshot.host.kernel_tier_cpu = context.swap_mover->cpu();
 }
 
 telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& driver) {
@@ -49,8 +70,8 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   const HostStatus host = host_status(context, driver);
   snapshot.host.version = TIDEPOOL_VERSION;
   snapshot.host.promised = host.promised;
-  snapshot.host.overhead = {host.overhead.pool, host.overhead.metadata, host.overhead.frames, host.overhead.agent,
-                            host.overhead.keeper};
+  snapshot.host.overhead = {host.overhead.pool,  host.overhead.kernel, host.overhead.metadata, host.overhead.frames,
+                            host.overhead.agent, host.overhead.keeper};
   snapshot.host.evacuation_shortfall = evacuation_report(context).shortfall;
   snapshot.host.pressure_level = host.pressure_level;
   snapshot.host.config_last_reload_successful = context.reload_ok;
@@ -84,8 +105,10 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.dropped_samples = driver.dropped_samples();
   const pool::StoreUsage usage = context.store->usage();
   snapshot.stores.push_back({context.store->kind(), usage.used, usage.capacity});
+  add_kernel_tier(context, snapshot);
   for (const auto& vm : context.vms.all()) {
     snapshot.vms.push_back(sample_of(context, *vm));
+    if (vm->workload) continue;  // its waits are not measured one by one
     snapshot.fault_latency.push_back(
         {context.store->kind(), snapshot.vms.back().service_class, vm->memory->fault_latency.snapshot()});
   }

@@ -2,6 +2,7 @@
 #include "base/quantity_text.h"
 #include "daemon/agent/agent_impl.h"
 #include "daemon/agent/change_plan.h"
+#include "daemon/agent/kernel_tier_view.h"
 #include "daemon/agent/policy_view.h"
 #include "pool/store/medium.h"
 
@@ -20,7 +21,8 @@ Result<PoolStatus> AgentImpl::pool_status() {
   status.stored = to_bytes(usage.pages);
   status.pages = usage.pages.value;
   status.incompressible = usage.incompressible;
-  for (const auto& vm : context_.vms.all()) status.integrity_failures += vm->memory->counters.integrity_failures;
+  for (const auto& vm : context_.vms.paged()) status.integrity_failures += vm->memory->counters.integrity_failures;
+  status.kernel = kernel_tier_status(context_);
   return status;
 }
 

@@ -7,9 +7,20 @@
 
 #include "base/quantity_text.h"
 #include "daemon/agent/host_account.h"
+#include "daemon/agent/kernel_tier_view.h"
 
 namespace tidepool::daemon {
 namespace {
+
+// Where a workload's memory is. What was never touched, and what it gave back, is not told apart.
+VmMemory memory_of(const Workload& workload) {
+  const WorkloadMemory now = workload.memory();
+  VmMemory result;
+  result.untouched = now.untouched();
+  result.resident = now.resident;
+  result.far = now.far;
+  return result;
+}
 
 Bytes state_bytes(const PagedVm& memory, PageState state) {
   return to_bytes(PageCount{memory.count(state)});
@@ -31,8 +42,6 @@ std::optional<Finding> immovable_of(const ManagedVm& vm) {
   return vm.immovable;
 }
 
-}  // namespace
-
 VmMemory memory_of(const PagedVm& memory) {
   VmMemory result;
   result.untouched = state_bytes(memory, PageState::kUntouched);
@@ -46,18 +55,8 @@ VmMemory memory_of(const PagedVm& memory) {
   return result;
 }
 
-VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappings) {
-  VmStatus status;
-  const PagedVm& memory = *vm.memory;
-  status.name = vm.name;
-  status.uuid = vm.uuid;
-  status.pid = vm.id.pid;
-  status.start_time = vm.id.start_ticks;
-  status.exe = vm.exe;
-  status.uid = vm.uid;
-  status.origin = word(vm.origin);
+void add_account(const Context& context, const PagedVm& memory, VmStatus& status) {
   status.mechanism = "pager";
-  status.memory = memory_of(memory);
   const pool::StoreUsage usage = context.store->usage();
   if (usage.pages.value != 0) {
     const double share =
@@ -72,8 +71,49 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.demoted = to_bytes(PageCount{memory.counters.demoted_pages});
   status.promoted = to_bytes(PageCount{memory.counters.promoted_demand + memory.counters.promoted_prefetch +
                                        memory.counters.promoted_restore});
+}
+
+std::vector<VmMappingStatus> mappings_of(const Workload& workload) {
+  std::vector<VmMappingStatus> list;
+  workload.for_each([&](const WorkloadProcess& process) {
+    for (const AddressRange& range : process.regions.mappings())
+      list.push_back({range, "private", "[anon] of " + std::to_string(process.id.pid), "pageout", Bytes{kPageSize}});
+  });
+  return list;
+}
+
+void add_account(const Context& context, const Workload& workload, VmStatus& status) {
+  status.mechanism = "kernel";
+  const double ratio = context.swap_mover->tier().kernel.ratio();
+  status.far_stored = Bytes{static_cast<std::uint64_t>(static_cast<double>(status.memory.far.value) * ratio)};
+  status.metadata = workload.footprint();
+  const auto latency = context.swap_mover->fault_times().snapshot();
+  status.fault_p50 = latency.percentile(0.5);
+  status.fault_p99 = latency.percentile(0.99);
+  status.faults = workload.counters.swap_ins;
+  status.demoted = to_bytes(PageCount{workload.counters.demoted_pages});
+  status.promoted = to_bytes(PageCount{workload.counters.refaulted_pages + workload.counters.restored_pages});
+}
+
+}  // namespace
+
+VmMemory memory_of(const ManagedVm& vm) {
+  return vm.workload ? memory_of(*vm.workload) : memory_of(*vm.memory);
+}
+
+VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappings) {
+  VmStatus status;
+  status.name = vm.name;
+  status.uuid = vm.uuid;
+  status.pid = vm.id.pid;
+  status.start_time = vm.id.start_ticks;
+  status.exe = vm.exe;
+  status.uid = vm.uid;
+  status.origin = word(vm.origin);
   status.adopted_at = vm.adopted_at;
-  if (with_mappings) status.mappings = vm.mappings;
+  status.memory = memory_of(vm);
+  if (with_mappings) status.mappings = vm.workload ? mappings_of(*vm.workload) : vm.mappings;
+  vm.workload ? add_account(context, *vm.workload, status) : add_account(context, *vm.memory, status);
   const std::lock_guard lock(vm.mutex);
   status.policy = vm.policy;
   status.held = vm.held;
@@ -81,19 +121,19 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.stall = vm.rates.stall_minute;
   status.faults_per_second = vm.rates.faults_per_second;
   status.blocked = vm.blocked;
-  if (memory.restless) status.blocked.insert(status.blocked.begin(), "moves-memory");
+  if (vm.memory && vm.memory->restless) status.blocked.insert(status.blocked.begin(), "moves-memory");
   if (vm.immovable) status.blocked.insert(status.blocked.begin(), vm.immovable->code);
   status.state = vm.state;
   if (status.state == VmState::kOk) {
-    if (memory.dead) {
+    if (vm.dead()) {
       status.state = VmState::kGone;
-    } else if (memory.drops_overdue != 0) {
+    } else if (vm.memory && vm.memory->drops_overdue != 0) {
       status.state = VmState::kStopped;
     } else if (vm.held) {
       status.state = VmState::kHeld;
     } else if (context.frozen) {
       status.state = VmState::kFrozen;
-    } else if (memory.blocked_by != 0) {
+    } else if (vm.memory && vm.memory->blocked_by != 0) {
       status.state = VmState::kDegraded;
     }
   }
@@ -112,7 +152,7 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
   status.max_far = host.max_far;
   status.frozen = context.frozen;
   for (const auto& vm : context.vms.all()) {
-    const VmMemory memory = memory_of(*vm->memory);
+    const VmMemory memory = memory_of(*vm);
     status.promised += memory.promised();
     status.resident += memory.in_dram();
     status.far += memory.far + memory.fetching;
@@ -130,10 +170,10 @@ EvacuationReport evacuation_report(const Context& context) {
   const Bytes bandwidth = context.config().limits.promote_bandwidth;
   for (const auto& vm : context.vms.all()) {
     EvacuationVm line;
-    const VmMemory memory = memory_of(*vm->memory);
+    const VmMemory memory = memory_of(*vm);
     line.vm = vm->name;
     line.far = memory.far + memory.fetching;
-    if (vm->memory->drops_overdue != 0) line.obstacle = "stopped: its pages come home when it goes on";
+    if (vm->memory && vm->memory->drops_overdue != 0) line.obstacle = "stopped: its pages come home when it goes on";
     const auto alone = policy::evacuation({}, line.far, bandwidth);
     line.estimate = std::chrono::duration_cast<std::chrono::milliseconds>(alone.estimate);
     report.far += line.far;
@@ -145,6 +185,22 @@ EvacuationReport evacuation_report(const Context& context) {
   report.possible = whole.shortfall == Bytes{};
   report.estimate = std::chrono::duration_cast<std::chrono::milliseconds>(whole.estimate);
   return report;
+}
+
+// Of a workload: what the kernel's tier is like.
+static void explain_kernel_tier(const Context& context, std::vector<std::string>& say) {
+  const TierState tier = context.swap_mover->tier();
+  if (const auto against = against_kernel_tier(context.config().kernel_tier.swap, tier.kernel))
+    say.push_back("Nothing moves out: " + against->message + ": " + against->remedy + ".");
+  if (!tier.probe_trouble.empty()) say.push_back("What a page costs could not be measured: " + tier.probe_trouble + ".");
+  if (tier.fault_cost == Nanoseconds{0}) return;
+  char text[160];
+  std::snprintf(text, sizeof text,
+                "Its waits are an estimate: pages read in, times %.1f us, what a probe of the agent's waits for a page "
+                "in %s; %.2f bytes of DRAM for a byte there.",
+                static_cast<double>(tier.fault_cost.count()) / 1e3,
+                std::string(kernel::name_of(tier.kernel.kind)).c_str(), tier.kernel.ratio());
+  say.emplace_back(text);
 }
 
 Explanation explanation_of(const Context& context, const PolicyDriver& driver, const ManagedVm& vm) {
@@ -163,7 +219,7 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
     say.emplace_back(text);
   }
   if (status.policy.mode == Mode::kObserve) say.emplace_back("Nothing moves: the VM is in observe mode.");
-  if (const auto paper = driver.dry_run(vm.memory->id)) {
+  if (const auto paper = driver.dry_run(vm.number())) {
     char text[96];
     std::snprintf(text, sizeof text, " would be far, at %.0f faults a second and %.2f%% stall.", paper->faults,
                   paper->stall * 100);
@@ -171,7 +227,7 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
   }
   if (const auto immovable = immovable_of(vm))
     say.push_back("Nothing may move: " + immovable->message + " " + immovable->remedy);
-  if (vm.memory->restless)
+  if (vm.memory && vm.memory->restless)
     say.emplace_back(
         "Its private memory stays local from now on: it unmaps or moves memory that is managed, so that no address of "
         "it "
@@ -185,6 +241,10 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
   if (const auto last = context.decisions.newest([&](const Decision& d) { return d.vm == vm.name; })) {
     say.push_back((last->action == "none" ? "Not shrinking: " : "Last decision: " + last->action + ", ") +
                   last->reason + " (" + last->detail + ").");
+  }
+  if (vm.workload) {
+    explain_kernel_tier(context, say);
+    return explanation;
   }
   if (const pool::StoreUsage pool = context.store->usage(); pool.used.value > pool.capacity.value / 10 * 8) {
     say.push_back("The pool has little room left: " + short_text(pool.used) + " of " + short_text(pool.capacity) +

@@ -6,7 +6,7 @@
 
 namespace tidepool::daemon {
 
-VmMemory memory_of(const PagedVm& memory);
+VmMemory memory_of(const ManagedVm& vm);
 VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappings);
 HostStatus host_status(const Context& context, const PolicyDriver& driver);
 EvacuationReport evacuation_report(const Context& context);

@@ -87,7 +87,7 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   auto found = need(name);
   if (!found) return Failure{found.error()};
   ManagedVm& vm = **found;
-  const Bytes promised = memory_of(*vm.memory).promised();
+  const Bytes promised = memory_of(vm).promised();
   SettingsPlan change;
   bool was_active = false;
   {
@@ -119,7 +119,7 @@ Result<> AgentImpl::vm_hold(std::string_view name, std::string_view reason) {
   const std::lock_guard lock((*vm)->mutex);
   (*vm)->held = true;
   (*vm)->hold_reason = reason;
-  (*vm)->memory->demotion_allowed = false;
+  (*vm)->allow_demotion(false);
   context_.event((*vm)->name, "held", (*vm)->hold_reason);
   return {};
 }
@@ -130,7 +130,7 @@ Result<> AgentImpl::vm_unhold(std::string_view name) {
   const std::lock_guard lock((*vm)->mutex);
   (*vm)->held = false;
   (*vm)->hold_reason.clear();
-  (*vm)->memory->demotion_allowed = true;
+  (*vm)->allow_demotion(true);
   context_.event((*vm)->name, "unheld", "");
   return {};
 }

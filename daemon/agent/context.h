@@ -11,6 +11,7 @@
 #include "daemon/agent/managed_vm.h"
 #include "daemon/agent/record.h"
 #include "daemon/control/config.h"
+#include "daemon/kernel_tier/swap_mover.h"
 #include "daemon/pager/pager.h"
 #include "kmod-interfaces/kernel_roots.h"
 #include "pool/store/store_factory.h"
@@ -57,6 +58,7 @@ struct Context {
   pool::RunningStore store;
   std::unique_ptr<DescriptorClerk> clerk;
   std::unique_ptr<Pager> pager;
+  std::unique_ptr<SwapMover> swap_mover;
   VmRegistry vms;
   Record<Decision> decisions;
   Record<VmEvent> events;

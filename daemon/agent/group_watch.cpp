@@ -27,7 +27,7 @@ void GroupWatch::look_at_all() {
   // The kernel makes room by itself then.
   if (search) swaps_ = !kernel::read_swap(context_.roots).empty();
   for (auto& [id, watched] : watched_) watched.seen = false;
-  for (const auto& vm : context_.vms.all()) {
+  for (const auto& vm : context_.vms.paged()) {
     const auto [entry, fresh] = watched_.try_emplace(vm->memory->id);
     Watched& watched = entry->second;
     watched.seen = true;

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "daemon/agent/kernel_tier_view.h"
 #include "kmod-interfaces/process.h"
 
 namespace tidepool::daemon {
@@ -38,9 +39,15 @@ HostOverhead overhead_of(const Context& context) {
   HostOverhead overhead;
   const pool::StoreUsage usage = context.store->usage();
   overhead.pool = context.store->uses_host_dram() ? usage.used : usage.metadata;
+  overhead.kernel = kernel_tier_dram(context);
   overhead.frames = context.pager->buffers();
   Bytes counted = usage.process_memory + overhead.frames;
-  for (const auto& vm : context.vms.all()) {
+  for (const auto& vm : context.vms.workloads()) {
+    const Bytes regions = vm->workload->footprint();
+    overhead.metadata += regions;
+    counted += regions;
+  }
+  for (const auto& vm : context.vms.paged()) {
     for_each_map(*vm->memory, [&](const PageMap& map) {
       overhead.metadata += map.footprint();
       counted += map.counters_footprint();

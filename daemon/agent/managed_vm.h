@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "daemon/control/agent_service.h"
+#include "daemon/kernel_tier/workload.h"
 #include "daemon/pager/pager.h"
 #include "daemon/vm/foothold.h"
 
@@ -50,7 +51,9 @@ struct ManagedVm {
   Nanoseconds stopped{0};  // how long adoption stopped a thread of it
   unsigned fault_threads =
       1;  // threads of it that can wait for a fault at once: vCPUs, or as many as the host has CPUs
+  // Exactly one of the two: who moves its memory, the pager or the kernel on our word.
   std::shared_ptr<PagedVm> memory;
+  std::shared_ptr<Workload> workload;
   std::vector<PlacedFoothold> footholds;
   std::vector<std::string> held_names;  // descriptors that the holder has
 
@@ -64,6 +67,10 @@ struct ManagedVm {
   VmState state = VmState::kOk;
   VmRates rates;
   std::vector<std::string> blocked;
+
+  VmId number() const { return memory ? memory->id : workload ? workload->id : VmId{}; }
+  bool dead() const { return memory ? memory->dead : workload->dead; }
+  void allow_demotion(bool allowed) { (memory ? memory->demotion_allowed : workload->demotion_allowed) = allowed; }
 };
 
 // All adopted VMs, by name. Thread-safe.
@@ -97,18 +104,31 @@ class VmRegistry {
   std::shared_ptr<ManagedVm> find(VmId id) const {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, vm] : vms_) {
-      if (vm->memory && vm->memory->id == id) return vm;
+      if (vm->number() == id) return vm;
     }
     return nullptr;
   }
   std::shared_ptr<ManagedVm> find(const ProcessIdentity& id) const {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, vm] : vms_) {
+      if (vm->workload && vm->workload->has(id)) return vm;
       for (const PlacedFoothold& foothold : vm->footholds) {
         if (foothold.id == id) return vm;
       }
     }
     return nullptr;
+  }
+  // Those whose memory the pager moves.
+  std::vector<std::shared_ptr<ManagedVm>> paged() const {
+    auto list = all();
+    std::erase_if(list, [](const auto& vm) { return vm->memory == nullptr; });
+    return list;
+  }
+  // Those whose memory the kernel moves.
+  std::vector<std::shared_ptr<ManagedVm>> workloads() const {
+    auto list = all();
+    std::erase_if(list, [](const auto& vm) { return vm->workload == nullptr; });
+    return list;
   }
   std::vector<std::shared_ptr<ManagedVm>> all() const {
     const std::lock_guard lock(mutex_);

@@ -105,10 +105,9 @@ void PolicyDriver::run() {
 void PolicyDriver::tick() {
   const MonoTime start = context_.clock.now();
   for (const auto& vm : context_.vms.all()) {
-    if (vm->memory->dead) {
-      context_.pager->abandon(vm->memory);
-      vm_gone_(vm);
-    }
+    if (!vm->dead()) continue;
+    if (vm->memory) context_.pager->abandon(vm->memory);
+    vm_gone_(vm);
   }
   groups_.look_at_all();
   sample();
@@ -144,7 +143,17 @@ void PolicyDriver::tick() {
 }
 
 void PolicyDriver::take_demotion_news() {
-  for (const auto& vm : context_.vms.all()) {
+  for (const auto& vm : context_.vms.workloads()) {
+    for (const SwapMoveNews& news : vm->workload->take_news()) {
+      const std::lock_guard lock(engine_mutex_);
+      if (news.over) {
+        engine_.ended(vm->number(), news.region, news.pages, news.stayed);
+      } else {
+        engine_.begun(vm->number(), news.region, news.pages);
+      }
+    }
+  }
+  for (const auto& vm : context_.vms.paged()) {
     for (const DemotionNews& news : vm->memory->take_news()) {
       const auto& objects = vm->memory->objects;
       const auto object = std::ranges::find_if(objects, [&](const auto& o) { return o.get() == news.object; });
@@ -187,23 +196,27 @@ policy::Fit PolicyDriver::fits(Bytes guaranteed, Bytes oversubscribed) const {
 // The plan may be older than an operator's word that nothing shall move.
 bool PolicyDriver::order_out(const ManagedVm& vm, const policy::Move& move) {
   const std::lock_guard lock(vm.mutex);
-  return vm.policy.mode == Mode::kActive && context_.pager->demote(vm.memory, region_of(*vm.memory, move));
+  if (vm.policy.mode != Mode::kActive) return false;
+  if (vm.workload) return context_.swap_mover->demote(vm.workload, move.region, move.units);
+  return move.region.object < vm.memory->objects.size() &&
+         context_.pager->demote(vm.memory, region_of(*vm.memory, move));
 }
 
 void PolicyDriver::act(const policy::Plan& plan) {
   for (const policy::Hold& hold : plan.holds) {
-    if (const auto vm = context_.vms.find(hold.vm))
+    if (const auto vm = context_.vms.find(hold.vm); vm != nullptr && vm->memory)
       vm->memory->hold = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<float>(hold.seconds));
   }
   for (const policy::Move& move : plan.demotions) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm != nullptr && move.region.object < vm->memory->objects.size() && order_out(*vm, move)) continue;
+    if (vm != nullptr && order_out(*vm, move)) continue;
     const std::lock_guard lock(engine_mutex_);
     engine_.not_taken(move);
   }
   for (const policy::Move& move : plan.restores) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm == nullptr || move.region.object >= vm->memory->objects.size()) continue;
+    if (vm != nullptr && vm->workload) (void)context_.swap_mover->restore(vm->workload, move.region, move.units);
+    if (vm == nullptr || !vm->memory || move.region.object >= vm->memory->objects.size()) continue;
     context_.pager->restore(vm->memory, vm->memory->objects[move.region.object].get(),
                             {PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}, [](std::uint64_t) {});
   }
@@ -254,6 +267,8 @@ void PolicyDriver::sample() {
   trackers_.set_cpu_per_100_gib(context_.config().limits.tracker_cpu);
   trackers_.set_memory(memory);
   trackers_.round(seen_);
+  for (const auto& vm : context_.vms.workloads())
+    vm->workload->take_refaults(context_.clock.now(), [&](const policy::AccessSample& sample) { seen_.add(sample); });
   samples_dropped_ = seen_.dropped();
   recorder_.take(context_.clock.now(), seen_.samples());
   const std::lock_guard lock(mutex_);
@@ -262,7 +277,7 @@ void PolicyDriver::sample() {
 
 // Processes other than VMs map more memory as they go: private mappings that nobody watches yet join their VM.
 void PolicyDriver::find_growth() {
-  for (const auto& vm : context_.vms.all()) {
+  for (const auto& vm : context_.vms.paged()) {
     // A process that handed itself off said what is to be managed.
     if (vm->hypervisor || vm->origin == VmOrigin::kHandedOff || vm->memory->dead || vm->memory->releasing ||
         vm->memory->restless || context_.frozen)
@@ -310,7 +325,7 @@ void PolicyDriver::bound_clean_copies() {
   // Copies of resident pages cost room: keep them only while there is plenty, and never where the room is DRAM.
   const pool::StoreUsage usage = context_.store->usage();
   const bool plenty = !context_.store->uses_host_dram() && usage.used.value < usage.capacity.value / 4 * 3;
-  for (const auto& vm : context_.vms.all()) vm->memory->keep_clean_copies = plenty;
+  for (const auto& vm : context_.vms.paged()) vm->memory->keep_clean_copies = plenty;
 }
 
 // A VM at its own control group's limit: its coldest regions go now, whatever the tick would have said.
@@ -322,7 +337,7 @@ void PolicyDriver::relieve_now() {
   }
   for (const VmId id : wanted) {
     const auto vm = context_.vms.find(id);
-    if (vm == nullptr) continue;
+    if (vm == nullptr || !vm->memory) continue;
     groups_.look_at(*vm);
     // What has been ordered may be enough.
     if (!may_relieve(*vm) || vm->memory->demotions_in_flight != 0) continue;

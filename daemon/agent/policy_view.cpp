@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <thread>
 
+#include "daemon/agent/kernel_tier_view.h"
 #include "kmod-interfaces/meminfo.h"
 #include "kmod-interfaces/psi.h"
 #include "policy/config.h"
@@ -32,6 +34,12 @@ std::chrono::seconds local_time_of_day() {
 
 }  // namespace
 
+// Threads of it that can wait at once.
+static unsigned fault_threads_of(const ManagedVm& vm) {
+  if (vm.memory) return vm.fault_threads;
+  return std::min(vm.workload->threads(), std::max(1u, std::thread::hardware_concurrency()));
+}
+
 policy::HostView host_view_of(const Context& context) {
   const Config config = context.config();
   policy::HostView host;
@@ -52,6 +60,7 @@ policy::HostView host_view_of(const Context& context) {
   if (stored.value > (1u << 20)) pool.ratio = static_cast<double>(usage.used.value) / static_cast<double>(stored.value);
   pool.host_dram = context.store->uses_host_dram();
   host.tiers.push_back(std::move(pool));
+  host.tiers.push_back(kernel_tier_view(context));
   return host;
 }
 
@@ -59,7 +68,7 @@ policy::HostView host_view_of(const Context& context) {
 // as full for a while, so that the same pages are not frozen, copied and turned away each tick.
 bool PolicyView::pool_turned_pages_away(const policy::TierView& pool, MonoTime now) {
   std::uint64_t turned_away = 0;
-  for (const auto& vm : context_.vms.all()) turned_away += vm->memory->counters.store_full;
+  for (const auto& vm : context_.vms.paged()) turned_away += vm->memory->counters.store_full;
   if (turned_away > pages_turned_away_) {
     turned_away_at_ = now;
     turned_away_capacity_ = pool.capacity;
@@ -75,20 +84,21 @@ policy::Snapshot PolicyView::snapshot(const SampleBuffer& samples) {
   seen.time_of_day = local_time_of_day();
   seen.host = host_view_of(context_);
   seen.host.memory_pressure = memory_pressure(seen.now);
-  if (policy::TierView& pool = seen.host.tiers[0]; pool_turned_pages_away(pool, seen.now)) pool.usable = false;
+  if (policy::TierView& pool = seen.host.tiers[kPoolTier]; pool_turned_pages_away(pool, seen.now)) pool.usable = false;
   for (auto& [id, vm] : vms_) vm.seen = false;
   double faults = 0;
   double waited = 0;
   for (const auto& vm : context_.vms.all()) {
-    if (vm->memory->dead) continue;
+    if (vm->dead()) continue;
     seen.vms.push_back(view_of(*vm));
+    if (vm->workload) continue;
     const std::lock_guard lock(vm->mutex);
     faults += vm->rates.faults_per_second;
     waited += vm->rates.faults_per_second * vm->rates.fault_cost;
   }
   // The pool's cost is what its users measured, weighted by how much they used it.
   if (faults > 1)
-    seen.host.tiers[0].fault_cost =
+    seen.host.tiers[kPoolTier].fault_cost =
         std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(waited / faults));
   std::erase_if(vms_, [](const auto& each) { return !each.second.seen; });
   seen.samples = samples.samples();
@@ -110,14 +120,14 @@ double PolicyView::memory_pressure(MonoTime now) {
 }
 
 void PolicyView::update_rates(ManagedVm& vm, MonoTime now) const {
-  const std::uint64_t stall = vm.memory->counters.stall_ns;
-  const std::uint64_t faults = vm.memory->counters.faults_far;
+  const std::uint64_t stall = vm.memory ? vm.memory->counters.stall_ns : vm.workload->counters.stall_ns;
+  const std::uint64_t faults = vm.memory ? vm.memory->counters.faults_far : vm.workload->counters.swap_ins;
   VmRates& rates = vm.rates;
   if (rates.at != MonoTime{}) {
     const double passed = std::chrono::duration<double>(now - rates.at).count();
     if (passed <= 0) return;
     const double waited = static_cast<double>(stall - rates.stall_ns) / 1e9;
-    const double share = waited / passed / vm.fault_threads;
+    const double share = waited / passed / fault_threads_of(vm);
     const std::uint64_t more = faults - rates.faults;
     rates.stall = averaged(rates.stall, share, passed, kShortAverage);
     rates.stall_minute = averaged(rates.stall_minute, share, passed, kLongAverage);
@@ -132,11 +142,29 @@ void PolicyView::update_rates(ManagedVm& vm, MonoTime now) const {
   rates.faults = faults;
 }
 
-void PolicyView::find_news(PageMap& map, Object& object) {
-  object.news.clear();
-  const std::uint64_t regions = map.regions();
+void PolicyView::Object::begin(std::uint64_t regions) {
+  news.clear();
   // Never true of a region: the first look reports it.
-  if (object.reported.size() < regions) object.reported.resize(regions, ~std::uint32_t{0});
+  if (reported.size() < regions) reported.resize(regions, ~std::uint32_t{0});
+}
+
+void PolicyView::Object::report(const policy::RegionNews& region) {
+  const std::uint32_t now =
+      region.resident | std::uint32_t{region.far} << 10 | std::uint32_t{region.incompressible} << 20;
+  if (now == reported[region.region]) return;
+  reported[region.region] = now;
+  news.push_back(region);
+}
+
+void PolicyView::find_news(const SwapRegions& regions, Object& object) {
+  object.begin(regions.count());
+  for (std::uint32_t r = 0; r < regions.count(); ++r)
+    object.report({r, regions.at(r).resident, regions.at(r).far(), 0});
+}
+
+void PolicyView::find_news(PageMap& map, Object& object) {
+  const std::uint64_t regions = map.regions();
+  object.begin(regions);
   // A page that changes twice at once may be counted out before it is counted in.
   const auto pages = [](const std::atomic<std::uint16_t>& counter) {
     const std::uint16_t count = counter.load(std::memory_order_relaxed);
@@ -148,28 +176,22 @@ void PolicyView::find_news(PageMap& map, Object& object) {
                             pages(counters.incompressible)};
     // Counted one after the other: a page on its way may be in both.
     news.far = std::min(news.far, static_cast<std::uint16_t>(kPagesPerRegion - news.resident));
-    const std::uint32_t now = news.resident | std::uint32_t{news.far} << 10 | std::uint32_t{news.incompressible} << 20;
-    if (now == object.reported[r]) continue;
-    object.reported[r] = now;
-    object.news.push_back(news);
+    object.report(news);
   }
 }
 
 policy::VmView PolicyView::view_of(ManagedVm& vm) {
   policy::VmView view;
-  PagedVm& memory = *vm.memory;
-  view.id = memory.id;
+  view.id = vm.number();
   view.partial = true;
-  view.spares = true;
-  view.threads = vm.fault_threads;
+  view.threads = fault_threads_of(vm);
   {
     const std::lock_guard lock(vm.mutex);
     update_rates(vm, context_.clock.now());
     view.mode = vm.policy.mode == Mode::kActive   ? policy::Mode::kActive
                 : vm.policy.mode == Mode::kDryRun ? policy::Mode::kDryRun
                                                   : policy::Mode::kObserve;
-    view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity ||
-                memory.drops_overdue != 0 || (memory.restless && !memory.has_shared_memory());
+    view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity;
     view.service_class = policy::parse_service_class(vm.policy.service_class).value_or(policy::ServiceClass::kStandard);
     view.guarantee = vm.policy.guarantee;
     view.limit = vm.policy.limit;
@@ -178,21 +200,51 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
     view.min_cold_age = vm.policy.min_cold_age;
     view.fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(vm.rates.fault_cost));
   }
+  Vm& known = vms_[view.id];
+  known.seen = true;
+  known.views.clear();
+  if (vm.workload) {
+    look_at(*vm.workload, known, view);
+  } else {
+    look_at(*vm.memory, known, view);
+  }
+  view.objects = known.views;
+  return view;
+}
+
+void PolicyView::look_at(const PagedVm& memory, Vm& known, policy::VmView& view) {
+  view.tiers = policy::TierMask{1} << kPoolTier;
+  view.spares = true;
+  view.held = view.held || memory.drops_overdue != 0 || (memory.restless && !memory.has_shared_memory());
   const auto bytes = [&](PageState state) { return to_bytes(PageCount{memory.count(state)}); };
   view.leaving = bytes(PageState::kDemoting) + bytes(PageState::kDropping);
   view.resident = bytes(PageState::kResident) + bytes(PageState::kResidentClean) + view.leaving;
   view.far = bytes(PageState::kFar) + bytes(PageState::kFetching);
   view.promised = view.resident + view.far + bytes(PageState::kUntouched) + bytes(PageState::kReleased);
-  Vm& known = vms_[memory.id];
-  known.seen = true;
   known.objects.resize(memory.objects.size());
-  known.views.clear();
   for (std::size_t i = 0; i < memory.objects.size(); ++i) {
     find_news(*memory.objects[i]->map, known.objects[i]);
     known.views.push_back({static_cast<std::uint32_t>(i), memory.objects[i]->map->pages(), known.objects[i].news});
   }
-  view.objects = known.views;
-  return view;
+}
+
+void PolicyView::look_at(const Workload& workload, Vm& known, policy::VmView& view) {
+  view.tiers = policy::TierMask{1} << kKernelTier;
+  const WorkloadMemory memory = workload.memory();
+  view.promised = memory.mapped;
+  view.resident = memory.resident;
+  view.far = memory.far;
+  std::size_t count = 0;
+  workload.for_each([&](const WorkloadProcess& process) {
+    if (known.objects.size() == count) known.objects.emplace_back();
+    find_news(process.regions, known.objects[count++]);
+  });
+  // Only now: the lists of news have found their places.
+  std::uint32_t number = 0;
+  workload.for_each([&](const WorkloadProcess& process) {
+    if (number < count) known.views.push_back({number, process.regions.pages(), known.objects[number].news});
+    ++number;
+  });
 }
 
 }  // namespace tidepool::daemon

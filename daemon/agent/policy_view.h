@@ -28,6 +28,10 @@ class SampleBuffer final : public telemetry::SampleSink {
   std::uint64_t dropped_ = 0;
 };
 
+// Positions in policy::HostView::tiers.
+inline constexpr unsigned kPoolTier = 0;
+inline constexpr unsigned kKernelTier = 1;
+
 // The host as policy sees it. Any thread.
 policy::HostView host_view_of(const Context& context);
 
@@ -43,6 +47,9 @@ class PolicyView {
   struct Object {
     std::vector<std::uint32_t> reported;  // resident, far and incompressible pages, ten bits each
     std::vector<policy::RegionNews> news;
+
+    void begin(std::uint64_t regions);
+    void report(const policy::RegionNews& region);
   };
   struct Vm {
     std::vector<Object> objects;
@@ -54,7 +61,10 @@ class PolicyView {
   void update_rates(ManagedVm& vm, MonoTime now) const;
   double memory_pressure(MonoTime now);
   bool pool_turned_pages_away(const policy::TierView& pool, MonoTime now);
+  static void look_at(const PagedVm& memory, Vm& known, policy::VmView& view);
+  static void look_at(const Workload& workload, Vm& known, policy::VmView& view);
   static void find_news(PageMap& map, Object& object);
+  static void find_news(const SwapRegions& regions, Object& object);
 
   Context& context_;
   std::map<VmId, Vm> vms_;

@@ -73,6 +73,10 @@ telemetry::MemoryList TrackedVms::of(Pager& pager, const std::vector<std::shared
   telemetry::MemoryList list;
   std::map<VmId, View> views;
   for (const auto& vm : vms) {
+    if (vm->workload) {
+      add_workload(*vm, list, views);
+      continue;
+    }
     PagedVm& memory = *vm->memory;
     if (memory.dead || memory.releasing) continue;
     View next;
@@ -94,6 +98,38 @@ telemetry::MemoryList TrackedVms::of(Pager& pager, const std::vector<std::shared
   }
   views_ = std::move(views);
   return list;
+}
+
+// A workload's memory changes with the mappings of its processes, and with the processes themselves.
+void TrackedVms::add_workload(const ManagedVm& vm, telemetry::MemoryList& list, std::map<VmId, View>& views) const {
+  const Workload& workload = *vm.workload;
+  if (workload.dead || workload.releasing) return;
+  View next;
+  workload.for_each([&](const WorkloadProcess& process) {
+    next.processes.emplace_back(process.alive ? process.id : kernel::ProcessId{}, process.epoch);
+  });
+  const auto known = views_.find(workload.id);
+  const bool first = known == views_.end();
+  if (!first && known->second.processes == next.processes) {
+    next.memory = known->second.memory;
+  } else {
+    auto view = std::make_shared<TrackedMemory>();
+    view->vm = workload.id;
+    view->guest = vm.hypervisor;
+    view->epoch = first ? 1 : known->second.memory->epoch + 1;
+    workload.for_each([&](const WorkloadProcess& process) {
+      TrackedObject tracked;
+      const auto position = static_cast<std::uint32_t>(view->objects.size());
+      tracked.id = {workload.id, position};
+      tracked.pages = process.regions.pages();
+      view->objects.push_back(std::move(tracked));
+      if (process.alive)
+        view->spaces.push_back({process.id, process.pidfd, process.regions.segments(position), nullptr});
+    });
+    next.memory = std::move(view);
+  }
+  list.push_back(next.memory);
+  views.emplace(workload.id, std::move(next));
 }
 
 std::shared_ptr<TrackedMemory> TrackedVms::make_view(Pager& pager, const ManagedVm& vm,

@@ -3,6 +3,8 @@
 
 #include <map>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "daemon/agent/managed_vm.h"
 #include "telemetry/hotness/tracked_memory.h"
@@ -26,8 +28,10 @@ class TrackedVms {
   struct View {
     std::vector<Source> sources;
     std::uint64_t pages = 0;
+    std::vector<std::pair<kernel::ProcessId, std::uint64_t>> processes;  // of a workload, with their epochs
     std::shared_ptr<const telemetry::TrackedMemory> memory;
   };
+  void add_workload(const ManagedVm& vm, telemetry::MemoryList& list, std::map<VmId, View>& views) const;
   static std::shared_ptr<telemetry::TrackedMemory> make_view(Pager& pager, const ManagedVm& vm,
                                                              const std::vector<Source>& sources);
 

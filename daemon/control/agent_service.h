@@ -174,7 +174,7 @@ struct VmStatus {
   std::string exe;
   std::uint32_t uid = 0;
   std::string origin;     // "asked", "rule", "handed-off"
-  std::string mechanism;  // "pager"
+  std::string mechanism;  // "pager", "kernel"
   VmState state = VmState::kOk;
   bool held = false;
   std::string hold_reason;
@@ -201,14 +201,21 @@ struct MappingSelector {
   std::optional<Bytes> at_least;      // every suitable mapping of at least this size
 };
 
+// Who moves a process's memory.
+enum class Mechanism : std::uint8_t {
+  kPager,   // Tidepool itself, into its pool: see daemon/pager
+  kKernel,  // the kernel on our word, into its swap: see daemon/kernel_tier
+};
+
 struct AdoptRequest {
   // Exactly one of the three.
   std::int32_t pid = 0;
   std::string domain;  // a VM's name as QEMU's -name or libvirt knows it
   std::string cgroup;  // path of a control group: every process in it that maps the memory is enrolled
 
-  std::string name;  // empty: QEMU's -name, else derived from the executable
-  MappingSelector mapping;
+  Mechanism mechanism = Mechanism::kPager;
+  std::string name;         // empty: QEMU's -name, else derived from the executable
+  MappingSelector mapping;  // of the pager only
   VmSettings settings;             // over the matching rule and the defaults
   std::vector<std::string> force;  // codes of forceable findings to override
 };
@@ -290,10 +297,11 @@ struct ChangeReport {
 struct HostOverhead {
   Bytes pool;      // what the pool's stores occupy on this host: content, unless it is not DRAM, and tables
   Bytes metadata;  // page maps
+  Bytes kernel;    // what workloads' pages in the kernel's tier occupy, compressed
   Bytes frames;    // buffers kept ready for pages on the move
   Bytes agent;     // all else that the agent has resident, the kernel's page tables for it included
   Bytes keeper;
-  Bytes total() const { return pool + metadata + frames + agent + keeper; }
+  Bytes total() const { return pool + kernel + metadata + frames + agent + keeper; }
 };
 
 struct HostStatus {
@@ -355,6 +363,20 @@ struct FitReport {
   std::string arithmetic;  // the sum, for people
 };
 
+// Where the kernel puts the pages of workloads (mechanism "kernel").
+struct KernelTierStatus {
+  std::string kind;  // "none", "zram", "zswap", "disk"
+  std::string refused;  // why nothing may go there: a code; empty when it may
+  Bytes capacity;    // pages
+  Bytes free;        // of it
+  Bytes stored;      // pages of everybody on this host
+  Bytes dram;        // what they take of its DRAM
+  Bytes far;         // of stored, what is of adopted workloads
+  std::chrono::nanoseconds fault_cost{0};  // measured by a probe; 0: not yet
+  std::chrono::nanoseconds store_cost{0};
+  std::string trouble;  // why they could not be measured last time
+};
+
 struct PoolStatus {
   std::string store;    // "compressed", "mapped"
   std::string backing;  // "DRAM (lz4)", "/dev/dax0.0"
@@ -364,6 +386,7 @@ struct PoolStatus {
   std::uint64_t pages = 0;
   std::uint64_t incompressible = 0;  // pages turned away, total
   std::uint64_t integrity_failures = 0;
+  KernelTierStatus kernel;
 };
 
 struct RunningConfig {

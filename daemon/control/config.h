@@ -20,6 +20,12 @@ enum class Mode : std::uint8_t {
 enum class IntegrityAction : std::uint8_t { kStop, kKill };
 enum class StoreKind : std::uint8_t { kMapped, kCompressed };
 enum class Codec : std::uint8_t { kLz4, kZstd };
+// Which of the host's swap the kernel tier may use.
+enum class SwapUse : std::uint8_t {
+  kAuto,  // compressed: zram, or zswap before a device
+  kAny,   // a disk without zswap too
+  kOff,
+};
 enum class LogLevel : std::uint8_t { kError, kWarn, kInfo, kDebug };
 enum class FdHolderKind : std::uint8_t {
   kAuto,  // systemd's fd store when started by systemd, otherwise the keeper
@@ -135,6 +141,11 @@ struct Config {
     std::string path;  // mapped: DAX device or file; empty: a memfd
     bool operator==(const EmbeddedPool&) const = default;
   } pool;
+
+  struct KernelTierUse {
+    SwapUse swap = SwapUse::kAuto;
+    bool operator==(const KernelTierUse&) const = default;
+  } kernel_tier;
 
   struct Keeper {
     FdHolderKind holder = FdHolderKind::kAuto;

@@ -21,6 +21,8 @@ constexpr std::array<std::pair<LogLevel, std::string_view>, 4> kLevels{
 constexpr std::array<std::pair<StoreKind, std::string_view>, 2> kStores{
     {{StoreKind::kMapped, "mapped"}, {StoreKind::kCompressed, "compressed"}}};
 constexpr std::array<std::pair<Codec, std::string_view>, 2> kCodecs{{{Codec::kLz4, "lz4"}, {Codec::kZstd, "zstd"}}};
+constexpr std::array<std::pair<SwapUse, std::string_view>, 3> kSwapUses{
+    {{SwapUse::kAuto, "auto"}, {SwapUse::kAny, "any"}, {SwapUse::kOff, "off"}}};
 constexpr std::array<std::pair<IntegrityAction, std::string_view>, 2> kActions{
     {{IntegrityAction::kStop, "stop"}, {IntegrityAction::kKill, "kill"}}};
 constexpr std::array<std::pair<FdHolderKind, std::string_view>, 3> kHolders{
@@ -300,6 +302,7 @@ std::vector<ConfigField> behaviour_fields() {
       live("pool.embedded.capacity", amount(), MEMBER(pool.capacity)),
       at_start("pool.embedded.codec", choice<Codec>(kCodecs), MEMBER(pool.codec)),
       at_start("pool.embedded.path", path(true), MEMBER(pool.path)),
+      live("pool.kernel.swap", choice<SwapUse>(kSwapUses), MEMBER(kernel_tier.swap)),
       at_start("pager.fault_threads", count<unsigned>(1, 64), MEMBER(pager.fault_threads)),
       at_start("pager.grace", duration(), MEMBER(pager.grace)),
       live("policy.tick", duration(), MEMBER(policy.tick)),
@@ -347,6 +350,9 @@ std::string_view text_of(StoreKind kind) {
 }
 std::string_view text_of(Codec codec) {
   return name_of<Codec>(kCodecs, codec);
+}
+std::string_view text_of(SwapUse use) {
+  return name_of<SwapUse>(kSwapUses, use);
 }
 std::string_view text_of(IntegrityAction action) {
   return name_of<IntegrityAction>(kActions, action);

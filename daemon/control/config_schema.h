@@ -39,6 +39,7 @@ std::string_view text_of(Mode mode);
 std::string_view text_of(LogLevel level);
 std::string_view text_of(StoreKind kind);
 std::string_view text_of(Codec codec);
+std::string_view text_of(SwapUse use);
 std::string_view text_of(IntegrityAction action);
 std::string_view text_of(FdHolderKind kind);
 std::string text_of(const Amount& amount);

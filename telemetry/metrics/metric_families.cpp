@@ -131,10 +131,16 @@ void add_host(Families& out, const HostSample& host) {
     out.gauge("tidepool_host_overhead_bytes", as_double(bytes), labels({{"component", component}}));
   };
   overhead("pool", host.overhead.pool);
+  overhead("kernel", host.overhead.kernel);
   overhead("metadata", host.overhead.metadata);
   overhead("frames", host.overhead.frames);
   overhead("agent", host.overhead.agent);
   overhead("keeper", host.overhead.keeper);
+  if (host.kernel_tier_fault.count() != 0) {
+    out.gauge("tidepool_kernel_tier_fault_seconds", in_seconds(host.kernel_tier_fault));
+    out.gauge("tidepool_kernel_tier_store_seconds", in_seconds(host.kernel_tier_store));
+  }
+  out.counter("tidepool_kernel_tier_cpu_seconds_total", in_seconds(host.kernel_tier_cpu));
   out.gauge("tidepool_host_evacuation_shortfall_bytes", as_double(host.evacuation_shortfall));
   out.gauge("tidepool_host_pressure_level", host.pressure_level);
   for (const DecisionCount& of : host.decisions)

@@ -39,7 +39,7 @@ struct VmSample {
   std::string uuid;  // empty where the process has none
   std::string service_class;
   std::string mode;       // "observe", "active"
-  std::string mechanism;  // "pager"
+  std::string mechanism;  // "pager", "kernel"
 
   VmMemoryStates memory;
   Bytes guarantee;
@@ -114,6 +114,7 @@ struct DroppedInputCount {
 // DRAM that Tidepool itself takes on this host.
 struct OverheadSample {
   Bytes pool;
+  Bytes kernel;
   Bytes metadata;
   Bytes frames;
   Bytes agent;
@@ -136,6 +137,9 @@ struct HostSample {
   std::vector<AdoptionCount> adoptions;
   LatencyHistogram::Snapshot adoption_stop;  // time that a thread of the target stood still
   LatencyHistogram::Snapshot policy_tick;
+  std::chrono::nanoseconds kernel_tier_fault{0};  // measured by a probe; 0: not known
+  std::chrono::nanoseconds kernel_tier_store{0};
+  std::chrono::nanoseconds kernel_tier_cpu{0};  // total
   std::vector<TrackerSample> trackers;
   DroppedSamples dropped_samples;
 };
