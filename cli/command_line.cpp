@@ -182,50 +182,91 @@ void add_vm_record(Line& line, CLI::App* vm) {
   no_wait_flag(line, record);
 }
 
-void add_vm(Line& line) {
-  CLI::App* vm = group(&line.app, "vm", "adopted VMs and processes");
-  command(line, vm, "list", "all of them", "tidectl vm list --watch=2s", [](Session& s) { return run_vm_list(s); });
-  vm_argument(line, command(line, vm, "show", "one in detail", "tidectl vm show web-3 -o yaml",
-                            [&line](Session& s) { return run_vm_show(s, line.vm); }));
-  CLI::App* adopt = command(
-      line, vm, "adopt", "take a running process into care; --check only looks",
-      "tidectl vm adopt --pid 4711 --check\n  tidectl vm adopt --domain web-3 --mode active --guarantee 4GiB",
-      [&line](Session& s) {
-        line.adopt.settings = line.settings;
-        line.adopt.no_wait = line.flag;
-        return run_vm_adopt(s, line.adopt);
-      },
-      true);
+void target_options(Line& line, CLI::App* adopt, bool domain) {
   CLI::Option_group* target = adopt->add_option_group("target", "exactly one of");
   target->add_option("--pid", line.adopt.pid, "process id")->check(CLI::PositiveNumber);
-  target->add_option("--domain", line.adopt.domain, "VM's name or UUID, as QEMU's options or libvirt have it")
-      ->check(kNotEmpty);
+  if (domain)
+    target->add_option("--domain", line.adopt.domain, "VM's name or UUID, as QEMU's options or libvirt have it")
+        ->check(kNotEmpty);
   target->add_option("--cgroup", line.adopt.cgroup, "control group: its process, or the parent of all its processes")
       ->check(kControlGroup);
   target->require_option(1);
-  adopt->add_option("--name", line.adopt.name, "name to give it (default: QEMU's -name, else from the executable)")
-      ->check(kNotEmpty);
+}
+
+void mechanism_option(Line& line, CLI::App* adopt) {
+  adopt
+      ->add_option("--mechanism", line.adopt.mechanism,
+                   "pager: to the pool, by a userfaultfd placed in the process; kernel: to zram or zswap, by the "
+                   "kernel, nothing placed (--pid or --cgroup)")
+      ->check(CLI::IsMember({"pager", "kernel"}));
+}
+
+void pager_options(Line& line, CLI::App* adopt) {
   adopt
       ->add_option("--mapping", line.adopt.mapping,
                    "which memory: auto (default), shared, private, all, START-END as in /proc/PID/maps, >=SIZE, or a "
                    "pattern of names such as /dev/shm/*")
       ->check(kNotEmpty);
-  adopt->add_flag("--check", line.adopt.check, "only tell whether and how it would be adopted");
   adopt->add_option("--force", line.adopt.force, "override a forceable finding, by its code; may be repeated")
       ->allow_extra_args(false);
-  no_wait_flag(line, adopt);
-  setting_options(adopt, line.settings);
-  CLI::App* release =
-      command(line, vm, "release", "bring its pages home and leave the process as it was found",
-              "tidectl vm release web-3", [&line](Session& s) { return run_vm_release(s, line.vm, line.flag); });
+}
+
+// Of VMs and of workloads alike.
+void add_shared(Line& line, CLI::App* parent, const std::string& noun, const std::string& example) {
+  const std::string start = "tidectl " + noun;
+  command(line, parent, "list", "all that is adopted", (start + " list --watch=2s").c_str(),
+          [](Session& s) { return run_vm_list(s); });
+  vm_argument(line, command(line, parent, "show", "one in detail", (start + " show " + example + " -o yaml").c_str(),
+                            [&line](Session& s) { return run_vm_show(s, line.vm); }));
+  CLI::App* release = command(line, parent, "release", "bring its pages home and leave the process as it was found",
+                              (start + " release " + example).c_str(),
+                              [&line](Session& s) { return run_vm_release(s, line.vm, line.flag); });
   vm_argument(line, release);
   no_wait_flag(line, release);
   CLI::App* set = command(
-      line, vm, "set", "change its settings; --plan shows the arithmetic",
-      "tidectl vm set web-3 --guarantee 4GiB --plan",
+      line, parent, "set", "change its settings; --plan shows the arithmetic",
+      (start + " set " + example + " --guarantee 4GiB --plan").c_str(),
       [&line](Session& s) { return run_vm_set(s, line.vm, line.settings); }, true);
   vm_argument(line, set);
   setting_options(set, line.settings);
+}
+
+CLI::App* add_adopt(Line& line, CLI::App* parent, const char* example, const char* mechanism) {
+  CLI::App* adopt = command(
+      line, parent, "adopt", "take a running process into care; --check only looks", example,
+      [&line, mechanism](Session& s) {
+        line.adopt.settings = line.settings;
+        line.adopt.no_wait = line.flag;
+        if (line.adopt.mechanism.empty()) line.adopt.mechanism = mechanism;
+        return run_vm_adopt(s, line.adopt);
+      },
+      true);
+  adopt->add_option("--name", line.adopt.name, "name to give it (default: QEMU's -name, else from the executable)")
+      ->check(kNotEmpty);
+  adopt->add_flag("--check", line.adopt.check, "only tell whether and how it would be adopted");
+  mechanism_option(line, adopt);
+  no_wait_flag(line, adopt);
+  setting_options(adopt, line.settings);
+  return adopt;
+}
+
+void add_workload(Line& line) {
+  CLI::App* workload = group(&line.app, "workload", "processes and control groups; every command of vm takes them too");
+  add_shared(line, workload, "workload", "cache");
+  target_options(
+      line,
+      add_adopt(line, workload, "tidectl workload adopt --cgroup /batch.slice --name batch --mode active", "kernel"),
+      false);
+}
+
+void add_vm(Line& line) {
+  CLI::App* vm = group(&line.app, "vm", "adopted VMs and processes");
+  add_shared(line, vm, "vm", "web-3");
+  CLI::App* adopt = add_adopt(
+      line, vm, "tidectl vm adopt --pid 4711 --check\n  tidectl vm adopt --domain web-3 --mode active --guarantee 4GiB",
+      "");
+  target_options(line, adopt, true);
+  pager_options(line, adopt);
   CLI::App* hold = command(line, vm, "hold", "nothing of it moves out until unhold",
                            "tidectl vm hold web-3 --reason \"live migration\"",
                            [&line](Session& s) { return run_vm_hold(s, line.vm, true, line.text); });
@@ -425,6 +466,7 @@ int run_command_line(int argc, char** argv) {
   add_globals(line);
   add_general(line);
   add_vm(line);
+  add_workload(line);
   add_host_and_pool(line);
   add_config_and_completion(line);
   try {

@@ -23,6 +23,7 @@ struct AdoptArguments {
   int pid = 0;
   std::string domain;
   std::string cgroup;
+  std::string mechanism;  // empty: the agent's default, the pager
   std::string name;
   std::string mapping;
   bool check = false;

@@ -122,6 +122,7 @@ ExitCode run_vm_adopt(Session& session, const AdoptArguments& arguments) {
   if (arguments.pid != 0) body["pid"] = arguments.pid;
   if (!arguments.domain.empty()) body["domain"] = arguments.domain;
   if (!arguments.cgroup.empty()) body["cgroup"] = arguments.cgroup;
+  if (!arguments.mechanism.empty()) body["mechanism"] = arguments.mechanism;
   if (!arguments.name.empty()) body["name"] = arguments.name;
   if (!arguments.mapping.empty()) {
     const std::optional<json::value> mapping = mapping_from(arguments.mapping);

@@ -123,7 +123,8 @@ std::string host_view(const json::value& document, bool colour) {
   table.add({"far", size_at(document, "far_bytes") + " of at most " + size_at(document, "max_far_bytes")});
   table.add({"overhead",
              size_at(document, "overhead.total_bytes") + " (pool " + size_at(document, "overhead.pool_bytes") +
-                 ", metadata " + size_at(document, "overhead.metadata_bytes") + ", frames " +
+                 ", kernel " + size_at(document, "overhead.kernel_bytes") + ", metadata " +
+                 size_at(document, "overhead.metadata_bytes") + ", frames " +
                  size_at(document, "overhead.frames_bytes") + ", agent " + size_at(document, "overhead.agent_bytes") +
                  ", keeper " + size_at(document, "overhead.keeper_bytes") + ")"});
   const double touched = static_cast<double>(number_at(document, "touched_bytes"));
@@ -170,6 +171,27 @@ std::string evacuation_view(const json::value& document, bool colour) {
   return table.empty() ? text : text + table.text(colour);
 }
 
+namespace {
+
+// "zram, 1.2G of 4.0G free", and what its pages take and cost.
+void add_kernel_tier(const json::value& tier, Table& table) {
+  const std::string refused = text_at(tier, "refused");
+  const std::string kind = text_at(tier, "kind");
+  if (kind == "none") return table.add({"kernel tier", Cell("none: this host has no swap", Paint::kFaint)});
+  table.add({"kernel tier", Cell(kind + ", " + size_at(tier, "free_bytes") + " of " + size_at(tier, "capacity_bytes") +
+                                     " free" + (refused.empty() ? "" : "; not used: " + refused),
+                                 refused.empty() ? Paint::kNone : Paint::kWarn)});
+  table.add({"  holds", size_at(tier, "stored_bytes") + " in " + size_at(tier, "dram_bytes") + " of DRAM, " +
+                            size_at(tier, "far_bytes") + " of it of workloads"});
+  const std::string trouble = text_at(tier, "trouble");
+  table.add({"  a page costs", number_at(tier, "fault_cost_ns") == 0
+                                   ? (trouble.empty() ? "not measured yet" : "not measured: " + trouble)
+                                   : nanoseconds_at(tier, "fault_cost_ns") + " to wait for, " +
+                                         nanoseconds_at(tier, "store_cost_ns") + " to store, by a probe"});
+}
+
+}  // namespace
+
 std::string pool_view(const json::value& document, bool colour) {
   Table table({});
   const double capacity = ratio_at(document, "capacity_bytes");
@@ -183,15 +205,17 @@ std::string pool_view(const json::value& document, bool colour) {
   table.add({"incompressible", text_at(document, "incompressible_total") + " pages turned away"});
   const std::uint64_t failures = number_at(document, "integrity_failures_total");
   table.add({"integrity", Cell(std::to_string(failures) + " failures", failures == 0 ? Paint::kGood : Paint::kBad)});
+  if (const json::value* kernel = find(document, "kernel")) add_kernel_tier(*kernel, table);
   return table.text(colour);
 }
 
 std::string vms_view(const json::value& document, bool colour) {
-  Table table({"NAME", "MODE", "PROMISED", "RESIDENT", "FAR", "GUAR", "STALL/BUDGET", "STATE"});
+  Table table({"NAME", "MODE", "BY", "PROMISED", "RESIDENT", "FAR", "GUAR", "STALL/BUDGET", "STATE"});
   for (const json::value& vm : items_of(document, "items"))
-    table.add({text_at(vm, "name"), text_at(vm, "settings.mode"), size_at(vm, "memory.promised_bytes"),
-               size_at(vm, "memory.in_dram_bytes"), size_at(vm, "memory.far_bytes"),
-               size_at(vm, "settings.guarantee_bytes"), stall_cell(vm), state_cell(vm)});
+    table.add({text_at(vm, "name"), text_at(vm, "settings.mode"), text_at(vm, "mechanism"),
+               size_at(vm, "memory.promised_bytes"), size_at(vm, "memory.in_dram_bytes"),
+               size_at(vm, "memory.far_bytes"), size_at(vm, "settings.guarantee_bytes"), stall_cell(vm),
+               state_cell(vm)});
   return table.text(colour);
 }
 
@@ -204,6 +228,7 @@ std::string vm_view(const json::value& document, bool colour) {
   table.add({"state", state_cell(document)});
   if (flag_at(document, "held")) table.add({"held", Cell(text_at(document, "hold_reason"), Paint::kWarn)});
   table.add({"mode", text_at(document, "settings.mode") + ", class " + text_at(document, "settings.class")});
+  table.add({"moved by", text_at(document, "mechanism")});
   table.add({"guarantee", size_at(document, "settings.guarantee_bytes")});
   table.add({"limit", size_at(document, "settings.limit_bytes")});
   table.add({"stall/budget", stall_cell(document)});

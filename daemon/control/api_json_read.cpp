@@ -164,6 +164,11 @@ Result<AdoptRequest> adopt_request_from(std::string_view body) {
   fields["domain"] = text(request.domain);
   fields["cgroup"] = text(request.cgroup);
   fields["name"] = text(request.name);
+  fields["mechanism"] = {[&](const json::value& value) {
+                           if (value == "kernel") request.mechanism = Mechanism::kKernel;
+                           return value == "kernel" || value == "pager";
+                         },
+                         "\"pager\" or \"kernel\""};
   fields["pid"] = {[&](const json::value& value) {
                      const auto pid = natural(value);
                      if (!pid || *pid == 0 || *pid > std::uint64_t{std::numeric_limits<std::int32_t>::max()})
@@ -191,6 +196,12 @@ Result<AdoptRequest> adopt_request_from(std::string_view body) {
   if (!nested) return Failure(nested.error());
   const int targets = (request.pid != 0) + !request.domain.empty() + !request.cgroup.empty();
   if (targets != 1) return invalid("target", "give exactly one of pid, domain and cgroup");
+  if (request.mechanism == Mechanism::kKernel) {
+    if (!request.domain.empty()) return invalid("field 'domain'", "the kernel's tier is for a pid or a cgroup");
+    if (document->contains("mapping"))
+      return invalid("field 'mapping'", "the kernel's tier is for all private memory of a process");
+    if (!request.force.empty()) return invalid("field 'force'", "nothing that speaks against it can be forced");
+  }
   if (request.name.find('/') != std::string::npos || request.name.size() > 128)
     return invalid("field 'name'", "at most 128 bytes and no '/'");
   return request;

@@ -286,6 +286,7 @@ json::object to_json(const HostStatus& host) {
           {"far_bytes", host.far.value},
           {"overhead",
            {{"pool_bytes", host.overhead.pool.value},
+            {"kernel_bytes", host.overhead.kernel.value},
             {"metadata_bytes", host.overhead.metadata.value},
             {"frames_bytes", host.overhead.frames.value},
             {"agent_bytes", host.overhead.agent.value},
@@ -334,6 +335,19 @@ json::object to_json(const FitReport& report) {
           {"arithmetic", report.arithmetic}};
 }
 
+json::object to_json(const KernelTierStatus& tier) {
+  return {{"kind", tier.kind},
+          {"refused", tier.refused},
+          {"capacity_bytes", tier.capacity.value},
+          {"free_bytes", tier.free.value},
+          {"stored_bytes", tier.stored.value},
+          {"dram_bytes", tier.dram.value},
+          {"far_bytes", tier.far.value},
+          {"fault_cost_ns", tier.fault_cost.count()},
+          {"store_cost_ns", tier.store_cost.count()},
+          {"trouble", tier.trouble}};
+}
+
 json::object to_json(const PoolStatus& pool) {
   return {{"store", pool.store},
           {"backing", pool.backing},
@@ -342,7 +356,8 @@ json::object to_json(const PoolStatus& pool) {
           {"stored_bytes", pool.stored.value},
           {"pages", pool.pages},
           {"incompressible_total", pool.incompressible},
-          {"integrity_failures_total", pool.integrity_failures}};
+          {"integrity_failures_total", pool.integrity_failures},
+          {"kernel", to_json(pool.kernel)}};
 }
 
 json::object to_json(const RunningConfig& running) {

@@ -140,7 +140,8 @@ Result<HostStatus> FakeAgent::host_show() {
   host.touched = 6_GiB;
   host.resident = 3_GiB;
   host.far = 3_GiB;
-  host.overhead.pool = 1_GiB;
+  host.overhead.pool = 1_GiB - 100_MiB;
+  host.overhead.kernel = 100_MiB;
   host.net_saved = static_cast<std::int64_t>((2_GiB).value);
   host.frozen = frozen_;
   return host;
@@ -362,7 +363,17 @@ Result<Explanation> FakeAgent::explain(std::string_view vm) {
 }
 
 Result<PoolStatus> FakeAgent::pool_status() {
-  return PoolStatus{"compressed", "DRAM (lz4)", 6_GiB, 1_GiB, 3_GiB, 786432, 12, 0};
+  PoolStatus status{"compressed", "DRAM (lz4)", 6_GiB, 1_GiB, 3_GiB, 786432, 12, 0, {}};
+  KernelTierStatus& kernel = status.kernel;
+  kernel.kind = "zram";
+  kernel.capacity = 4_GiB;
+  kernel.free = 1_GiB;
+  kernel.stored = 3_GiB;
+  kernel.dram = 1_GiB;
+  kernel.far = 1_GiB;
+  kernel.fault_cost = std::chrono::nanoseconds(5200);
+  kernel.store_cost = std::chrono::nanoseconds(9800);
+  return status;
 }
 
 Result<ChangeReport> FakeAgent::pool_resize(const Amount& capacity, bool plan) {

@@ -77,6 +77,14 @@ TEST_F(Tidectl, AdoptionPassesEverythingOn) {
   EXPECT_EQ(request.name, "cache");
   EXPECT_EQ(request.mapping.range, (AddressRange{0x7f0000000000, 0x7f0000100000}));
   EXPECT_EQ(request.settings.guarantee, Amount::part(0.25));
+  EXPECT_EQ(request.mechanism, Mechanism::kPager);
+  expect({"workload", "adopt", "--pid", "7", "--name", "cache"}, 0, {"adopt", "cache"});
+  EXPECT_EQ(agent_.last_adoption().mechanism, Mechanism::kKernel);
+  expect({"workload", "adopt", "--pid", "7", "--mechanism", "pager"}, 0, {});
+  EXPECT_EQ(agent_.last_adoption().mechanism, Mechanism::kPager);
+  expect({"vm", "adopt", "--cgroup", "/a/b", "--mechanism", "kernel"}, 0, {});
+  EXPECT_EQ(agent_.last_adoption().mechanism, Mechanism::kKernel);
+  EXPECT_EQ(agent_.last_adoption().cgroup, "/a/b");
   expect({"vm", "adopt", "--domain", "a-b", "--mapping", ">=64MiB"}, 0, {});
   EXPECT_EQ(agent_.last_adoption().mapping.at_least, Bytes{64u << 20});
   expect({"vm", "adopt", "--domain", "a-b", "--mapping", "/dev/shm/x-*"}, 0, {});

@@ -24,18 +24,21 @@ TEST_F(Tidectl, ReadingCommandsShowTables) {
          {"OK    userfaultfd", "MISSING MINOR WP", "WARN  tracker:damon", "SAFE  evacuation", "--fix-hints"});
   expect({"doctor", "--fix-hints"}, 0, {"What would help", "fault sampling is used"});
   expect({"vm", "list"}, 0,
-         {"NAME   MODE    PROMISED  RESIDENT  FAR   GUAR  STALL/BUDGET  STATE",
-          "web-3  active  8.0G      3.1G      2.9G  2.0G  0.4%/1.0%     ok"});
+         {"NAME   MODE    BY     PROMISED  RESIDENT  FAR   GUAR  STALL/BUDGET  STATE",
+          "web-3  active  pager  8.0G      3.1G      2.9G  2.0G  0.4%/1.0%     ok"});
+  expect({"workload", "list"}, 0, {"web-3  active  pager"});
+  expect({"workload", "show", "web-3"}, 0, {"moved by", "pager"});
   expect({"vm", "list", "-q"}, 0, {"db 1\nweb-3\n"});
   expect({"vm", "show", "web-3"}, 0, {"qemu-system", "7f0000000000-7f0200000000", "p99 140us"});
   expect({"vm", "show", "db 1"}, 0, {"db 1"});
   expect({"vm", "events", "web-3", "--since", "4"}, 0, {"event 5"});
   expect({"explain", "web-3"}, 0, {"Slow? No: 0.4% stall, budget 1.0%."});
   expect({"decisions", "--vm", "web-3"}, 0, {"SEQ  AT", "CARRIED OUT", "demote", "cold", "yes"});
-  expect({"host", "show"}, 0, {"host-1", "movement", "free"});
+  expect({"host", "show"}, 0, {"host-1", "movement", "free", "kernel 100M"});
   expect({"host", "fits", "--guaranteed", "4GiB", "--oversubscribed", "4GiB"}, 0, {"yes: there is room"});
   expect({"host", "evacuate", "--plan"}, 0, {"POSSIBLE", "web-3", "4.2s"});
-  expect({"pool", "status"}, 0, {"DRAM (lz4)", "3.0:1"});
+  expect({"pool", "status"}, 0,
+         {"DRAM (lz4)", "3.0:1", "zram, 1.0G of 4.0G free", "1.0G of it of workloads", "5us to wait for"});
   expect({"config", "show"}, 0, {"safety.host_reserve", "\"5%\""});
   expect({"top", "--no-color"}, 0, {"FAULTS/S", "120.0", "21us"});
   expect({"--version"}, 0, {"tidectl 0.1.0"});

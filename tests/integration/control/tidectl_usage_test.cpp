@@ -32,6 +32,13 @@ TEST_F(Tidectl, UsageErrorsExitWith2AndSuggest) {
     expect({"vm", "adopt", "--cgroup", group}, 2, {"--cgroup", "names no control group"});
   for (const char* group : {"/a/..", "../a", "/a/../b", "/a/./b", "a/."})
     expect({"vm", "adopt", "--check", "--cgroup", group}, 2, {"without '.' and '..'"});
+  expect({"vm", "adopt", "--pid", "1", "--mechanism", "magic"}, 2, {"--mechanism", "kernel"});
+  expect({"vm", "adopt", "--domain", "x", "--mechanism", "kernel"}, 2, {"a pid or a cgroup"});
+  expect({"vm", "adopt", "--pid", "1", "--mechanism", "kernel", "--mapping", "all"}, 2, {"mapping"});
+  expect({"vm", "adopt", "--pid", "1", "--mechanism", "kernel", "--force", "vfio", "--yes"}, 2, {"can be forced"});
+  expect({"workload", "adopt", "--domain", "x"}, 2, {});
+  expect({"workload", "adopt"}, 2, {"--pid"});
+  expect({"workload", "hold", "x"}, 2, {});
   // What only the agent can tell to be nonsense is the same mistake.
   expect({"vm", "set", "web-3", "--guarantee", "lots"}, 2, {"size such as"});
   expect({"vm", "set", "web-3", "--mode", "fast"}, 2, {"observe"});
@@ -49,14 +56,38 @@ TEST_F(Tidectl, EveryCommandHasHelpWithAnExample) {
   for (std::string line; std::getline(file, line);)
     if (line.starts_with("| `tidectl ")) described.insert(line);
   ASSERT_FALSE(described.empty());
-  for (const Words& words :
-       std::vector<Words>{{"doctor"},           {"status"},         {"health"},         {"top"},
-                          {"explain"},          {"decisions"},      {"operation"},      {"vm", "list"},
-                          {"vm", "show"},       {"vm", "adopt"},    {"vm", "release"},  {"vm", "set"},
-                          {"vm", "hold"},       {"vm", "unhold"},   {"vm", "events"},   {"vm", "record"},
-                          {"host", "show"},     {"host", "freeze"}, {"host", "thaw"},   {"host", "fits"},
-                          {"host", "evacuate"}, {"pool", "status"}, {"pool", "resize"}, {"config", "check"},
-                          {"config", "show"},   {"config", "diff"}, {"completion"}}) {
+  for (const Words& words : std::vector<Words>{{"doctor"},
+                                               {"status"},
+                                               {"health"},
+                                               {"top"},
+                                               {"explain"},
+                                               {"decisions"},
+                                               {"operation"},
+                                               {"vm", "list"},
+                                               {"vm", "show"},
+                                               {"vm", "adopt"},
+                                               {"vm", "release"},
+                                               {"vm", "set"},
+                                               {"vm", "hold"},
+                                               {"vm", "unhold"},
+                                               {"vm", "events"},
+                                               {"vm", "record"},
+                                               {"host", "show"},
+                                               {"host", "freeze"},
+                                               {"host", "thaw"},
+                                               {"host", "fits"},
+                                               {"host", "evacuate"},
+                                               {"pool", "status"},
+                                               {"pool", "resize"},
+                                               {"config", "check"},
+                                               {"workload", "list"},
+                                               {"workload", "show"},
+                                               {"workload", "adopt"},
+                                               {"workload", "release"},
+                                               {"workload", "set"},
+                                               {"config", "show"},
+                                               {"config", "diff"},
+                                               {"completion"}}) {
     Words with = words;
     with.push_back("--help");
     std::string name = "tidectl";
