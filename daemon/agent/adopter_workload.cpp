@@ -15,8 +15,10 @@ namespace {
 constexpr auto kReleasePatience = std::chrono::minutes(10);
 
 // What speaks against a workload. All else is about what the pager places in processes, and about memory that something
-// besides them sees: the kernel's own swap is coherent for everybody.
-constexpr std::array<std::string_view, 4> kCodes{"self", "kernel-thread", "zombie", "not-permitted"};
+// besides them sees: the kernel's own swap is coherent for everybody. A userfaultfd is somebody else's business with
+// the memory, and could leave whoever reads a page there waiting for that somebody.
+constexpr std::array<std::string_view, 6> kCodes{"self",          "kernel-thread",    "zombie",
+                                                 "not-permitted", "not-allow-listed", "userfaultfd"};
 
 std::vector<VmMappingStatus> mappings_of(std::span<const AddressRange> ranges) {
   std::vector<VmMappingStatus> list;
@@ -61,11 +63,11 @@ Result<Adopter::WorkloadCandidate> Adopter::look_at_workload(const AdoptRequest&
 
 Eligibility Adopter::against_workload(const ProcessFacts& facts) const {
   AdoptionRules rules;
+  rules.allow_executables = context_.config().adopt.allow_exe;
   rules.own_processes = {::getpid(), context_.clerk->holder_pid()};
   Eligibility verdict = check_eligibility(facts, rules);
-  std::erase_if(verdict.findings, [](const Finding& finding) {
-    return std::ranges::find(kCodes, finding.code) == kCodes.end();
-  });
+  std::erase_if(verdict.findings,
+                [](const Finding& finding) { return std::ranges::find(kCodes, finding.code) == kCodes.end(); });
   return verdict;
 }
 
@@ -126,8 +128,8 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt_workload(const AdoptRequest& r
   count(candidate->verdict, true);
   become(*vm, wanted);
   context_.event(vm->name, "adopted",
-                 "pid " + std::to_string(vm->id.pid) + ", for the kernel's tier: " +
-                     std::to_string(vm->workload->processes().size()) + " processes");
+                 "pid " + std::to_string(vm->id.pid) +
+                     ", for the kernel's tier: " + std::to_string(vm->workload->processes().size()) + " processes");
   return vm;
 }
 

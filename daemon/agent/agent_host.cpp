@@ -139,9 +139,8 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
     for (const auto& vm : vms) {
       if (*under_way != 0 && vm == vms.front()) break;
       if (vm->workload) {
-        context_.swap_mover->bring_home(vm->workload, [&](Bytes) {
-          return !context_.stopping && std::chrono::steady_clock::now() < deadline;
-        });
+        context_.swap_mover->bring_home(
+            vm->workload, [&](Bytes) { return !context_.stopping && std::chrono::steady_clock::now() < deadline; });
         continue;
       }
       for (const auto& object : vm->memory->objects) {

@@ -70,8 +70,8 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   const HostStatus host = host_status(context, driver);
   snapshot.host.version = TIDEPOOL_VERSION;
   snapshot.host.promised = host.promised;
-  snapshot.host.overhead = {host.overhead.pool,  host.overhead.kernel, host.overhead.metadata, host.overhead.frames,
-                            host.overhead.agent, host.overhead.keeper};
+  snapshot.host.overhead = {host.overhead.pool,   host.overhead.kernel, host.overhead.metadata,
+                            host.overhead.frames, host.overhead.agent,  host.overhead.keeper};
   snapshot.host.evacuation_shortfall = evacuation_report(context).shortfall;
   snapshot.host.pressure_level = host.pressure_level;
   snapshot.host.config_last_reload_successful = context.reload_ok;

@@ -192,7 +192,8 @@ static void explain_kernel_tier(const Context& context, std::vector<std::string>
   const TierState tier = context.swap_mover->tier();
   if (const auto against = against_kernel_tier(context.config().kernel_tier.swap, tier.kernel))
     say.push_back("Nothing moves out: " + against->message + ": " + against->remedy + ".");
-  if (!tier.probe_trouble.empty()) say.push_back("What a page costs could not be measured: " + tier.probe_trouble + ".");
+  if (!tier.probe_trouble.empty())
+    say.push_back("What a page costs could not be measured: " + tier.probe_trouble + ".");
   if (tier.fault_cost == Nanoseconds{0}) return;
   char text[160];
   std::snprintf(text, sizeof text,

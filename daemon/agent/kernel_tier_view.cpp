@@ -26,8 +26,9 @@ std::optional<Finding> against_kernel_tier(SwapUse use, const kernel::KernelTier
   if (use == SwapUse::kOff)
     return refusal("kernel-tier-off", "pool.kernel.swap is \"off\"", "set it to \"auto\" or \"any\"");
   if (tier.kind == kernel::SwapKind::kNone)
-    return refusal("no-swap", "this host has no swap, so the kernel has nowhere to put pages",
-                   "set up a zram device as swap (modprobe zram; zramctl; mkswap; swapon), or zswap before a swap area");
+    return refusal(
+        "no-swap", "this host has no swap, so the kernel has nowhere to put pages",
+        "set up a zram device as swap (modprobe zram; zramctl; mkswap; swapon), or zswap before a swap area");
   if (tier.kind == kernel::SwapKind::kDisk && use != SwapUse::kAny)
     return refusal("disk-swap",
                    "the kernel's next pages would go to a disk, " +

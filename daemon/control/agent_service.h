@@ -214,8 +214,8 @@ struct AdoptRequest {
   std::string cgroup;  // path of a control group: every process in it that maps the memory is enrolled
 
   Mechanism mechanism = Mechanism::kPager;
-  std::string name;         // empty: QEMU's -name, else derived from the executable
-  MappingSelector mapping;  // of the pager only
+  std::string name;                // empty: QEMU's -name, else derived from the executable
+  MappingSelector mapping;         // of the pager only
   VmSettings settings;             // over the matching rule and the defaults
   std::vector<std::string> force;  // codes of forceable findings to override
 };
@@ -365,13 +365,13 @@ struct FitReport {
 
 // Where the kernel puts the pages of workloads (mechanism "kernel").
 struct KernelTierStatus {
-  std::string kind;  // "none", "zram", "zswap", "disk"
-  std::string refused;  // why nothing may go there: a code; empty when it may
-  Bytes capacity;    // pages
-  Bytes free;        // of it
-  Bytes stored;      // pages of everybody on this host
-  Bytes dram;        // what they take of its DRAM
-  Bytes far;         // of stored, what is of adopted workloads
+  std::string kind;                        // "none", "zram", "zswap", "disk"
+  std::string refused;                     // why nothing may go there: a code; empty when it may
+  Bytes capacity;                          // pages
+  Bytes free;                              // of it
+  Bytes stored;                            // pages of everybody on this host
+  Bytes dram;                              // what they take of its DRAM
+  Bytes far;                               // of stored, what is of adopted workloads
   std::chrono::nanoseconds fault_cost{0};  // measured by a probe; 0: not yet
   std::chrono::nanoseconds store_cost{0};
   std::string trouble;  // why they could not be measured last time
