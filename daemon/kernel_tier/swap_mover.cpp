@@ -85,7 +85,7 @@ Result<std::shared_ptr<Workload>> SwapMover::adopt(const std::vector<pid_t>& pid
   auto workload = std::make_shared<Workload>(VmId{next_id_++}, std::move(cgroup), std::move(members));
   {
     const std::lock_guard work(work_mutex_);
-    for (const pid_t pid : pids) join(*workload, pid);
+    for (const pid_t pid : pids) join(*workload, pid, pid == pids.front());
     for (std::uint32_t object = 0; object < workload->processes_.size(); ++object) {
       const std::uint32_t count = workload->processes_[object].regions.count();
       for (std::uint32_t first = 0; first < count;) {

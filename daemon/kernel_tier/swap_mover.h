@@ -57,7 +57,8 @@ class SwapMover {
   void start();
   void stop();
 
-  // Takes it into care: looks at all of it once, on the caller's thread. ESRCH: none of its processes is there (any
+  // Takes it into care: looks at all of it once, on the caller's thread. The first of `pids` joins whatever may_join
+  // says, which the caller has judged. ESRCH: none of its processes is there (any
   // more). From here on it is looked at and may be moved.
   Result<std::shared_ptr<Workload>> adopt(const std::vector<pid_t>& pids, std::string cgroup,
                                           Workload::Members members);
@@ -105,7 +106,8 @@ class SwapMover {
   void refresh();
   void refresh(Workload& workload);
   bool refresh(Workload& workload, std::uint32_t object);
-  void join(Workload& workload, pid_t pid);
+  // `judged`: somebody has found already that it may.
+  void join(Workload& workload, pid_t pid, bool judged);
   void probe();
   std::vector<std::shared_ptr<Workload>> workloads() const;
 

@@ -61,7 +61,7 @@ void SwapMover::refresh(Workload& workload) {
     workload.dead = !alive;
     return;
   }
-  for (const pid_t pid : *members) join(workload, pid);
+  for (const pid_t pid : *members) join(workload, pid, false);
 }
 
 // False when the process is gone.
@@ -86,7 +86,7 @@ bool SwapMover::refresh(Workload& workload, std::uint32_t object) {
 }
 
 // Nothing happens when it is there already, or is nothing to take care of.
-void SwapMover::join(Workload& workload, pid_t pid) {
+void SwapMover::join(Workload& workload, pid_t pid, bool judged) {
   auto held = kernel::Process::open(roots_, pid);
   if (!held || workload.has(held->id())) return;
   const auto living = workload.processes().size();
@@ -96,7 +96,7 @@ void SwapMover::join(Workload& workload, pid_t pid) {
   auto pidfd = kernel::open_pidfd(pid);
   if (!maps || !pidfd || !held->check_alive()) return;
   const std::vector<AddressRange> mappings = swappable_mappings(*maps);
-  if (mappings.empty() || !hooks_.may_join(held->id())) return;
+  if (mappings.empty() || (!judged && !hooks_.may_join(held->id()))) return;
   auto pagemap = kernel::Pagemap::open(roots_, held->id());
   if (!pagemap) return;
   WorkloadProcess process;
