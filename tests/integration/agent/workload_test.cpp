@@ -91,9 +91,10 @@ TEST_F(Workloads, GoToTheTierAndComeHomeByteForByteWithNothingPlacedInThem) {
   Whole agent(merciless({{"api.metrics", "\"127.0.0.1:" + std::to_string(port) + "\""}}));
   ASSERT_TRUE(agent.start());
   const ProcessState before = settled_state(target.pid());
+  const auto held = agent.held();  // the pool's own
   ASSERT_TRUE(agent.adopt(target.pid(), "load", {}, by_kernel()));
   EXPECT_EQ(json::value_to<std::string>(agent.show("load").at("mechanism")), "kernel");
-  EXPECT_TRUE(agent.held().empty()) << "nothing of it needs anybody who outlives the agent";
+  EXPECT_EQ(agent.held(), held) << "nothing of it needs anybody who outlives the agent";
   agent.limit("load", 24_MiB);
   ASSERT_TRUE(agent.await_far("load", 30_MiB));
   // What the agent says is what the kernel says.
@@ -257,7 +258,7 @@ TEST_F(Workloads, ThatMakeNoSenseAreRefused) {
   EXPECT_NE(again.all().find("adopted already, as load"), std::string::npos) << again.all();
   EXPECT_EQ(agent.tidectl({"vm", "adopt", "--pid", pid}).code, 1);
   ASSERT_TRUE(agent.release("load"));
-  ASSERT_TRUE(agent.adopt(target.pid(), "load", {}, {"--mapping", "private"}));
+  ASSERT_TRUE(agent.adopt(target.pid(), "load", target.memory()));
   EXPECT_EQ(adopt(target.pid()).code, 1);
   ASSERT_TRUE(agent.release("load"));
   target.finish();
