@@ -10,7 +10,8 @@ MetricsSnapshot sample_snapshot() {
   HostSample& host = snapshot.host;
   host.version = "0.1.0";
   host.promised = 8_GiB;
-  host.overhead = {.pool = 700_MiB, .metadata = 16_MiB, .frames = 4_MiB, .agent = 20_MiB, .keeper = 1_MiB};
+  host.overhead = {
+      .pool = 700_MiB, .kernel = 30_MiB, .metadata = 16_MiB, .frames = 4_MiB, .agent = 20_MiB, .keeper = 1_MiB};
   host.evacuation_shortfall = 64_MiB;
   host.pressure_level = 2;
   host.decisions = {{"demote", "cold", 41}, {"none", "nothing-cold", 7}};
