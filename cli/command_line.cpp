@@ -39,6 +39,7 @@ struct Line {
   SettingArguments settings;
   LogArguments log;
   RecordArguments record;
+  HeatmapArguments heatmap;
   Action action;
   bool plans = false;  // the command knows --plan
 };
@@ -182,6 +183,20 @@ void add_vm_record(Line& line, CLI::App* vm) {
   no_wait_flag(line, record);
 }
 
+void add_vm_memory(Line& line, CLI::App* vm) {
+  CLI::App* heatmap = command(line, vm, "heatmap", "how hot its memory was, by address and time",
+                              "tidectl vm heatmap web-3\n  tidectl vm heatmap web-3 --last 1d --file web-3.svg",
+                              [&line](Session& s) { return run_vm_heatmap(s, line.vm, line.heatmap); });
+  vm_argument(line, heatmap);
+  heatmap->add_option("--file", line.heatmap.file, "a picture instead, overwritten: x.svg or x.png")->check(kNotEmpty);
+  CLI::App* wss = command(line, vm, "wss", "its working set over time, and what it could give up at which slowdown",
+                          "tidectl vm wss web-3 --last 1d",
+                          [&line](Session& s) { return run_vm_working_set(s, line.vm, line.heatmap.last); });
+  vm_argument(line, wss);
+  for (CLI::App* each : {heatmap, wss})
+    each->add_option("--last", line.heatmap.last, "how far back: 1m to 7d (1h)")->check(kDuration);
+}
+
 void target_options(Line& line, CLI::App* adopt, bool domain) {
   CLI::Option_group* target = adopt->add_option_group("target", "exactly one of");
   target->add_option("--pid", line.adopt.pid, "process id")->check(CLI::PositiveNumber);
@@ -283,6 +298,7 @@ void add_vm(Line& line) {
   events->add_option("--since", line.log.since, "after this sequence number")->check(kNatural);
   events->add_flag("--follow", line.log.follow, "go on as they come");
   add_vm_record(line, vm);
+  add_vm_memory(line, vm);
 }
 
 void add_host_and_pool(Line& line) {

@@ -40,6 +40,11 @@ struct RecordArguments {
   bool no_wait = false;
 };
 
+struct HeatmapArguments {
+  std::string last = "1h";
+  std::string file;  // ends with .svg or .png; empty: to the terminal
+};
+
 struct LogArguments {
   std::string vm;
   unsigned long since = 0;
@@ -58,6 +63,8 @@ ExitCode run_vm_release(Session& session, const std::string& vm, bool no_wait);
 ExitCode run_vm_set(Session& session, const std::string& vm, const SettingArguments& settings);
 ExitCode run_vm_hold(Session& session, const std::string& vm, bool held, const std::string& reason);
 ExitCode run_vm_record(Session& session, const std::string& vm, const RecordArguments& arguments);
+ExitCode run_vm_heatmap(Session& session, const std::string& vm, const HeatmapArguments& arguments);
+ExitCode run_vm_working_set(Session& session, const std::string& vm, const std::string& last);
 ExitCode run_vm_events(Session& session, const LogArguments& arguments);
 ExitCode run_operation(Session& session, const std::string& id, bool wait);
 ExitCode run_explain(Session& session, const std::string& vm);

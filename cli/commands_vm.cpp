@@ -2,6 +2,7 @@
 #include <charconv>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include "base/quantity_text.h"
 #include "base/text.h"
@@ -49,10 +50,31 @@ ExitCode show_log(Session& session, const std::string& route, const LogArguments
   std::uint64_t since = arguments.since;
   bool header = true;
   const char joint = route.find('?') == std::string::npos ? '?' : '&';
+  bool began = false;
+  std::string last_log;
+  bool away = false;
   while (true) {
-    const Fetched page =
-        session.get(route + joint + "since=" + std::to_string(since) + "&limit=" + std::to_string(kPage));
+    const std::string target = route + joint + "since=" + std::to_string(since) + "&limit=" + std::to_string(kPage);
+    // Once it has begun, following goes on over a restart of the agent: it is said once that nobody answers, not every
+    // second.
+    Fetched page = away ? session.try_get(target) : session.get(target);
+    if (!page && arguments.follow && began && page.error() == ExitCode::kUnreachable) {
+      if (!away) session.note("waiting for the agent to come back");
+      away = true;
+      std::this_thread::sleep_for(kFollowPeriod);
+      continue;
+    }
     if (!page) return page.error();
+    if (away) session.note("the agent answers again");
+    away = false;
+    // Each agent numbers from one.
+    const std::string log = text_at(*page, "log_began");
+    const bool another = log != std::exchange(last_log, log);
+    if (std::exchange(began, true) && another) {
+      session.note("the agent was started anew and numbers from the beginning");
+      since = 0;
+      continue;
+    }
     const json::value* items = find(*page, "items");
     const std::size_t count = items && items->is_array() ? items->get_array().size() : 0;
     if (flag_at(*page, "lost") && since != 0) session.note("older entries are no longer kept");

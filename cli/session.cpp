@@ -55,6 +55,11 @@ Fetched Session::get(std::string_view target) {
   return send("GET", target);
 }
 
+Fetched Session::try_get(std::string_view target) {
+  if (!client_.request("GET", target)) return tl::unexpected(ExitCode::kUnreachable);
+  return get(target);
+}
+
 Fetched Session::send(std::string_view method, std::string_view target, std::string_view body, unsigned also_good) {
   // An argument may hold any bytes; a document may not.
   const Result<Reply> reply = client_.request(method, target, to_valid_utf8(body));

@@ -41,6 +41,8 @@ class Session {
   const GlobalOptions& options() const { return options_; }
 
   Fetched get(std::string_view target);
+  // Says nothing where nobody answers.
+  Fetched try_get(std::string_view target);
   // `also_good`: one more status that is an answer, not an error.
   Fetched send(std::string_view method, std::string_view target, std::string_view body = {}, unsigned also_good = 0);
   // A list from its first to its last page.

@@ -21,6 +21,7 @@ std::string evacuation_view(const boost::json::value& document, bool colour);
 std::string pool_view(const boost::json::value& document, bool colour);
 std::string vms_view(const boost::json::value& document, bool colour);
 std::string vm_view(const boost::json::value& document, bool colour);
+std::string working_set_view(const boost::json::value& document, bool colour);
 std::string adoption_view(const boost::json::value& document, bool colour);
 std::string findings_view(const boost::json::value& findings, bool colour);
 std::string change_view(const boost::json::value& document, bool colour);

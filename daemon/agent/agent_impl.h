@@ -66,6 +66,8 @@ class AgentImpl final : public Agent {
   Result<> vm_unhold(std::string_view vm) override;
   Result<Operation> vm_record(std::string_view vm, const RecordRequest& request) override;
   Result<> vm_record_end(std::string_view vm) override;
+  Result<Heatmap> vm_heatmap(std::string_view vm, std::chrono::milliseconds last) override;
+  Result<WorkingSet> vm_working_set(std::string_view vm, std::chrono::milliseconds last) override;
   Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<LogPage<Decision>> decisions(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<Explanation> explain(std::string_view vm) override;
@@ -88,6 +90,7 @@ class AgentImpl final : public Agent {
   Result<> evacuate(const Operations::Handle& handle);
   // By name or UUID.
   Result<std::shared_ptr<ManagedVm>> need(std::string_view name) const;
+  Result<std::shared_ptr<ManagedVm>> need_followed(std::string_view name) const;
   template <class T>
   Result<LogPage<T>> log_of(const Record<T>& record, std::string_view vm, std::uint64_t since, std::size_t limit) const;
 

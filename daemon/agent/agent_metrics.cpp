@@ -37,6 +37,10 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   sample.demoted = pages(counters.demoted_pages);
   sample.promoted_demand = pages(counters.promoted_demand);
   sample.promoted_prefetch = pages(counters.promoted_prefetch);
+  sample.prefetch_issued = counters.promoted_prefetch;
+  sample.prefetch_used = counters.prefetch_used;
+  sample.prefetch_wasted = counters.prefetch_wasted;
+  sample.prefetch_window = counters.prefetch_window;
   sample.promoted_restore = pages(counters.promoted_restore);
   sample.faults_far = counters.faults_far;
   sample.faults_first = counters.faults_first;
@@ -108,6 +112,8 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   add_kernel_tier(context, snapshot);
   for (const auto& vm : context.vms.all()) {
     snapshot.vms.push_back(sample_of(context, *vm));
+    if (const auto paper = driver.dry_run(vm->number()))
+      snapshot.vms.back().dry_run = telemetry::DryRunSample{paper->far, paper->stall};
     if (vm->workload) continue;  // its waits are not measured one by one
     snapshot.fault_latency.push_back(
         {context.store->kind(), snapshot.vms.back().service_class, vm->memory->fault_latency.snapshot()});

@@ -147,6 +147,27 @@ Result<> AgentImpl::vm_record_end(std::string_view name) {
   return recorder_.end(**vm);
 }
 
+// Its memory over time is only followed where the pager moves it.
+Result<std::shared_ptr<ManagedVm>> AgentImpl::need_followed(std::string_view name) const {
+  auto vm = need(name);
+  if (vm && (*vm)->memory == nullptr)
+    return failure(std::errc::operation_not_supported, "show the memory of", std::string(name),
+                   "only of what is adopted with the mechanism pager");
+  return vm;
+}
+
+Result<Heatmap> AgentImpl::vm_heatmap(std::string_view name, std::chrono::milliseconds last) {
+  auto vm = need_followed(name);
+  if (!vm) return Failure{vm.error()};
+  return driver_->heatmap(**vm, last);
+}
+
+Result<WorkingSet> AgentImpl::vm_working_set(std::string_view name, std::chrono::milliseconds last) {
+  auto vm = need_followed(name);
+  if (!vm) return Failure{vm.error()};
+  return driver_->working_set(**vm, last);
+}
+
 Result<LogPage<VmEvent>> AgentImpl::vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) {
   return log_of(context_.events, vm, since, limit);
 }

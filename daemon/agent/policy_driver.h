@@ -7,14 +7,17 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 
 #include "base/latency_histogram.h"
 #include "daemon/agent/access_recorder.h"
 #include "daemon/agent/context.h"
 #include "daemon/agent/group_watch.h"
+#include "daemon/agent/need_archive.h"
 #include "daemon/agent/policy_view.h"
 #include "daemon/agent/tracked_vm.h"
+#include "daemon/agent/vm_views.h"
 #include "policy/engine.h"
 #include "telemetry/hotness/tracker_set.h"
 #include "telemetry/metrics/metrics_snapshot.h"
@@ -44,6 +47,9 @@ class PolicyDriver {
   policy::IntakeCounts intake() const;
   // What a VM in dry-run mode would have far, and what that would cost; nothing for others.
   std::optional<policy::DryRun> dry_run(VmId vm) const;
+  // What is remembered of its memory, and what less of it would cost.
+  Heatmap heatmap(const ManagedVm& vm, Nanoseconds last) const { return views_.heatmap(vm, last); }
+  WorkingSet working_set(const ManagedVm& vm, Nanoseconds last) const;
   // Would one more VM fit? As of the last tick.
   policy::Fit fits(Bytes guaranteed, Bytes oversubscribed) const;
   // In order of preference, used or not.
@@ -63,6 +69,11 @@ class PolicyDriver {
   void record_pressure(const policy::Pressure& pressure);
   void sample();
   void take_demotion_news();
+  void open_archive();
+  void remember_needs();
+  void note_needs();
+  void save_needs();
+  void feed_views();
   void find_growth();
   void bound_clean_copies();
   void relieve_now();
@@ -77,6 +88,12 @@ class PolicyDriver {
   TrackedVms tracked_;
   telemetry::TrackerSet trackers_;
   SampleBuffer seen_;
+  VmViews views_;
+  NeedArchive archive_;
+  bool archives_ = false;
+  std::set<VmId> remembered_;  // VMs that were given their history
+  MonoTime next_noting_{};
+  MonoTime next_saving_{};
   LatencyHistogram tick_times_;
   std::uint64_t ticks_ = 0;
   std::atomic<std::int64_t> last_progress_ns_{0};

@@ -28,6 +28,7 @@ class Record {
     const std::lock_guard lock(mutex_);
     LogPage<T> page;
     page.last_sequence = last_;
+    page.began = began_;
     page.lost = !items_.empty() && sequence != 0 && items_.front().sequence > sequence + 1;
     for (const T& item : items_) {
       if (item.sequence <= sequence || (!vm.empty() && item.vm != vm)) continue;
@@ -47,6 +48,7 @@ class Record {
 
  private:
   const std::size_t capacity_;
+  const std::chrono::system_clock::time_point began_ = std::chrono::system_clock::now();
   mutable std::mutex mutex_;
   std::deque<T> items_;
   std::uint64_t last_ = 0;

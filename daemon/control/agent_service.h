@@ -22,6 +22,7 @@
 #include "base/result.h"
 #include "base/units.h"
 #include "daemon/control/config.h"
+#include "daemon/control/vm_views.h"
 
 namespace tidepool::daemon {
 
@@ -268,6 +269,7 @@ struct LogPage {
   std::uint64_t last_sequence =
       0;              // the newest that exists; when nothing is newer than `since`, still what to ask from next
   bool lost = false;  // items between `since` and the first one here are no longer kept
+  WallTime began{};   // of the log: with another agent it begins anew, and its numbers with it
 };
 
 // Why a VM is as it is, in sentences: "Slow? No: 0.4% stall, budget 1.0%."
@@ -437,6 +439,8 @@ class AgentService {
   virtual Result<Operation> vm_record(std::string_view vm, const RecordRequest& request) = 0;
   // Has its recording end now, and succeed. Not found when there is none.
   virtual Result<> vm_record_end(std::string_view vm) = 0;
+  virtual Result<Heatmap> vm_heatmap(std::string_view vm, std::chrono::milliseconds last) = 0;
+  virtual Result<WorkingSet> vm_working_set(std::string_view vm, std::chrono::milliseconds last) = 0;
   virtual Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) = 0;
   // `vm` empty: of all VMs and the host.
   virtual Result<LogPage<Decision>> decisions(std::string_view vm, std::uint64_t since, std::size_t limit) = 0;

@@ -8,6 +8,7 @@
 #include "daemon/control/api_router.h"
 
 namespace boost::json {
+class array;
 class object;
 }  // namespace boost::json
 
@@ -35,6 +36,8 @@ std::vector<ApiEntry> vm_entries();
 
 // Common answers.
 ApiResponse document(unsigned status, const boost::json::object& object);
+// A page of events or decisions.
+ApiResponse log_page(boost::json::array items, std::uint64_t last_sequence, bool lost, WallTime began);
 ApiResponse failed(const Error& error);
 ApiResponse refused(unsigned status, std::string_view code, std::string_view message, std::string_view remedy = {});
 // Parameters. An absent one gives the fallback.

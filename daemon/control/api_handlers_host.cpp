@@ -105,7 +105,7 @@ ApiResponse get_decisions(const ApiCall& call) {
   if (!page) return failed(page.error());
   json::array items;
   for (const Decision& decision : page->items) items.emplace_back(to_json(decision));
-  return document(200, {{"items", std::move(items)}, {"last_sequence", page->last_sequence}, {"lost", page->lost}});
+  return log_page(std::move(items), page->last_sequence, page->lost, page->began);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <functional>
 
+#include "base/quantity_text.h"
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_handlers.h"
 #include "daemon/control/api_json.h"
@@ -139,7 +140,33 @@ ApiResponse get_events(const ApiCall& call) {
   if (!page) return failed(page.error());
   json::array items;
   for (const VmEvent& event : page->items) items.emplace_back(to_json(event));
-  return document(200, {{"items", std::move(items)}, {"last_sequence", page->last_sequence}, {"lost", page->lost}});
+  return log_page(std::move(items), page->last_sequence, page->lost, page->began);
+}
+
+// "1h"; how far back a view goes.
+Result<std::chrono::milliseconds> last_parameter(const ApiCall& call) {
+  const auto given = call.query.find("last");
+  if (given == call.query.end()) return kUsualView;
+  const auto last = parse_duration(given->second);
+  if (last && *last >= kShortestView && *last <= kLongestView) return *last;
+  return failure(std::errc::invalid_argument, "read the parameter last", "'" + given->second + "'",
+                 "a time from " + exact_text(kShortestView) + " to " + exact_text(kLongestView) + ", such as 1h");
+}
+
+ApiResponse get_heatmap(const ApiCall& call) {
+  const auto last = last_parameter(call);
+  if (!last) return failed(last.error());
+  const Result<Heatmap> map = call.service.vm_heatmap(call.vm, *last);
+  if (!map) return failed(map.error());
+  return document(200, to_json(*map));
+}
+
+ApiResponse get_working_set(const ApiCall& call) {
+  const auto last = last_parameter(call);
+  if (!last) return failed(last.error());
+  const Result<WorkingSet> set = call.service.vm_working_set(call.vm, *last);
+  if (!set) return failed(set.error());
+  return document(200, to_json(*set));
 }
 
 ApiResponse get_explanation(const ApiCall& call) {
@@ -161,6 +188,8 @@ std::vector<ApiEntry> vm_entries() {
       {{.method = "PUT", .pattern = "/v1/vms/{vm}/hold", .changes = true}, {}, put_hold},
       {{.method = "POST", .pattern = "/v1/vms/{vm}/recording", .changes = true}, {}, post_recording},
       {{.method = "DELETE", .pattern = "/v1/vms/{vm}/recording", .changes = true}, {}, delete_recording},
+      {{.method = "GET", .pattern = "/v1/vms/{vm}/heatmap"}, {"last"}, get_heatmap},
+      {{.method = "GET", .pattern = "/v1/vms/{vm}/working-set"}, {"last"}, get_working_set},
       {{.method = "GET", .pattern = "/v1/vms/{vm}/events"}, {"since", "limit"}, get_events},
       {{.method = "GET", .pattern = "/v1/vms/{vm}/explanation"}, {}, get_explanation},
   };

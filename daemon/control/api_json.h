@@ -32,6 +32,8 @@ boost::json::object to_json(const EvacuationReport& report);
 boost::json::object to_json(const FitReport& report);
 boost::json::object to_json(const PoolStatus& pool);
 boost::json::object to_json(const RunningConfig& config);
+boost::json::object to_json(const Heatmap& map);
+boost::json::object to_json(const WorkingSet& set);
 
 // What `tidepoold --doctor` prints: the same document that GET /v1/doctor answers with.
 std::string doctor_document(const DoctorReport& report);

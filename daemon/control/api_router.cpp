@@ -1,13 +1,14 @@
 #include "daemon/control/api_router.h"
 
 #include <algorithm>
-#include <boost/json/serialize.hpp>
+#include <boost/json.hpp>
 #include <charconv>
 #include <exception>
 
 #include "base/text.h"
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_handlers.h"
+#include "daemon/control/api_json.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -125,6 +126,12 @@ ApiResponse refused(unsigned status, std::string_view code, std::string_view mes
 
 ApiResponse document(unsigned status, const boost::json::object& object) {
   return {.status = status, .body = boost::json::serialize(object) + "\n", .etag = {}, .location = {}, .allow = {}};
+}
+
+ApiResponse log_page(boost::json::array items, std::uint64_t last_sequence, bool lost, WallTime began) {
+  return document(
+      200,
+      {{"items", std::move(items)}, {"last_sequence", last_sequence}, {"lost", lost}, {"log_began", rfc3339(began)}});
 }
 
 ApiResponse failed(const Error& error) {

@@ -162,6 +162,8 @@ struct Config {
 
   struct Policy {
     std::chrono::milliseconds tick{1000};
+    // What VMs need at which time of the day, kept over restarts; empty: forgotten.
+    std::string need_archive = "/var/lib/tidepool/need";
     std::size_t decision_history = 10000;  // decisions kept for `tidectl decisions`
     bool operator==(const Policy&) const = default;
   } policy;

@@ -306,6 +306,7 @@ std::vector<ConfigField> behaviour_fields() {
       at_start("pager.fault_threads", count<unsigned>(1, 64), MEMBER(pager.fault_threads)),
       at_start("pager.grace", duration(), MEMBER(pager.grace)),
       live("policy.tick", duration(), MEMBER(policy.tick)),
+      at_start("policy.need_archive", path(true), MEMBER(policy.need_archive)),
       at_start("policy.decision_history", count<std::size_t>(100, 1000000), MEMBER(policy.decision_history)),
   };
 }

@@ -339,7 +339,7 @@ class Loop final : public FaultLoop {
 
   void watch(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space) {
     if (watched_.contains(space.get()) || vm->dead) return;
-    watched_[space.get()] = Watched{vm, space, std::make_unique<SpaceState>(vm, space, config_.prefetch_max_pages)};
+    watched_[space.get()] = Watched{vm, space, std::make_unique<SpaceState>(vm, space)};
     if (const int error = ready_.watch(space->userfaultfd.fd(), space.get()); error != 0) vm->blocked_by = error;
   }
 

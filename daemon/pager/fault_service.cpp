@@ -8,7 +8,6 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr std::size_t kFetchOps = 64;
-constexpr std::size_t kMaxPrefetches = 64;
 constexpr std::size_t kMaxReleases = 1024;  // handed to the store at once
 constexpr Nanoseconds kLongestDiscard = std::chrono::seconds(10);
 constexpr std::size_t kUsualWaiting = 256;  // faults waiting at once, without an allocation
@@ -300,13 +299,6 @@ void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageI
   }
   submit(op);
   plan_prefetch(state, *segment.object, page);
-}
-
-void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page) {
-  const auto advice = state.prefetcher.on_fault(page.value);
-  if (!advice || prefetches_.size() >= kMaxPrefetches || state.vm->releasing) return;
-  prefetches_.push_back(
-      {&state, &object, page.value + static_cast<std::uint64_t>(advice->stride), advice->stride, advice->pages});
 }
 
 void FaultService::retry_deferred() {

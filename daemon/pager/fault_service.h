@@ -17,8 +17,8 @@
 namespace tidepool::daemon {
 
 struct SpaceState {
-  SpaceState(std::shared_ptr<PagedVm> v, std::shared_ptr<AddressSpace> s, unsigned prefetch_max)
-      : vm(std::move(v)), space(std::move(s)), prefetcher(prefetch_max), calls(space->pid) {}
+  SpaceState(std::shared_ptr<PagedVm> v, std::shared_ptr<AddressSpace> s)
+      : vm(std::move(v)), space(std::move(s)), calls(space->pid) {}
   std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   Prefetcher prefetcher;
@@ -106,7 +106,11 @@ class FaultService {
   void park(const WaitingFault& fault, MemoryObject& object, PageIndex page);
   void fetch_demand(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
                     const WaitingFault& fault);
+
+  // prefetching.cpp
   void plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page);
+  bool prefetch_step();
+  void settle_controls(PagedVm& vm);
 
   // fetching.cpp
   FetchOp* acquire();
@@ -124,7 +128,6 @@ class FaultService {
   void account_demand(FetchOp& op);
   bool start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
                  std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next);
-  bool prefetch_step();
   bool restore_step();
   bool restore_ready() const;
   void end_restore_sweep(RestoreJob& job);

@@ -117,6 +117,7 @@ void FaultService::account_demand(FetchOp& op) {
   PagerCounters& counters = op.vm->counters;
   const Nanoseconds waited = clock_.now() - op.fault.since;
   op.vm->fault_latency.record(waited);
+  op.vm->prefetch.fault_took(waited);
   counters.stall_ns.fetch_add(static_cast<std::uint64_t>(waited.count()), std::memory_order_relaxed);
   counters.faults_far.fetch_add(1, std::memory_order_relaxed);
   increment_saturating(op.object->map->region(PageMap::region_of(op.first)).refaults);
@@ -283,13 +284,17 @@ bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shar
                              MemoryObject& object, std::uint64_t from, std::uint64_t end, FetchReason reason,
                              std::uint64_t& next) {
   PageMap& map = *object.map;
+  // What is left far to learn from is no business of a restore.
+  const auto left_out = [&](std::uint64_t page) {
+    return reason == FetchReason::kPrefetch && vm->prefetch.is_control(object.number, page);
+  };
   while (from < end) {
     const std::uint64_t region_end = (from / kPagesPerRegion + 1) * kPagesPerRegion;
     if (map.region(from / kPagesPerRegion).far.load(std::memory_order_relaxed) == 0) {
       from = region_end;
       continue;
     }
-    if (map.load(PageIndex{from}).state() == PageState::kFar) break;
+    if (map.load(PageIndex{from}).state() == PageState::kFar && !left_out(from)) break;
     ++from;
   }
   next = std::min(from, end);
@@ -301,40 +306,15 @@ bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shar
   op->object = &object;
   op->reason = reason;
   op->first = PageIndex{from};
-  while (from < end && op->count < kFetchPages && begin_page(*op, PageIndex{from}, map.load(PageIndex{from}))) ++from;
+  while (from < end && op->count < kFetchPages && !left_out(from) &&
+         begin_page(*op, PageIndex{from}, map.load(PageIndex{from})))
+    ++from;
   next = std::max(from, next + 1);
   if (op->count == 0) {
     recycle(op);
   } else {
     submit(op);
   }
-  return true;
-}
-
-bool FaultService::prefetch_step() {
-  if (prefetches_.empty() || free_ops_.size() < kFetchPages) return false;
-  PrefetchRequest& request = prefetches_.front();
-  const std::uint64_t limit = request.object->map->pages().value;
-  if (request.stride == 1 || request.stride == -1) {
-    const std::uint64_t span = std::min<std::uint64_t>(request.left, kFetchPages);
-    const std::uint64_t from = request.stride > 0 ? request.next : request.next - std::min(request.next, span - 1);
-    std::uint64_t ignored = 0;
-    if (from < limit) {
-      start_run(request.state->vm, request.state->space, *request.object, from, std::min(limit, from + span),
-                FetchReason::kPrefetch, ignored);
-    }
-    request.left -= static_cast<unsigned>(span);
-    request.next += static_cast<std::uint64_t>(request.stride * static_cast<std::int64_t>(span));
-  } else {
-    std::uint64_t ignored = 0;
-    if (request.next < limit) {
-      start_run(request.state->vm, request.state->space, *request.object, request.next, request.next + 1,
-                FetchReason::kPrefetch, ignored);
-    }
-    --request.left;
-    request.next += static_cast<std::uint64_t>(request.stride);
-  }
-  if (request.left == 0 || request.next >= limit) prefetches_.pop_front();
   return true;
 }
 

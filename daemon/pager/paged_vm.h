@@ -26,6 +26,7 @@
 #include "daemon/pager/event_gate.h"
 #include "daemon/pager/group_room.h"
 #include "daemon/pager/page_map.h"
+#include "daemon/pager/prefetch_tuner.h"
 #include "kmod-interfaces/pagemap.h"
 #include "kmod-interfaces/userfaultfd.h"
 #include "pool/store/page_store.h"
@@ -133,6 +134,10 @@ struct PagerCounters {
   std::atomic<std::uint64_t> promoted_demand{0};
   std::atomic<std::uint64_t> promoted_prefetch{0};
   std::atomic<std::uint64_t> promoted_restore{0};
+  // Of pages that advice named and that were left far to learn from it (prefetch_tuner.h).
+  std::atomic<std::uint64_t> prefetch_used{0};
+  std::atomic<std::uint64_t> prefetch_wasted{0};
+  std::atomic<std::uint32_t> prefetch_window{0};       // pages that are fetched ahead at most, as of the last advice
   std::atomic<std::uint64_t> discarded_pages{0};       // far copies freed because the guest gave the page back
   std::atomic<std::uint64_t> removals_unexplained{0};  // of shared memory, whose cause nobody saw: taken for harmless
   std::atomic<std::uint64_t> forks{0};
@@ -175,6 +180,7 @@ struct PagedVm {
   std::uint64_t next_object = 0;
   std::uint64_t next_space = 0;
   MonoTime given_back{};  // when pages were last discarded
+  PrefetchTuner prefetch;
   // For how long a page that came home is spared at first (policy/page_age.h). Set by whoever orders demotions.
   std::atomic<Nanoseconds> hold{std::chrono::seconds(20)};
   PagerCounters counters;

@@ -24,9 +24,9 @@ std::optional<std::int64_t> Prefetcher::majority() const {
   return std::nullopt;
 }
 
-std::optional<PrefetchAdvice> Prefetcher::on_fault(std::uint64_t page) {
+std::optional<PrefetchAdvice> Prefetcher::on_fault(std::uint64_t page, unsigned max_pages) {
   // A fault right behind what was fetched ahead is the stream going on, not a jump: record it as the stride it is.
-  const bool stream_goes_on = any_ && expected_next_ != 0 && page == expected_next_;
+  const bool stream_goes_on = expects(page);
   if (any_ && !stream_goes_on) {
     deltas_[recorded_ % kHistory] = static_cast<std::int64_t>(page) - static_cast<std::int64_t>(last_page_);
     ++recorded_;
@@ -39,7 +39,7 @@ std::optional<PrefetchAdvice> Prefetcher::on_fault(std::uint64_t page) {
     expected_next_ = 0;
     return std::nullopt;
   }
-  ahead_ = stream_goes_on ? std::min(ahead_ * 2, max_pages_) : std::min(kFirstAhead, max_pages_);
+  ahead_ = std::min(stream_goes_on ? ahead_ * 2 : kFirstAhead, max_pages);
   if (ahead_ == 0) return std::nullopt;
   expected_next_ = page + static_cast<std::uint64_t>(*stride * static_cast<std::int64_t>(ahead_ + 1));
   return PrefetchAdvice{*stride, ahead_};

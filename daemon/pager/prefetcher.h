@@ -16,10 +16,10 @@ struct PrefetchAdvice {
 
 class Prefetcher {
  public:
-  explicit Prefetcher(unsigned max_pages) : max_pages_(max_pages) {}
-
-  // Tells of a demand fault on `page`; answers what to fetch behind it.
-  std::optional<PrefetchAdvice> on_fault(std::uint64_t page);
+  // Tells of a demand fault on `page`; answers what to fetch behind it, at most so many pages.
+  std::optional<PrefetchAdvice> on_fault(std::uint64_t page, unsigned max_pages);
+  // Where a fault says that the stream goes on behind what was fetched.
+  bool expects(std::uint64_t page) const { return any_ && expected_next_ != 0 && page == expected_next_; }
 
  private:
   static constexpr unsigned kHistory = 16;
@@ -35,7 +35,6 @@ class Prefetcher {
   // distance.
   std::uint64_t expected_next_ = 0;
   unsigned ahead_ = kFirstAhead;
-  unsigned max_pages_;
 };
 
 }  // namespace tidepool::daemon

@@ -205,6 +205,14 @@ void add_vm(Families& out, const VmSample& vm) {
   promoted("demand", vm.promoted_demand);
   promoted("prefetch", vm.promoted_prefetch);
   promoted("restore", vm.promoted_restore);
+  const auto prefetched = [&](const char* result, std::uint64_t pages) {
+    out.counter("tidepool_prefetch_pages_total", static_cast<double>(pages),
+                labels({{"vm", vm.name}, {"result", result}}));
+  };
+  prefetched("issued", vm.prefetch_issued);
+  prefetched("used", vm.prefetch_used);
+  prefetched("wasted", vm.prefetch_wasted);
+  out.gauge("tidepool_prefetch_window_pages", static_cast<double>(vm.prefetch_window), labels({{"vm", vm.name}}));
   const auto faults = [&](const char* kind, std::uint64_t count) {
     out.counter("tidepool_vm_faults_total", static_cast<double>(count), labels({{"vm", vm.name}, {"kind", kind}}));
   };
@@ -217,6 +225,10 @@ void add_vm(Families& out, const VmSample& vm) {
                 labels({{"vm", vm.name}, {"kind", event.kind}}));
   out.counter("tidepool_vm_fault_stall_seconds_total", in_seconds(vm.fault_stall), labels({{"vm", vm.name}}));
   out.gauge("tidepool_vm_stall_budget_ratio", vm.stall_budget, labels({{"vm", vm.name}}));
+  if (vm.dry_run) {
+    out.gauge("tidepool_vm_dry_run_far_bytes", as_double(vm.dry_run->far), labels({{"vm", vm.name}}));
+    out.gauge("tidepool_vm_dry_run_stall_ratio", vm.dry_run->stall, labels({{"vm", vm.name}}));
+  }
   for (const std::string& reason : vm.blocked)
     out.gauge("tidepool_vm_blocked", 1, labels({{"vm", vm.name}, {"reason", reason}}));
 }

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,12 @@ struct VmEventCount {
   std::uint64_t count;
 };
 
+// What a VM in dry-run mode would be like.
+struct DryRunSample {
+  Bytes far;
+  double stall = 0;  // share of its threads' time
+};
+
 struct VmSample {
   std::string name;  // the `vm` label of all its series; unique
   std::string uuid;  // empty where the process has none
@@ -48,12 +55,17 @@ struct VmSample {
   Bytes promoted_demand;      // totals since adoption, by what brought the page home
   Bytes promoted_prefetch;
   Bytes promoted_restore;
+  std::uint64_t prefetch_issued = 0;        // pages fetched ahead
+  std::uint64_t prefetch_used = 0;          // of those left far to learn from it: were used all the same
+  std::uint64_t prefetch_wasted = 0;        // were not
+  std::uint64_t prefetch_window = 0;        // pages that are fetched ahead of a stream at most
   std::uint64_t faults_far = 0;             // a far page was touched
   std::uint64_t faults_first = 0;           // an untouched page was touched
   std::uint64_t faults_write = 0;           // a write met write protection
   std::uint64_t faults_minor = 0;           // a cached page had to be mapped again
   std::chrono::nanoseconds fault_stall{0};  // summed over its threads since adoption
   double stall_budget = 0;                  // share of time that its threads may wait
+  std::optional<DryRunSample> dry_run;      // in that mode only
   std::vector<std::string> blocked;         // stable words: why nothing (more) moves
   std::vector<VmEventCount> pager_events;   // what the pager met that is neither a fault nor a move
 };

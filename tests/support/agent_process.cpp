@@ -57,6 +57,7 @@ AgentProcess::AgentProcess(const Settings& settings) {
                {"api.socket", quoted(socket())},
                {"api.metrics", "\"\""},
                {"api.audit_log", quoted(folder_ / "audit.jsonl")},
+               {"policy.need_archive", quoted(folder_ / "need")},
                {"keeper.holder", "\"keeper\""},
                {"keeper.socket", quoted(folder_ / "keeper.sock")},
                {"keeper.program", quoted(bin_folder() + "/tidepool-keeper")},

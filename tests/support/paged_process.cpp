@@ -40,6 +40,7 @@ struct PagedProcess::Shared {
   std::atomic<int> ready;
   std::atomic<int> go;
   std::atomic<int> stop;
+  std::atomic<Visits> visits;
   std::atomic<unsigned> running;
   std::atomic<int> userfaultfd;
   std::atomic<std::uint64_t> address;
@@ -121,12 +122,28 @@ class Target {
     }
   }
 
+  std::uint64_t next_visit(std::uint64_t random, std::uint64_t step, std::uint64_t own) const {
+    constexpr std::uint64_t kBlock = 64;
+    constexpr std::uint64_t kBeginning = 6;
+    switch (shared_.visits.load()) {
+      case Visits::kRandom:
+        return random % own;
+      case Visits::kInOrder:
+        return step % own;
+      case Visits::kBeginnings:
+        // Blocks in an order without a stride.
+        return (step / kBeginning * 0x9E3779B97F4A7C15ull >> 32) % (own / kBlock) * kBlock + step % kBeginning;
+    }
+    return 0;
+  }
+
   // Every page has one thread that owns it, so its version needs no lock.
   void work(unsigned self) {
     std::mt19937_64 random(options_.seed * 1000 + self);
     const std::uint64_t own = options_.pages / options_.threads;
+    std::uint64_t step = 0;
     while (shared_.stop == 0) {
-      const std::uint64_t page = (random() % own) * options_.threads + self;
+      const std::uint64_t page = next_visit(random(), step++, own) * options_.threads + self;
       if (!page_is(at(page), page, shared_.versions[page])) mismatch(page, "read");
       if (options_.write && random() % 3 == 0) {
         const std::uint64_t version = shared_.versions[page] + 1;
@@ -220,6 +237,7 @@ PagedProcess::PagedProcess(const PagedProcessOptions& options) : options_(option
     if (::ftruncate(file_.get(), static_cast<off_t>(options.pages * kPageSize)) != 0)
       throw std::runtime_error("ftruncate");
   }
+  shared_->visits = options.visits;
   pid_ = ::fork();
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -256,6 +274,9 @@ AddressRange PagedProcess::memory() const {
 }
 std::unique_ptr<daemon::Dropper> PagedProcess::dropper() const {
   return std::make_unique<MailboxDropper>(*shared_);
+}
+void PagedProcess::visit(Visits order) {
+  shared_->visits = order;
 }
 void PagedProcess::start() {
   shared_->go = 1;

@@ -18,6 +18,13 @@
 
 namespace tidepool::tests {
 
+// In which order each thread visits its pages.
+enum class Visits : int {
+  kRandom,
+  kInOrder,
+  kBeginnings,  // a few pages in a row, then elsewhere: what looks like a stream ends at once
+};
+
 struct PagedProcessOptions {
   bool shared = true;
   bool huge = false;
@@ -28,6 +35,7 @@ struct PagedProcessOptions {
   bool write = true;
   bool read_untouched = false;  // private: the pages that were never written are read once, so that they show zeros
   std::uint64_t seed = 1;
+  Visits visits = Visits::kRandom;
 };
 
 class PagedProcess {
@@ -45,6 +53,7 @@ class PagedProcess {
 
   void start();         // lets the threads go
   void stop_threads();  // waits for them
+  void visit(Visits order);
   void signal(int number) const;
   void kill_now();
   std::uint64_t operations() const;

@@ -134,7 +134,9 @@ TEST_F(Workloads, StayWhereTheyAreInObserveModeHeldAndFrozen) {
   ASSERT_TRUE(target.ready());
   Whole agent;
   ASSERT_TRUE(agent.start());
-  ASSERT_TRUE(agent.adopt(target.pid(), "load", {}, by_kernel({"--mode", "observe"})));
+  agent.expect({"vm", "adopt", "--pid", std::to_string(target.pid()), "--name", "load", "--mechanism", "kernel", "--mode",
+                "observe"},
+               0);
   ASSERT_TRUE(await([&] { return !agent.expect({"decisions", "--vm", "load"}, 0).empty(); }));
   EXPECT_EQ(status_of(target.pid()).swapped, Bytes{});
   agent.expect({"vm", "hold", "load"}, 0);

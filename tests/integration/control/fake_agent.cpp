@@ -344,6 +344,60 @@ LogPage<T> page_of(const std::vector<T>& all, std::string_view vm, std::uint64_t
 
 }  // namespace
 
+// Two objects of memory, watched for ten minutes: the first half is hot, the rest is cold and goes.
+Result<Heatmap> FakeAgent::vm_heatmap(std::string_view vm, std::chrono::milliseconds last) {
+  const std::lock_guard lock(mutex_);
+  const Result<VmStatus*> found = find(vm);
+  if (!found) return Failure(found.error());
+  Heatmap map;
+  map.vm = (*found)->name;
+  map.period = std::chrono::seconds(15);
+  map.until = WallTime{std::chrono::seconds(1'800'000'000)};
+  map.from = map.until - last;
+  const Bytes stretch{64ull << 20};
+  for (std::uint32_t i = 0; i < 8; ++i) {
+    const std::uint32_t object = i < 6 ? 0 : 1;
+    const Bytes offset{stretch.value * (object == 0 ? i : i - 6)};
+    map.stretches.push_back(
+        {object, offset, stretch, i == 7 ? std::nullopt : std::optional<std::uint64_t>(0x7f0000000000 + offset.value)});
+  }
+  for (int c = 0; c < 40; ++c) {
+    Heatmap::Column column;
+    column.start = map.until - map.period * (40 - c);
+    for (int i = 0; i < 8; ++i) {
+      column.cells.push_back(i == 7 ? std::optional<Heatmap::Cell>{}
+                                    : Heatmap::Cell{i < 4 ? 8.0 : 0.0001, i < 4 ? 0.0 : c / 40.0});
+    }
+    map.columns.push_back(std::move(column));
+  }
+  return map;
+}
+
+Result<WorkingSet> FakeAgent::vm_working_set(std::string_view vm, std::chrono::milliseconds) {
+  const std::lock_guard lock(mutex_);
+  const Result<VmStatus*> found = find(vm);
+  if (!found) return Failure(found.error());
+  WorkingSet set;
+  set.vm = (*found)->name;
+  set.resident = Bytes{3ull << 30};
+  set.far = Bytes{1ull << 30};
+  set.minute = Bytes{1ull << 30};
+  set.ten_minutes = Bytes{2ull << 30};
+  set.uses = 1000;
+  set.fault_cost = std::chrono::microseconds(20);
+  set.threads = 4;
+  set.stall_budget = 0.01;
+  for (std::uint64_t i = 0; i <= 32; ++i)
+    set.curve.push_back(
+        {Bytes{i << 27}, 1000.0 - 31.25 * static_cast<double>(i), 1000.0 - 31.25 * static_cast<double>(i)});
+  set.offers.push_back({0.01, Bytes{2ull << 30}, Bytes{1ull << 30}, 2000});
+  set.offers.push_back({0.05, Bytes{1ull << 30}, Bytes{2ull << 30}, 10000});
+  set.period = std::chrono::minutes(1);
+  set.samples.push_back(
+      {WallTime{std::chrono::seconds(1'800'000'000)}, set.minute, set.ten_minutes, set.resident, set.far});
+  return set;
+}
+
 Result<LogPage<VmEvent>> FakeAgent::vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) {
   const std::lock_guard lock(mutex_);
   const Result<VmStatus*> found = find(vm);
@@ -352,7 +406,9 @@ Result<LogPage<VmEvent>> FakeAgent::vm_events(std::string_view vm, std::uint64_t
 }
 
 Result<LogPage<Decision>> FakeAgent::decisions(std::string_view vm, std::uint64_t since, std::size_t limit) {
-  return page_of(decisions_, vm, since, limit);
+  LogPage<Decision> page = page_of(decisions_, vm, since, limit);
+  page.began = log_began_;
+  return page;
 }
 
 Result<Explanation> FakeAgent::explain(std::string_view vm) {
@@ -388,6 +444,12 @@ Result<ChangeReport> FakeAgent::pool_resize(const Amount& capacity, bool plan) {
     report.remedy = "Try: --size 1GiB";
   }
   return report;
+}
+
+void FakeAgent::forget_decisions(std::size_t left) {
+  const std::lock_guard lock(mutex_);
+  if (decisions_.size() > left) decisions_.resize(left);
+  log_began_ += std::chrono::hours(1);
 }
 
 }  // namespace tidepool::daemon::testing

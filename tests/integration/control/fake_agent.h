@@ -36,6 +36,8 @@ class FakeAgent final : public AgentService {
   Result<> vm_unhold(std::string_view vm) override;
   Result<Operation> vm_record(std::string_view vm, const RecordRequest& request) override;
   Result<> vm_record_end(std::string_view vm) override;
+  Result<Heatmap> vm_heatmap(std::string_view vm, std::chrono::milliseconds last) override;
+  Result<WorkingSet> vm_working_set(std::string_view vm, std::chrono::milliseconds last) override;
   Result<LogPage<VmEvent>> vm_events(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<LogPage<Decision>> decisions(std::string_view vm, std::uint64_t since, std::size_t limit) override;
   Result<Explanation> explain(std::string_view vm) override;
@@ -57,6 +59,8 @@ class FakeAgent final : public AgentService {
   RecordRequest last_recording() const;
   Caller frozen_by() const;
   bool frozen() const { return frozen_; }
+  // As a new agent: it has made no more decisions than so many, numbered from one.
+  void forget_decisions(std::size_t left);
 
  private:
   Result<VmStatus*> find(std::string_view vm);
@@ -81,6 +85,7 @@ class FakeAgent final : public AgentService {
   bool recording_ = false;
   std::vector<VmEvent> events_;
   std::vector<Decision> decisions_;
+  WallTime log_began_{std::chrono::hours(1)};
 };
 
 // web-3 of the documentation: 8 GiB promised, 3.1 resident, 2.9 far.

@@ -49,7 +49,7 @@ pid_t Tidectl::spawn(const Words& words, const std::string& out, const std::stri
 void Tidectl::exec(const Words& words) {
   ::setenv("TIDEPOOL_SOCKET", options_.socket.c_str(), 1);
   ::setenv("PATH", "/nonexistent:.:", 1);
-  ::unsetenv("NO_COLOR");
+  no_color_ ? ::setenv("NO_COLOR", "1", 1) : ::unsetenv("NO_COLOR");
   std::vector<char*> argv{program_.data()};
   for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);

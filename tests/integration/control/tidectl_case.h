@@ -45,6 +45,7 @@ class Tidectl : public ::testing::Test {
 
   TemporaryFolder folder_;
   std::string program_;
+  bool no_color_ = false;  // NO_COLOR is set
   FakeAgent agent_;
   ApiServerOptions options_;
   std::unique_ptr<ApiServer> server_;

@@ -51,6 +51,8 @@ TEST_F(Tidectl, EveryReadingCommandGivesValidJsonAndYaml) {
                                                {"vm", "list"},
                                                {"vm", "show", "web-3"},
                                                {"vm", "events", "web-3"},
+                                               {"vm", "heatmap", "web-3"},
+                                               {"vm", "wss", "web-3"},
                                                {"explain", "web-3"},
                                                {"decisions"},
                                                {"host", "show"},
@@ -123,6 +125,31 @@ TEST_F(Tidectl, FollowGoesOnFromWhereItWas) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   const std::string text = slurp(out);
   EXPECT_EQ(std::ranges::count(text, '\n'), 4) << text;  // a header and three
+}
+
+// Another agent, which numbers its decisions from the beginning, is followed as the first was.
+TEST_F(Tidectl, FollowGoesOnOverARestartOfTheAgent) {
+  const std::string out = folder_.path() + "/followed";
+  const std::string err = out + ".err";
+  const pid_t child = spawn({"decisions", "--vm", "web-3", "--follow"}, out, err);
+  while (slurp(out).find("\n5 ") == std::string::npos) std::this_thread::sleep_for(5ms);
+  server_.reset();
+  while (slurp(err).find("waiting for the agent") == std::string::npos) std::this_thread::sleep_for(5ms);
+  agent_.forget_decisions(2);
+  start();
+  while (slurp(err).find("started anew") == std::string::npos) std::this_thread::sleep_for(5ms);
+  // The new agent has the first entry again.
+  while (std::ranges::count(slurp(out), '\n') < 5) std::this_thread::sleep_for(5ms);
+  ::kill(child, SIGINT);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status)) << "it went on until it was told to end";
+  EXPECT_NE(slurp(err).find("the agent answers again"), std::string::npos) << slurp(err);
+}
+
+TEST_F(Tidectl, FollowBeginsOnlyWhereSomebodyAnswers) {
+  server_.reset();
+  EXPECT_EQ(run({"decisions", "--follow"}).code, 4);
 }
 
 }  // namespace

@@ -72,6 +72,8 @@ TEST_F(Tidectl, EveryCommandHasHelpWithAnExample) {
                                                {"vm", "unhold"},
                                                {"vm", "events"},
                                                {"vm", "record"},
+                                               {"vm", "heatmap"},
+                                               {"vm", "wss"},
                                                {"host", "show"},
                                                {"host", "freeze"},
                                                {"host", "thaw"},

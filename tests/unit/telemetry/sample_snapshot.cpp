@@ -46,6 +46,11 @@ MetricsSnapshot sample_snapshot() {
   vm.demoted = 9_GiB;
   vm.promoted_demand = 5_GiB;
   vm.promoted_prefetch = 1_GiB;
+  vm.prefetch_issued = 262144;
+  vm.prefetch_used = 40;
+  vm.prefetch_wasted = 3;
+  vm.prefetch_window = 128;
+  vm.dry_run = DryRunSample{2_GiB, 0.004};
   vm.promoted_restore = 12_KiB;
   vm.faults_far = 1310720;
   vm.faults_first = 11;

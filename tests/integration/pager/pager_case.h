@@ -1,0 +1,122 @@
+// A pager, and a process that is paged by it.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <random>
+#include <thread>
+
+#include "daemon/pager/pager.h"
+#include "tests/support/memory_store.h"
+#include "tests/support/paged_process.h"
+
+namespace tidepool::daemon {
+
+using namespace std::chrono_literals;
+using tests::MemoryStore;
+using tests::PagedProcess;
+using tests::PagedProcessOptions;
+
+template <class Condition>
+bool eventually(Condition&& condition, std::chrono::seconds limit = 60s) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(1ms);
+  }
+  return true;
+}
+
+class Rig {
+ public:
+  explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false,
+               const kernel::KernelRoots& roots = {})
+      : process_(process), forks_(options.fork_children) {
+    PagerConfig config;
+    config.roots = roots;
+    config.demoter.grace = 0ms;
+    config.demoter.drop_deadline = 200ms;
+    PagerHooks hooks;
+    hooks.integrity_failure = [this](PagedVm&, MemoryObject&, PageIndex) { ++integrity_failures; };
+    hooks.vm_gone = [this](PagedVm&) { gone = true; };
+    auto pager = Pager::start(config, hooks, clock_);
+    EXPECT_TRUE(pager);
+    pager_ = std::move(*pager);
+    VmSpec spec;
+    spec.name = "test";
+    spec.store = &store;
+    spec.keep_clean_copies = clean_copies;
+    spec.objects.push_back({options.shared, options.shared ? process.memory_file() : UniqueFd{}});
+    SpaceSpec space;
+    space.userfaultfd = kernel::Userfaultfd{process.take_userfaultfd()};
+    space.pid = process.pid();
+    space.pidfd = process.pidfd();
+    space.mappings.push_back({process.memory(), 0, 0});
+    if (!options.shared) space.ring = process.dropper();
+    spec.spaces.push_back(std::move(space));
+    auto prepared = pager_->prepare(std::move(spec));
+    EXPECT_TRUE(prepared) << prepared.error().message();
+    vm = *prepared;
+    const auto activated = pager_->activate(vm);
+    EXPECT_TRUE(activated) << activated.error().message();
+  }
+  ~Rig() { pager_->stop(); }
+
+  MemoryObject& object() { return *vm->objects[0]; }
+  bool demote(std::uint64_t region) { return pager_->demote(vm, {&object(), region}); }
+  void demote_all() {
+    for (std::uint64_t region = 0; region < object().map->regions(); ++region) demote(region);
+  }
+  bool idle() { return pager_->demotions_queued() == 0; }
+  Result<> release() {
+    std::promise<Result<>> finished;
+    pager_->release(vm, [&](Result<> result) { finished.set_value(std::move(result)); });
+    return finished.get_future().get();
+  }
+  // Demotes regions at random until the process has done so many operations, a thousand pages went out and came back,
+  // and children saw it.
+  void churn(std::uint64_t operations, std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const std::uint64_t goal = process_.operations() + operations;
+    const auto enough = [&] {
+      return process_.operations() >= goal && vm->counters.demoted_pages > 1000 &&
+             vm->counters.promoted_demand > 1000 && (!forks_ || process_.forks() > 3);
+    };
+    auto last = std::chrono::steady_clock::now();
+    std::uint64_t seen = process_.operations();
+    while (!enough()) {
+      demote(random() % object().map->regions());
+      std::this_thread::sleep_for(200us);
+      if (process_.operations() != seen) {
+        seen = process_.operations();
+        last = std::chrono::steady_clock::now();
+      }
+      ASSERT_LT(std::chrono::steady_clock::now() - last, 60s) << "the process makes no progress";
+    }
+  }
+  std::uint64_t accounted() {
+    std::uint64_t sum = 0;
+    for (unsigned state = 0; state < kPageStateCount; ++state)
+      sum += object().map->count(static_cast<PageState>(state));
+    return sum;
+  }
+  Pager& pager() { return *pager_; }
+
+  MemoryStore store;
+  std::shared_ptr<PagedVm> vm;
+  std::atomic<int> integrity_failures{0};
+  std::atomic<bool> gone{false};
+
+ private:
+  SystemClock clock_;
+  PagedProcess& process_;
+  const bool forks_;
+  std::unique_ptr<Pager> pager_;
+};
+
+}  // namespace tidepool::daemon
