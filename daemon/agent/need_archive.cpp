@@ -42,7 +42,8 @@ NeedArchive NeedArchive::parse(std::string_view text) {
   NeedArchive archive;
   bool first = true;
   while (!text.empty()) {
-    const std::string_view line = text.substr(0, text.find('\n'));
+    const std::size_t end_of_line = text.find('\n');
+    const std::string_view line = text.substr(0, end_of_line);
     text.remove_prefix(std::min(text.size(), line.size() + 1));
     if (std::exchange(first, false)) {
       if (line == kFirstLine) continue;
@@ -52,7 +53,9 @@ NeedArchive NeedArchive::parse(std::string_view text) {
     const std::size_t tab = line.find('\t');
     const std::size_t second = tab == std::string_view::npos ? tab : line.find('\t', tab + 1);
     std::int64_t seen = 0;
-    bool good = second != std::string_view::npos && archive.vms_.size() < kMostVms;
+    // A line without its end has been cut.
+    bool good =
+        end_of_line != std::string_view::npos && second != std::string_view::npos && archive.vms_.size() < kMostVms;
     if (good) {
       const auto [end, error] = std::from_chars(line.data(), line.data() + tab, seen);
       good = error == std::errc{} && end == line.data() + tab && may_be_key(line.substr(second + 1)) &&

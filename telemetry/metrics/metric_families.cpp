@@ -212,7 +212,8 @@ void add_vm(Families& out, const VmSample& vm) {
   prefetched("issued", vm.prefetch_issued);
   prefetched("used", vm.prefetch_used);
   prefetched("wasted", vm.prefetch_wasted);
-  out.gauge("tidepool_prefetch_window_pages", static_cast<double>(vm.prefetch_window), labels({{"vm", vm.name}}));
+  out.gauge("tidepool_prefetch_window_bytes", static_cast<double>(vm.prefetch_window * kPageSize),
+            labels({{"vm", vm.name}}));
   const auto faults = [&](const char* kind, std::uint64_t count) {
     out.counter("tidepool_vm_faults_total", static_cast<double>(count), labels({{"vm", vm.name}, {"kind", kind}}));
   };

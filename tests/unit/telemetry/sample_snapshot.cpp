@@ -24,6 +24,9 @@ MetricsSnapshot sample_snapshot() {
   LatencyHistogram ticks;
   ticks.record(3ms);
   host.policy_tick = ticks.snapshot();
+  host.kernel_tier_fault = 4us;
+  host.kernel_tier_store = 5us;
+  host.kernel_tier_cpu = 250ms;
   host.trackers = {{"fault-sampling", true, 1500ms, true, 77, 0}, {"damon", false, 0ms, false, 5, 3, 8, 9}};
   host.dropped_samples = {.malformed = 1, .unknown = 2};
 
