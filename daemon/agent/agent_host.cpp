@@ -121,8 +121,9 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
   };
   // Regions that were ordered out before: they are let go of, or end.
   const auto leaving = [&] {
-    return std::ranges::any_of(
-        vms, [](const auto& vm) { return !vm->memory->dead && vm->memory->demotions_in_flight != 0; });
+    return std::ranges::any_of(vms, [](const auto& vm) {
+      return !vm->dead() && (vm->memory ? vm->memory->demotions_in_flight : vm->workload->moves_in_flight) != 0;
+    });
   };
   const Bytes total = far();
   Result<> result;

@@ -260,19 +260,19 @@ TEST_F(Workloads, ThatMakeNoSenseAreRefused) {
   EXPECT_NE(again.all().find("adopted already, as load"), std::string::npos) << again.all();
   EXPECT_EQ(agent.tidectl({"vm", "adopt", "--pid", pid}).code, 1);
   ASSERT_TRUE(agent.release("load"));
-  ASSERT_TRUE(agent.adopt(target.pid(), "load", target.memory()));
+  ASSERT_TRUE(agent.adopt(target.pid(), "load"));
   EXPECT_EQ(adopt(target.pid()).code, 1);
   ASSERT_TRUE(agent.release("load"));
   target.finish();
 }
 
 TEST_F(Workloads, ForWhichTheTierHasNoRoomKeepTheirMemory) {
+  zram_.limit(2_MiB);
   Target target(private_load());
   ASSERT_TRUE(target.ready());
   Whole agent;
   ASSERT_TRUE(agent.start());
   ASSERT_TRUE(agent.adopt(target.pid(), "load", {}, by_kernel()));
-  zram_.limit(2_MiB);
   agent.limit("load", 8_MiB);
   ASSERT_TRUE(await([&] {
     return agent.expect({"decisions", "--vm", "load"}, 0).find("pool-full") != std::string::npos;
