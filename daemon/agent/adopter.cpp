@@ -425,6 +425,10 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
 }
 
 void Adopter::become(ManagedVm& vm, Mode wanted) {
+  if (wanted == Mode::kDryRun) {
+    const std::lock_guard lock(vm.mutex);
+    vm.policy.mode = wanted;
+  }
   if (wanted != Mode::kActive || vm.immovable) return;
   if (auto active = canary_.activate(vm); !active)
     context_.event(vm.name, "settings", "stays in observe mode: " + active.error().remedy);

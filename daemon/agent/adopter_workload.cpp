@@ -119,7 +119,6 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt_workload(const AdoptRequest& r
   vm->policy = settings_for(config, first_rule(config.rules, candidate->subject), vm->workload->memory().mapped,
                             request.settings);
   const Mode wanted = std::exchange(vm->policy.mode, Mode::kObserve);
-  if (wanted == Mode::kDryRun) vm->policy.mode = wanted;
   if (!context_.vms.add(vm)) {
     context_.swap_mover->forget(vm->workload);
     count(candidate->verdict, false);

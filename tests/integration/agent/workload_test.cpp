@@ -134,8 +134,8 @@ TEST_F(Workloads, StayWhereTheyAreInObserveModeHeldAndFrozen) {
   ASSERT_TRUE(target.ready());
   Whole agent;
   ASSERT_TRUE(agent.start());
-  agent.expect({"vm", "adopt", "--pid", std::to_string(target.pid()), "--name", "load", "--mechanism", "kernel", "--mode",
-                "observe"},
+  agent.expect({"vm", "adopt", "--pid", std::to_string(target.pid()), "--name", "load", "--mechanism", "kernel",
+                "--mode", "observe"},
                0);
   ASSERT_TRUE(await([&] { return !agent.expect({"decisions", "--vm", "load"}, 0).empty(); }));
   EXPECT_EQ(status_of(target.pid()).swapped, Bytes{});

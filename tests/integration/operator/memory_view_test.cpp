@@ -32,7 +32,8 @@ class MemoryView : public AdoptionCase {
     if (IsSkipped()) return;
     start();
     child_ = std::make_unique<ChildProcess>([this] {
-      char* memory = memory_.make();
+      // Shared: there, fault sampling sees reads as well, so its silence says something.
+      char* memory = memory_.make(MAP_SHARED | MAP_ANONYMOUS);
       if (memory == nullptr) return std::string("mmap");
       for (std::size_t at = 0; at < 16 * kMiB; at += kPageSize) memory[at] = 'x';
       std::thread([memory] {
@@ -95,12 +96,12 @@ TEST_F(MemoryView, DryRunDecidesAndMovesNothing) {
       if (each.at("action").as_string() == "demote") return true;
     return false;
   }));
-  for (const json::value& each : ask({"decisions", "--vm", name_}).at("items").as_array())
-    EXPECT_FALSE(each.at("carried_out").as_bool());
+  const json::value decisions = ask({"decisions", "--vm", name_});
+  for (const json::value& each : decisions.at("items").as_array()) EXPECT_FALSE(each.at("carried_out").as_bool());
   const json::value vm = ask({"vm", "show", name_});
   EXPECT_EQ(vm.at("settings").at("mode").as_string(), "dry-run");
   EXPECT_EQ(vm.at("memory").at("far_bytes").to_number<std::uint64_t>(), 0u);
-  EXPECT_EQ(vm.at("demoted_bytes").to_number<std::uint64_t>(), 0u);
+  EXPECT_EQ(vm.at("demoted_bytes_total").to_number<std::uint64_t>(), 0u);
   const std::string why = agent().expect({"explain", name_}, 0);
   EXPECT_NE(why.find("dry-run"), std::string::npos) << why;
 }
