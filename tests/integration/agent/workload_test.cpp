@@ -236,7 +236,8 @@ TEST_F(Workloads, ThatEndAreForgotten) {
 }
 
 TEST_F(Workloads, ThatMakeNoSenseAreRefused) {
-  Target target(private_load());
+  // Not beside a thread's stack, which the pager would leave alone together with it.
+  Target target(load({"--memory", "private", "--threads", "2", "--rate", "400"}, kMemory));
   ASSERT_TRUE(target.ready());
   Whole agent;
   ASSERT_TRUE(agent.start());
@@ -260,7 +261,7 @@ TEST_F(Workloads, ThatMakeNoSenseAreRefused) {
   EXPECT_NE(again.all().find("adopted already, as load"), std::string::npos) << again.all();
   EXPECT_EQ(agent.tidectl({"vm", "adopt", "--pid", pid}).code, 1);
   ASSERT_TRUE(agent.release("load"));
-  ASSERT_TRUE(agent.adopt(target.pid(), "load"));
+  ASSERT_TRUE(agent.adopt(target.pid(), "load", target.memory()));
   EXPECT_EQ(adopt(target.pid()).code, 1);
   ASSERT_TRUE(agent.release("load"));
   target.finish();
