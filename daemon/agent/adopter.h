@@ -19,6 +19,9 @@
 
 namespace tidepool::daemon {
 
+// For how long a release may bring home before it gives up.
+inline constexpr auto kReleasePatience = std::chrono::minutes(10);
+
 class Adopter {
  public:
   Adopter(Context& context, Canary& canary) : context_(context), canary_(canary) {}

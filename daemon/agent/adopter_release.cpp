@@ -5,11 +5,6 @@
 #include "daemon/agent/adopter.h"
 
 namespace tidepool::daemon {
-namespace {
-
-constexpr auto kReleasePatience = std::chrono::minutes(10);
-
-}  // namespace
 
 // Waits until everything is home and unregistered, or the process is gone. An error leaves the VM served.
 Result<> Adopter::bring_home(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle) {

@@ -12,8 +12,6 @@
 namespace tidepool::daemon {
 namespace {
 
-constexpr auto kReleasePatience = std::chrono::minutes(10);
-
 // What speaks against a workload. All else is about what the pager places in processes, and about memory that something
 // besides them sees: the kernel's own swap is coherent for everybody. A userfaultfd is somebody else's business with
 // the memory, and could leave whoever reads a page there waiting for that somebody.
