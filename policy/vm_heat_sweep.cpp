@@ -13,7 +13,8 @@ constexpr float kWorthSplitting = 4;       // the hot part's rate over the cold 
 constexpr std::uint8_t kAlikeWindows = 6;  // sweeps without a difference before a split region is whole again
 constexpr float kUnitPriorWatch = 4;       // page-seconds that the region's rate counts for
 constexpr unsigned kForgiveAge = 60;       // scan periods of quiet after which one doubling of a back-off is forgiven
-constexpr std::uint16_t kFruitlessPause = 1;  // seconds, doubled by the region's back-off
+constexpr std::uint16_t kFruitlessPause = 1;  // seconds, doubled by the region's back-off ...
+constexpr int kFruitlessDoublings = 3;  // ... but no more often: a VM above its limit may have nothing else to give
 
 }  // namespace
 
@@ -72,8 +73,8 @@ void VmHeat::sweep_region(Object& object, std::uint32_t index) {
   if (region.has(RegionHeat::kPending) && since_planned > std::chrono::duration<double>(config_.move_timeout).count()) {
     settle(region);
     note_fruitless(region);
-  } else if (region.has(RegionHeat::kFruitless) && since_planned > kFruitlessPause
-                                                                       << std::min<int>(region.backoff, 6)) {
+  } else if (region.has(RegionHeat::kFruitless) &&
+             since_planned > kFruitlessPause << std::min<int>(region.backoff, kFruitlessDoublings)) {
     region.set(RegionHeat::kFruitless, false);
   } else if (region.backoff > 0 && age >= kForgiveAge && rounds_ % 8 == 0) {
     --region.backoff;
