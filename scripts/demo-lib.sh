@@ -80,6 +80,7 @@ ask_client() {
 start_cache() {
   local name=$1 client=$2 group=${3:-} file
   file=/dev/shm/$(basename "$work").$1
+  rm -f "$work/run/$name.sock"  # an earlier one's would look as if this one were there
   # shellcheck disable=SC2016  # the inner shell expands it
   start "$name" sh -c '[ -z "$1" ] || echo $$ >"$1/cgroup.procs"; shift; exec "$@"' join "$group" \
     setpriv --reuid nobody --regid nogroup --clear-groups -- \
