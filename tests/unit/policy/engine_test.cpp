@@ -322,8 +322,9 @@ TEST(Engine, GivesUpForAWhileOnMovesThatDoNothing) {
       host.engine.ended(VmId{1}, move.region, 0);
     }
   }
-  EXPECT_GE(attempts, 20u) << "an order is not forgotten";
-  EXPECT_LE(attempts, 20u * 20) << "less and less often";
+  // 20 regions, 600 seconds.
+  EXPECT_GE(attempts, 20u * 600 / 30) << "an order is not forgotten, however often it was in vain";
+  EXPECT_LE(attempts, 20u * 600 / 8) << "and yet not every second";
 }
 
 TEST(Engine, TakesBackAMoveThatNobodyCouldBegin) {
