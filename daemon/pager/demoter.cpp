@@ -24,6 +24,9 @@ constexpr std::size_t kMaxQueued = 65536;
 constexpr std::size_t kAdmittedAtOnce = 16;
 constexpr unsigned kRunBits = 16;
 constexpr Nanoseconds kDropPoll = std::chrono::microseconds(200);
+// Drops of private memory begin together, so often, unless more wait than can begin at once: the kernel's thread that
+// takes them polls for a millisecond after the last one, on a processor that the process itself may want.
+constexpr Nanoseconds kDropsBegin = std::chrono::milliseconds(5);
 // Regions of one VM whose memory is not fixed: its drops are few at a time.
 constexpr std::size_t kWaitingForTurn = 16;
 constexpr std::size_t kHavingTheirTurn = 8;
@@ -134,20 +137,25 @@ class Thread final : public Demoter {
   void wait(std::unique_lock<std::mutex>& lock) {
     const bool work = !queue_.empty() && !frozen_ && running_.size() < config_.max_jobs;
     if (work && (running_.empty() || admitting_)) return;
+    if (!abandoned_.empty()) return;
     Nanoseconds pause = kIdle;
     const MonoTime now = clock_.now();
-    for (const Running& running : running_) {
-      const bool waits_for_grace = running.job->stage == DemotionJob::Stage::kFrozen && !free_scratch_.empty();
-      if (waits_for_grace) {
-        pause = std::min(pause, std::max(Nanoseconds{0}, running.job->frozen_at + config_.grace - now));
-      } else {
-        pause = std::min<Nanoseconds>(
-            pause, running.job->overdue ? Nanoseconds{std::chrono::milliseconds(20)} : Nanoseconds{kDropPoll});
-      }
-    }
-    if (pause <= Nanoseconds{0}) return;
-    if (!abandoned_.empty()) return;
-    wake_.wait_for(lock, pause);
+    for (const Running& running : running_) pause = std::min(pause, until_due(running, now));
+    if (pause > Nanoseconds{0}) wake_.wait_for(lock, pause);
+  }
+
+  // How long a job can be left alone.
+  Nanoseconds until_due(const Running& running, MonoTime now) const {
+    const DemotionJob& job = *running.job;
+    if (job.overdue) return std::chrono::milliseconds(20);
+    const bool is_private = !job.object().shared;
+    MonoTime due = now;
+    if (job.stage == DemotionJob::Stage::kFrozen) due = std::max(now, job.frozen_at + config_.grace);
+    const bool starts = job.stage == DemotionJob::Stage::kFrozen ||
+                        (job.stage == DemotionJob::Stage::kDropping && job.drops_in_flight() == 0);
+    if (is_private && starts) due = std::max(due, drops_begin_);
+    // What is due was not possible just now, or waits for somebody's answer.
+    return due > now ? due - now : kDropPoll;
   }
 
   // Called with the lock held. A few at a time: how many pages a region moves is known when it is frozen. One stuck VM
@@ -253,24 +261,38 @@ class Thread final : public Demoter {
     return host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed;
   }
 
+  // A place to work in and, where drops go one by one, a turn.
+  bool may_store(Running& running) {
+    if (free_scratch_.empty()) return false;
+    const PagedVm& vm = *running.job->vm();
+    if (object_goes_alone(vm, running.job->object())) {
+      std::size_t& turns = active_[&vm].having_their_turn;
+      if (turns >= kHavingTheirTurn) return false;
+      ++turns;
+    }
+    running.scratch = free_scratch_.back();
+    free_scratch_.pop_back();
+    return true;
+  }
+
   void advance(bool host_frozen, MonoTime now) {
+    const bool drops_begin = now >= drops_begin_;
+    bool more_wait = false;
     for (Running& running : running_) {
       DemotionJob& job = *running.job;
-      PagedVm& vm = *job.vm();
+      const bool stopped = may_not_go_on(*job.vm(), host_frozen);
+      const bool may_drop = job.object().shared || drops_begin || stopped;
       if (job.stage == DemotionJob::Stage::kFrozen) {
-        if (may_not_go_on(vm, host_frozen)) {
+        if (stopped) {
           job.cancel();
           job.stage = DemotionJob::Stage::kDone;
           continue;
         }
-        if (now - job.frozen_at < config_.grace || free_scratch_.empty()) continue;
-        if (object_goes_alone(vm, job.object())) {
-          std::size_t& turns = active_[&vm].having_their_turn;
-          if (turns >= kHavingTheirTurn) continue;
-          ++turns;
+        if (now - job.frozen_at < config_.grace || !may_drop) continue;
+        if (!may_store(running)) {
+          more_wait = true;
+          continue;
         }
-        running.scratch = free_scratch_.back();
-        free_scratch_.pop_back();
         job.stage = DemotionJob::Stage::kStoring;
       }
       if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch)) {
@@ -278,10 +300,15 @@ class Thread final : public Demoter {
         job.stage = DemotionJob::Stage::kDropping;
         job.dropping_since = clock_.now();
       }
-      if (job.stage == DemotionJob::Stage::kDropping && may_not_go_on(vm, host_frozen)) job.refuse_rest();
-      if (job.stage == DemotionJob::Stage::kDropping && job.start_drops() && job.all_drops_done())
+      if (job.stage != DemotionJob::Stage::kDropping || !may_drop) continue;
+      if (stopped) job.refuse_rest();
+      if (!job.start_drops()) {
+        more_wait = true;
+      } else if (job.all_drops_done()) {
         job.stage = DemotionJob::Stage::kDone;
+      }
     }
+    if (drops_begin) drops_begin_ = more_wait ? now : now + kDropsBegin;
   }
 
   void reap() {
@@ -400,6 +427,7 @@ class Thread final : public Demoter {
   Active all_;
   bool admitting_ = false;  // more may be admitted at once
   const PagedVm* last_admitted_ = nullptr;
+  MonoTime drops_begin_{};  // not before
   std::uint64_t next_id_ = 1;
   std::uint16_t ticket_ = 0;
   std::thread thread_;
