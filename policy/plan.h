@@ -33,8 +33,9 @@ enum class Reason : std::uint8_t {
   kNoMemory,        // the host has no free memory for what should come home
   kHeld,
   kFrozen,
+  kKeeperAway,  // what is far could not be found again, should the agent end
 };
-inline constexpr unsigned kReasonCount = 18;
+inline constexpr unsigned kReasonCount = 19;
 
 std::string_view word(Action action);
 std::string_view word(Reason reason);

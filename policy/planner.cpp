@@ -135,6 +135,10 @@ void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
 
 void Planner::plan_vm(VmState& vm, const Want& want, Plan& plan) {
   if (host_.frozen) return record(vm, nothing(vm, Reason::kFrozen), plan, [] { return "the host is frozen"; });
+  if (host_.keeper_away) {
+    return record(vm, nothing(vm, Reason::kKeeperAway), plan,
+                  [] { return "the keeper, which holds what is far should the agent end, does not answer"; });
+  }
   if (vm.terms.held) return record(vm, nothing(vm, Reason::kHeld), plan, [] { return "held"; });
   if (restore_guarantee(vm, plan)) return;
   // What a tenant was promised outranks what an operator would like to have free, but not the host's life.

@@ -96,6 +96,7 @@ struct HostView {
   Bytes max_far;  // of all VMs together
   bool require_evacuable = true;
   bool frozen = false;
+  bool keeper_away = false;    // nobody would hold what is far if the agent ended
   double memory_pressure = 0;  // PSI "some" of memory over the last tick, the agent's own part subtracted
   std::vector<TierView> tiers;
 };

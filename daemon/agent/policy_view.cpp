@@ -50,7 +50,8 @@ policy::HostView host_view_of(const Context& context) {
   host.reserve = config.safety.host_reserve.resolve(host.total);
   host.max_far = config.safety.max_far.resolve(host.total);
   host.require_evacuable = config.safety.require_evacuable;
-  host.frozen = !context.may_move_out();
+  host.frozen = context.frozen;
+  host.keeper_away = !context.clerk->holding();
   const pool::StoreUsage usage = context.store->usage();
   policy::TierView pool;
   pool.name = "pool";

@@ -61,6 +61,18 @@ std::string join_numbers(const std::vector<int>& numbers) {
   return join(numbers, [](int number) { return "descriptor " + std::to_string(number); });
 }
 
+// What memory there is, and why it was not taken: the largest first, and nothing that is too small to matter.
+std::string largest_left_out(const MappingChoice& choice) {
+  std::vector<ExcludedMapping> large;
+  for (const ExcludedMapping& each : choice.excluded)
+    if (each.resident >= kSmallestMapping) large.push_back(each);
+  std::ranges::stable_sort(large, std::ranges::greater{}, &ExcludedMapping::resident);
+  return join(large, [](const ExcludedMapping& each) {
+    const std::string name = each.path.empty() ? std::string{} : " (" + kernel::printable(each.path) + ")";
+    return quantity(each.resident) + name + ": " + std::string(reason_of(each.reason));
+  });
+}
+
 std::string join_texts(const std::vector<std::string>& texts) {
   return join(texts, [](const std::string& text) { return kernel::printable(text); });
 }
@@ -161,7 +173,8 @@ void check_memory(const ProcessFacts& facts, Findings& findings) {
     findings.add("private-may-move", quantity(amount));
   }
   const bool could_look = !facts.kernel_thread && !facts.zombie && facts.denied.empty();
-  if (could_look && choice.chosen.empty() && choice.blocked.empty()) findings.add("nothing-to-manage", "");
+  if (could_look && choice.chosen.empty() && choice.blocked.empty())
+    findings.add("nothing-to-manage", largest_left_out(choice));
 }
 
 void check_handoff(const ProcessFacts& facts, const AdoptionRules& rules, Findings& findings) {

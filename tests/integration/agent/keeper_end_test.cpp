@@ -57,6 +57,8 @@ TEST_F(EndingKeeper, IsNoticedAndItsSuccessorIsGivenEverything) {
   const double ticks = metric("tidepool_policy_tick_seconds_count");
   EXPECT_TRUE(await([&] { return metric("tidepool_policy_tick_seconds_count") > ticks + 10; }));
   EXPECT_EQ(whole_->figure("second", "far_bytes"), 0u);
+  const Outcome decisions = whole_->tidectl({"decisions", "--vm", "second"});
+  EXPECT_NE(decisions.all().find("keeper-away"), std::string::npos) << decisions.all();
   // Neither does an operator's thaw let it.
   whole_->expect({"host", "freeze"}, 0);
   whole_->expect({"host", "thaw"}, 0);

@@ -150,6 +150,13 @@ std::vector<RuleCase> cases_of_its_memory() {
          f.may_use_io_uring = false;
        }},
       {"nothing-to-manage", "", [](auto& f, auto&) { f.mappings = {}; }},
+      {"nothing-to-manage", "64 MiB: a thread's stack, 2 MiB ([heap]): too small",
+       [](auto& f, auto&) {
+         f.mappings = {};
+         f.mappings.excluded = {{{}, "[heap]", Exclusion::too_small, Bytes{2u << 20}},
+                                {{}, "/usr/lib/libc.so", Exclusion::file_private, Bytes{40u << 10}},
+                                {{}, "", Exclusion::stack, Bytes{64u << 20}}};
+       }},
       {"private-may-move", "1024 MiB",
        [](auto& f, auto&) {
          f.hypervisor = false;

@@ -200,6 +200,7 @@ TEST(Engine, NamesTheBoundThatHoldsItBack) {
   };
   const Case cases[] = {
       {Reason::kFrozen, [](TestHost& h) { h.snapshot.host.frozen = true; }},
+      {Reason::kKeeperAway, [](TestHost& h) { h.snapshot.host.keeper_away = true; }},
       {Reason::kHeld, [](TestHost& h) { h.vm(1).view.held = true; }},
       {Reason::kFarCeiling, [](TestHost& h) { h.snapshot.host.max_far = Bytes{}; }},
       {Reason::kPoolFull, [](TestHost& h) { h.snapshot.host.tiers[0].used = h.snapshot.host.tiers[0].capacity; }},
