@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <functional>
 #include <set>
 
@@ -77,7 +79,7 @@ std::vector<Complaint> mechanism_complaints() {
        [](auto& f) { f.own.capabilities = ~(1ull << 14); }},
       {"userfaultfd", Verdict::kFail, "Operation not permitted", "CAP_SYS_PTRACE",
        [](auto& f) { f.userfaultfd.syscall = f.userfaultfd.device = {EPERM}; }},
-      {"userfaultfd", Verdict::kFail, "not implemented", "CONFIG_USERFAULTFD",
+      {"userfaultfd", Verdict::kFail, std::strerror(ENOSYS), "CONFIG_USERFAULTFD",
        [](auto& f) { f.userfaultfd.syscall = {ENOSYS}, f.userfaultfd.device = {ENOENT}; }},
       {"userfaultfd", Verdict::kFail, "lacks events", "4.11",
        [](auto& f) { f.userfaultfd.features &= ~std::uint64_t{UFFD_FEATURE_EVENT_FORK}; }},
