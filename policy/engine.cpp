@@ -212,11 +212,11 @@ void Engine::begun(VmId id, RegionId region, std::uint32_t pages) {
   if (VmState* vm = find(id)) vm->heat.begin_move(region, pages);
 }
 
-void Engine::ended(VmId id, RegionId region, std::uint32_t pages, std::uint32_t stayed) {
+void Engine::ended(VmId id, RegionId region, std::uint32_t pages, std::uint32_t spared) {
   VmState* vm = find(id);
   if (vm == nullptr) return;
-  vm->heat.end_move(region, pages, stayed);
-  vm->hold.ended(pages, stayed);
+  vm->heat.end_move(region, pages, spared);
+  vm->hold.ended(pages, spared);
 }
 
 void Engine::not_taken(const Move& move) {

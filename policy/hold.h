@@ -18,9 +18,9 @@ class HoldControl {
   static constexpr float kLongest = 600;
 
   // A demotion is over: so many pages went, and so many were spared.
-  void ended(std::uint32_t pages, std::uint32_t stayed) {
+  void ended(std::uint32_t pages, std::uint32_t spared) {
     any_ = true;
-    if (stayed == 0) return;
+    if (spared == 0) return;
     pages_ += pages;
     ++moves_;
   }

@@ -50,7 +50,8 @@ struct PartHeat {
   std::array<Exposure, kUnits> units;
   UnitMask cold = kAllUnits;  // may go; the rest is the region's hot part
   std::uint8_t alike = 0;     // windows in a row in which no difference was to be seen
-  float cold_rate = 0;
+  float cold_rate = 0;        // at which a page of it is used
+  float hot_rate = 0;         // and of the others
 };
 
 // Sixteen regions beside each other: what one region is like says something of its neighbours.

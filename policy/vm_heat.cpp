@@ -328,12 +328,28 @@ std::uint8_t VmHeat::age_of(const RegionHeat& region) const {
 
 std::uint16_t VmHeat::movable_of(const Object& object, const RegionHeat& region) const {
   if (region.has(RegionHeat::kPending) || region.has(RegionHeat::kFruitless)) return 0;
-  int pages = region.resident - std::min(region.stuck, region.resident);
-  if (region.part != 0 && partial_) {
-    const UnitMask hot = ~object.parts[region.part - 1].cold;
-    pages -= std::popcount(hot) * static_cast<int>(kUnitPages);
-  }
-  return static_cast<std::uint16_t>(std::max(0, pages));
+  const int pages = region.resident - std::min(region.stuck, region.resident);
+  return static_cast<std::uint16_t>(pages -
+                                    (only_hot_left(object, region) ? 0 : std::min(pages, hot_pages(object, region))));
+}
+
+// Of a split region: those that stay when it is asked for.
+int VmHeat::hot_pages(const Object& object, const RegionHeat& region) const {
+  if (region.part == 0 || !partial_) return 0;
+  return std::popcount(~object.parts[region.part - 1].cold) * static_cast<int>(kUnitPages);
+}
+
+// A split region whose cold part is gone: what is left goes as a whole, for what it is worth. Else a VM could never be
+// held to less than the hot parts of its regions.
+bool VmHeat::only_hot_left(const Object& object, const RegionHeat& region) const {
+  return region.part != 0 && region.resident - region.stuck <= hot_pages(object, region);
+}
+
+// At which the pages are used that would go.
+float VmHeat::going_rate(const Object& object, const RegionHeat& region, float prior) const {
+  if (region.part == 0 || !partial_) return region.seen.rate(prior, config_.prior_watch);
+  const PartHeat& part = object.parts[region.part - 1];
+  return only_hot_left(object, region) ? part.hot_rate : part.cold_rate;
 }
 
 void VmHeat::price_moves(bool short_of_moves) {
@@ -355,8 +371,7 @@ float VmHeat::prior_of(const Object& object, std::uint32_t region) const {
 
 float VmHeat::resident_rate(const Object& object, std::uint32_t index) const {
   const RegionHeat& region = object.regions[index];
-  if (region.part != 0 && partial_) return object.parts[region.part - 1].cold_rate;
-  return region.seen.rate(prior_of(object, index), config_.prior_watch);
+  return going_rate(object, region, prior_of(object, index));
 }
 
 float VmHeat::far_rate(const Object& object, std::uint32_t index) const {
@@ -428,8 +443,7 @@ void VmHeat::refile(Object& object, std::uint32_t index, const Entry& before) {
   if (now.far > 0) now.far_temperature = temperature_of(region.far_seen.rate(prior, config_.prior_watch));
   if (now.pages > 0) {
     // A move has a price of its own: the fewer pages share it, the colder they must be to be worth it.
-    const float rate = region.part != 0 && partial_ ? object.parts[region.part - 1].cold_rate
-                                                    : region.seen.rate(prior, config_.prior_watch);
+    const float rate = going_rate(object, region, prior);
     float cost = rate * (1 + kLeastMovePrice / static_cast<float>(now.pages));
     if (region.momentum != 0) cost *= fast_exp2(static_cast<float>(region.momentum) / 64);
     now.temperature = temperature_of(cost);

@@ -113,8 +113,8 @@ class VmHeat {
   void forget_move(RegionId id);
   // It has begun, and is of so many pages.
   void begin_move(RegionId id, std::uint32_t pages);
-  // It is over: so many pages went, and so many stayed.
-  void end_move(RegionId id, std::uint32_t pages, std::uint32_t stayed);
+  // It is over: so many pages went, and so many were left alone.
+  void end_move(RegionId id, std::uint32_t pages, std::uint32_t spared);
 
   // For people and pictures: the rate at which a region's pages are used; 0 for regions without pages.
   float rate_at(std::uint32_t object, std::uint32_t region) const;
@@ -177,6 +177,9 @@ class VmHeat {
   float far_rate(const Object& object, std::uint32_t region) const;
   std::uint8_t age_of(const RegionHeat& region) const;
   std::uint16_t movable_of(const Object& object, const RegionHeat& region) const;
+  int hot_pages(const Object& object, const RegionHeat& region) const;
+  bool only_hot_left(const Object& object, const RegionHeat& region) const;
+  float going_rate(const Object& object, const RegionHeat& region, float prior) const;
   void used(RegionHeat& region, float pages);
   void came_back(RegionHeat& region, std::uint16_t pages);
   void settle(RegionHeat& region);

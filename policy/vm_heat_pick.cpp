@@ -63,7 +63,9 @@ void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out)
       if (t == 0 || t > warmest || (temperature & mask) != wanted) continue;
       if (t >= last && ++of_last > most_of_last) continue;
       Candidate candidate = candidate_of(object, r, movable_of(object, object.regions[r]), resident_rate(object, r));
-      if (object.regions[r].part != 0 && partial_) candidate.units = object.parts[object.regions[r].part - 1].cold;
+      const RegionHeat& region = object.regions[r];
+      if (region.part != 0 && partial_ && !only_hot_left(object, region))
+        candidate.units = object.parts[region.part - 1].cold;
       out.push_back(candidate);
     }
   }
@@ -188,13 +190,13 @@ void VmHeat::begin_move(RegionId id, std::uint32_t pages) {
   region.moved = static_cast<std::uint16_t>(pages);
 }
 
-void VmHeat::end_move(RegionId id, std::uint32_t pages, std::uint32_t stayed) {
+void VmHeat::end_move(RegionId id, std::uint32_t pages, std::uint32_t spared) {
   settle_move(id, [&](RegionHeat& region) {
-    const bool spared = spares_ && stayed != 0;
-    region.set(RegionHeat::kSparing, spared);
+    const bool sparing = spares_ && spared != 0;
+    region.set(RegionHeat::kSparing, sparing);
     // The next one would leave them as well; less so as time passes.
-    if (spared) region.stuck = static_cast<std::uint16_t>(std::min<std::uint32_t>(stayed, kRegionPages));
-    if (pages == 0 && !spared) note_fruitless(region);
+    if (sparing) region.stuck = static_cast<std::uint16_t>(std::min<std::uint32_t>(spared, kRegionPages));
+    if (pages == 0 && !sparing) note_fruitless(region);
   });
 }
 

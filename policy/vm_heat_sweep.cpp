@@ -125,7 +125,7 @@ void VmHeat::split(Object& object, RegionHeat& region) {
     if ((hot >> u & 1) != 0) part.units[u] = {2, 2};
     if ((cold >> u & 1) != 0) part.units[u] = {0, 4};
   }
-  part.cold_rate = region.seen.rate(config_.unknown_rate, config_.prior_watch);
+  part.cold_rate = part.hot_rate = region.seen.rate(config_.unknown_rate, config_.prior_watch);
   region.part = static_cast<std::uint16_t>(slot + 1);
 }
 
@@ -164,10 +164,11 @@ void VmHeat::judge_part(Object& object, RegionHeat& region, float prior) {
     part.alike = 0;
     part.cold = cold;
     part.cold_rate = cold_rate / static_cast<float>(cut);
+    part.hot_rate = hot_rate / static_cast<float>(kUnits - cut);
     return;
   }
   part.cold = kAllUnits;
-  part.cold_rate = region.seen.rate(prior, config_.prior_watch);
+  part.cold_rate = part.hot_rate = region.seen.rate(prior, config_.prior_watch);
   if (++part.alike >= kAlikeWindows) merge(object, region);
 }
 

@@ -225,6 +225,33 @@ TEST_F(Heat, SplitsARegionWhoseInsideDiffersAndMakesItWholeAgainWhenItDoesNot) {
   EXPECT_TRUE(heat_.consistent());
 }
 
+TEST_F(Heat, OffersTheHotPartOfARegionOnceItIsAllThatIsLeft) {
+  regions(4);
+  std::mt19937 random(3);
+  for (int second = 0; second < 60; ++second) {
+    begin(10);
+    for (int n = 0; n < 8; ++n) {
+      const std::uint64_t page = random() % kRegionPages;
+      look({PageIndex{page}, 1}, 1, page < kRegionPages / 4 ? 1 : 0);
+    }
+    end();
+  }
+  ASSERT_TRUE(heat_.split_at(0, 0));
+  const auto offered = [&] {
+    const auto candidates = coldest(Pick::kAny, 4);
+    const auto found = std::ranges::find(candidates, 0u, [](const Candidate& each) { return each.id.region; });
+    return found == candidates.end() ? Candidate{} : *found;
+  };
+  const float cold = offered().rate;
+  report({0, kRegionPages / 4 + 10, kRegionPages / 4 * 3 - 10, 0});
+  EXPECT_EQ(offered().pages, 10) << "of the cold part";
+  report({0, kRegionPages / 4, kRegionPages / 4 * 3, 0});
+  EXPECT_EQ(offered().pages, kRegionPages / 4);
+  EXPECT_EQ(offered().units, kAllUnits);
+  EXPECT_GT(offered().rate, 2 * cold) << "as hot as it is";
+  EXPECT_TRUE(heat_.consistent());
+}
+
 TEST_F(Heat, DoesNotSplitWhatIsUsedEvenly) {
   regions(4);
   std::mt19937 random(3);
