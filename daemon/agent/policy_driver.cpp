@@ -179,7 +179,7 @@ void PolicyDriver::take_demotion_news() {
                                     static_cast<std::uint32_t>(news.region)};
       const std::lock_guard lock(engine_mutex_);
       if (news.over) {
-        engine_.ended(vm->memory->id, region, news.pages, news.stayed);
+        engine_.ended(vm->memory->id, region, news.pages, news.spared);
       } else {
         engine_.begun(vm->memory->id, region, news.pages);
       }

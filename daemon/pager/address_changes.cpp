@@ -249,16 +249,16 @@ void FaultService::free_object(MemoryObject& object, pool::PageStore& store) {
     const std::uint64_t end = std::min((region + 1) * kPagesPerRegion, object.map->pages().value);
     for (std::uint64_t page = region * kPagesPerRegion; page < end; ++page) {
       PageEntry entry = object.map->load(PageIndex{page});
-      const PageState state = entry.state();
-      if (state == PageState::kUntouched || state == PageState::kExcluded) continue;
-      if (state == PageState::kDropping || state == PageState::kFetching) {
-        object.map->exchange(PageIndex{page}, entry, entry.with_discarded());
-        continue;
-      }
-      const bool frees_copy = entry.holds_location();
-      const pool::Location location = entry.location();
-      if (object.map->exchange(PageIndex{page}, entry, PageEntry::plain(PageState::kReleased)) && frees_copy) {
-        release_later(&store, location);
+      for (bool freed = false; !freed;) {
+        const PageState state = entry.state();
+        if (state == PageState::kUntouched || state == PageState::kExcluded) break;
+        // Whoever works on it finishes, sees the mark and frees the copy.
+        const bool busy = state == PageState::kDropping || state == PageState::kFetching;
+        const bool frees_copy = !busy && entry.holds_location();
+        const pool::Location location = entry.location();
+        freed = object.map->exchange(PageIndex{page}, entry,
+                                     busy ? entry.with_discarded() : PageEntry::plain(PageState::kReleased));
+        if (freed && frees_copy) release_later(&store, location);
       }
     }
   }

@@ -24,9 +24,10 @@ constexpr std::size_t kMaxQueued = 65536;
 constexpr std::size_t kAdmittedAtOnce = 16;
 constexpr unsigned kRunBits = 16;
 constexpr Nanoseconds kDropPoll = std::chrono::microseconds(200);
-// Drops of private memory begin together, so often, unless more wait than can begin at once: the kernel's thread that
-// takes them polls for a millisecond after the last one, on a processor that the process itself may want.
-constexpr Nanoseconds kDropsBegin = std::chrono::milliseconds(5);
+// Demotions of private memory begin together, so often, unless more wait than can begin at once: the kernel's thread
+// that takes their drops polls for a millisecond after the last one, on a processor that the process itself may want.
+// Not the drops alone: what waits for its drop is protected, and most of what is written meanwhile does not leave.
+constexpr Nanoseconds kBeginTogether = std::chrono::milliseconds(5);
 // Regions of one VM whose memory is not fixed: its drops are few at a time.
 constexpr std::size_t kWaitingForTurn = 16;
 constexpr std::size_t kHavingTheirTurn = 8;
@@ -115,7 +116,7 @@ class Thread final : public Demoter {
       wait(lock);
       const MonoTime now = clock_.now();
       count_turns(now);
-      std::vector<Request> fresh = admit();
+      std::vector<Request> fresh = admit(now);
       const bool cancel_frozen = frozen_;
       std::vector<std::shared_ptr<PagedVm>> abandoned;
       abandoned.swap(abandoned_);
@@ -136,10 +137,10 @@ class Thread final : public Demoter {
 
   void wait(std::unique_lock<std::mutex>& lock) {
     const bool work = !queue_.empty() && !frozen_ && running_.size() < config_.max_jobs;
-    if (work && (running_.empty() || admitting_)) return;
-    if (!abandoned_.empty()) return;
-    Nanoseconds pause = kIdle;
     const MonoTime now = clock_.now();
+    if (!abandoned_.empty() || (work && (admitting_ || (running_.empty() && now >= private_begins_)))) return;
+    Nanoseconds pause = kIdle;
+    if (work && now < private_begins_) pause = private_begins_ - now;
     for (const Running& running : running_) pause = std::min(pause, until_due(running, now));
     if (pause > Nanoseconds{0}) wake_.wait_for(lock, pause);
   }
@@ -148,40 +149,39 @@ class Thread final : public Demoter {
   Nanoseconds until_due(const Running& running, MonoTime now) const {
     const DemotionJob& job = *running.job;
     if (job.overdue) return std::chrono::milliseconds(20);
-    const bool is_private = !job.object().shared;
-    MonoTime due = now;
-    if (job.stage == DemotionJob::Stage::kFrozen) due = std::max(now, job.frozen_at + config_.grace);
-    const bool starts = job.stage == DemotionJob::Stage::kFrozen ||
-                        (job.stage == DemotionJob::Stage::kDropping && job.drops_in_flight() == 0);
-    if (is_private && starts) due = std::max(due, drops_begin_);
+    const bool waits = job.stage == DemotionJob::Stage::kFrozen && now < job.frozen_at + config_.grace;
     // What is due was not possible just now, or waits for somebody's answer.
-    return due > now ? due - now : kDropPoll;
+    return waits ? job.frozen_at + config_.grace - now : kDropPoll;
   }
 
   // Called with the lock held. A few at a time: how many pages a region moves is known when it is frozen. One stuck VM
   // never delays another: its requests wait, the next VM's go ahead.
-  std::vector<Request> admit() {
+  std::vector<Request> admit(MonoTime now) {
     std::vector<Request> fresh;
     admitting_ = false;
     if (frozen_) return fresh;
+    const bool private_too = now >= private_begins_;
     auto next = queue_.upper_bound(last_admitted_);
     for (std::size_t vms = queue_.size(); vms != 0; --vms) {
       if (next == queue_.end()) next = queue_.begin();
-      admit_from(next->second, fresh);
+      admit_from(next->second, private_too, fresh);
       last_admitted_ = next->first;
       next = next->second.empty() ? queue_.erase(next) : std::next(next);
     }
     admitting_ = !fresh.empty();
+    const bool began = std::ranges::any_of(fresh, [](const Request& each) { return !each.region.object->shared; });
+    if (began && queue_.empty()) private_begins_ = now + kBeginTogether;
     return fresh;
   }
 
-  void admit_from(std::deque<Request>& requests, std::vector<Request>& fresh) {
+  void admit_from(std::deque<Request>& requests, bool private_too, std::vector<Request>& fresh) {
     while (!requests.empty()) {
       Request& request = requests.front();
       if (request.vm->releasing || request.vm->dead) {
         forget(request);
       } else {
         if (fresh.size() >= kAdmittedAtOnce || running_.size() + fresh.size() >= config_.max_jobs) return;
+        if (!private_too && !request.region.object->shared) return;
         if (!has_room(request, fresh)) return;
         fresh.push_back(std::move(request));
       }
@@ -276,23 +276,16 @@ class Thread final : public Demoter {
   }
 
   void advance(bool host_frozen, MonoTime now) {
-    const bool drops_begin = now >= drops_begin_;
-    bool more_wait = false;
     for (Running& running : running_) {
       DemotionJob& job = *running.job;
       const bool stopped = may_not_go_on(*job.vm(), host_frozen);
-      const bool may_drop = job.object().shared || drops_begin || stopped;
       if (job.stage == DemotionJob::Stage::kFrozen) {
         if (stopped) {
           job.cancel();
           job.stage = DemotionJob::Stage::kDone;
           continue;
         }
-        if (now - job.frozen_at < config_.grace || !may_drop) continue;
-        if (!may_store(running)) {
-          more_wait = true;
-          continue;
-        }
+        if (now - job.frozen_at < config_.grace || !may_store(running)) continue;
         job.stage = DemotionJob::Stage::kStoring;
       }
       if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch)) {
@@ -300,15 +293,10 @@ class Thread final : public Demoter {
         job.stage = DemotionJob::Stage::kDropping;
         job.dropping_since = clock_.now();
       }
-      if (job.stage != DemotionJob::Stage::kDropping || !may_drop) continue;
+      if (job.stage != DemotionJob::Stage::kDropping) continue;
       if (stopped) job.refuse_rest();
-      if (!job.start_drops()) {
-        more_wait = true;
-      } else if (job.all_drops_done()) {
-        job.stage = DemotionJob::Stage::kDone;
-      }
+      if (job.start_drops() && job.all_drops_done()) job.stage = DemotionJob::Stage::kDone;
     }
-    if (drops_begin) drops_begin_ = more_wait ? now : now + kDropsBegin;
   }
 
   void reap() {
@@ -366,7 +354,7 @@ class Thread final : public Demoter {
         wanted_.erase({&job.object(), job.region()});
       }
       vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
-      vm->note({&job.object(), job.region(), true, job.dropped(), job.stayed()});
+      vm->note({&job.object(), job.region(), true, job.dropped(), job.spared()});
       count(job, false);
       running = running_.erase(running);
     }
@@ -427,7 +415,7 @@ class Thread final : public Demoter {
   Active all_;
   bool admitting_ = false;  // more may be admitted at once
   const PagedVm* last_admitted_ = nullptr;
-  MonoTime drops_begin_{};  // not before
+  MonoTime private_begins_{};  // not before
   std::uint64_t next_id_ = 1;
   std::uint16_t ticket_ = 0;
   std::thread thread_;

@@ -10,9 +10,23 @@
 
 namespace tidepool::daemon {
 
-void DemotionJob::add_runs(SlotRange range) {
+// Where nothing but far pages lies between two that go, all of it is dropped in one piece.
+void DemotionJob::bridge_gaps() {
+  const Slots going = frozen_ | clean_;
+  std::size_t last = kPagesPerRegion;  // of those that go
+  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+    if (going.test(slot)) {
+      for (std::size_t gap = last + 1; gap < slot; ++gap) bridges_.set(gap);
+      last = slot;
+    } else if (last != kPagesPerRegion && object_->map->load(page(slot)).state() != PageState::kFar) {
+      last = kPagesPerRegion;
+    }
+  }
+}
+
+void DemotionJob::add_runs(const Slots& pages, SlotRange range) {
   const auto table = space_->segments();
-  for_runs(frozen_ | clean_, range, [&](std::size_t first, std::size_t count) {
+  for_runs(pages, range, [&](std::size_t first, std::size_t count) {
     std::size_t done = 0;
     while (done < count) {
       const Segment* segment = table->showing(*object_, page(first + done));
@@ -105,36 +119,58 @@ void DemotionJob::refuse_rest() {
   }
 }
 
-// Commits pages of the run as far as they follow each other, undisturbed, in the process's memory; how many.
-std::size_t DemotionJob::commit_run(Run& run, const SegmentTable& table) {
-  const Segment* segment = table.showing(*object_, page(run.first));
-  std::size_t count = 0;
-  while (segment != nullptr && count < run.count &&
-         page(run.first + count).value < segment->first.value + segment->pages()) {
-    const std::size_t slot = run.first + count;
-    if (!(clean_.test(slot) ? commit_clean(slot) : commit(slot))) break;
-    ++count;
+// far -> dropping, and far again when the drop is over. False when somebody wants it.
+bool DemotionJob::commit_bridge(std::size_t slot) {
+  PageEntry entry = object_->map->load(page(slot));
+  if (entry.state() != PageState::kFar || entry.held() ||
+      !object_->map->exchange(page(slot), entry, entry.with_state(PageState::kDropping).with_held()))
+    return false;
+  committed_.set(slot);
+  return true;
+}
+
+// Commits pages from `first` on as far as they are undisturbed, the last of them one that goes; `behind` is the first
+// that was not.
+DemotionJob::SlotRange DemotionJob::commit_from(std::size_t first, std::size_t& behind) {
+  std::size_t slot = first;
+  std::size_t end = first;
+  for (; slot < behind; ++slot) {
+    if (bridges_.test(slot)) {
+      if (!commit_bridge(slot)) break;
+    } else {
+      if (!(clean_.test(slot) ? commit_clean(slot) : commit(slot))) break;
+      end = slot + 1;
+    }
   }
-  if (count == 0) return 0;
-  const std::uint64_t address = segment->address_of(page(run.first));
-  run.addresses = {address, address + count * kPageSize};
+  // Bridges that lead nowhere.
+  for (std::size_t far = end; far < slot; ++far) settle_dropped(far, false);
+  behind = slot;
+  return {first, end};
+}
+
+// How many pages of the run, from its first on, are as we left them: frozen ones present and protected, far ones not
+// present. Whatever else is found at an address by now (the owner has moved or unmapped what was there, and its event
+// is not read yet, or has written to it) is not ours to drop.
+std::size_t DemotionJob::still_ours(const Run& run) const {
+  if (space_->fixed) return run.count;
+  Slots ours = bridges_;
+  const auto looked = space_->pagemap.for_each(
+      run.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsWritten, [&](const auto& seen) {
+        const bool as_left = (seen.categories & kernel::uapi::kPageIsPresent) != 0 &&
+                             (seen.categories & kernel::uapi::kPageIsWritten) == 0;
+        for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize)
+          ours.set(run.first + (address - run.addresses.start) / kPageSize, as_left);
+      });
+  std::size_t count = 0;
+  while (looked && count < run.count && ours.test(run.first + count)) ++count;
   return count;
 }
 
-// What is frozen is present and protected. Whatever else is found at its address by now (the owner has moved or
-// unmapped it, and its event is not read yet) is somebody else's to drop.
-bool DemotionJob::is_still_ours(const Run& run) const {
-  if (space_->fixed) return true;
-  std::uint64_t reached = run.addresses.start;
-  bool protected_all = true;
-  const auto looked = space_->pagemap.for_each(
-      run.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsWritten, [&](const auto& seen) {
-        protected_all = protected_all && seen.start == reached &&
-                        (seen.categories & kernel::uapi::kPageIsPresent) != 0 &&
-                        (seen.categories & kernel::uapi::kPageIsWritten) == 0;
-        reached = seen.end;
-      });
-  return looked && protected_all && reached >= run.addresses.end;
+// Whether a range that was just found to be ours is registered memory of ours also where no page is that could tell,
+// and nothing of it is changing: the error of protecting it once more, EAGAIN while it is.
+int DemotionJob::error_of_range(AddressRange range) const {
+  if (space_->fixed || range.empty()) return 0;
+  return space_->userfaultfd.write_protect(range, true, kernel::Userfaultfd::Waiters::kLeave);
 }
 
 // Decides and starts while nobody can unmap anything unseen. False: not now, call again.
@@ -142,19 +178,24 @@ bool DemotionJob::drop_private(std::size_t index) {
   AddressSpace& space = *space_;
   if (space.ring->in_flight() >= (space.fixed ? space.ring->capacity() : kernel::kDropWorkers)) return false;
   if (!vm_->event_gate.try_close_patiently()) return false;
+  Run rest = runs_[index];
+  const std::uint64_t start = rest.addresses.start;
   // What was copied was found by a table that must still hold.
-  const auto table = space.segments();
-  if (vm_->restless || (table_ != nullptr && table != table_) || !is_still_ours(runs_[index])) {
+  const bool may = !vm_->restless && (table_ == nullptr || table_ == space.segments());
+  std::size_t behind = rest.first + (may ? still_ours(rest) : 0);
+  const int error = may ? error_of_range({start, start + (behind - rest.first) * kPageSize}) : ENOENT;
+  if (error != 0) {
     vm_->event_gate.open();
+    if (error == EAGAIN) return false;
     refuse_run(index);
     return true;
   }
-  Run rest = runs_[index];
-  const std::size_t count = commit_run(runs_[index], *table);
+  const SlotRange going = commit_from(rest.first, behind);
   Run& run = runs_[index];
-  if (count != 0) {
-    run.count = count;
-    run.started = true;
+  run.started = true;
+  run.count = going.end - going.first;
+  run.addresses.end = start + run.count * kPageSize;
+  if (run.count != 0) {
     run.ledger_id = space.ledger.expect(run.addresses);
     if (space.ring->submit({cookie_ + index, run.addresses, 0})) {
       run.in_flight = true;
@@ -163,21 +204,25 @@ bool DemotionJob::drop_private(std::size_t index) {
     }
   }
   vm_->event_gate.open();
-  if (count != 0 && !run.in_flight) {
-    // The ring is broken: the process is ending, and nothing is dropped any more.
-    space.ledger.finished(run.ledger_id);
+  for (std::size_t slot = going.first; slot < going.end; ++slot) frozen_.reset(slot);
+  if (!run.in_flight) {
+    // Nothing to drop, or the ring is broken: the process is ending, and nothing is dropped any more.
+    if (run.count != 0) space.ledger.finished(run.ledger_id);
     drop_completed(index, ECANCELED);
   }
-  for (std::size_t slot = run.first; slot < run.first + count; ++slot) frozen_.reset(slot);
-  if (count == 0) {
-    if (frozen_.test(run.first)) give_up(run.first);
-    run.count = 1;
-    run.started = true;
-    drop_completed(index, 0);
+  // The rest begins behind the page that was disturbed, with one that goes.
+  const std::size_t end = rest.first + rest.count;
+  if (behind < end && !bridges_.test(behind)) {
+    if (frozen_.test(behind)) give_up(behind);
+    ++behind;
   }
-  rest.first += std::max<std::size_t>(count, 1);
-  rest.count -= std::max<std::size_t>(count, 1);
-  if (rest.count != 0) runs_.push_back(rest);
+  while (behind < end && bridges_.test(behind)) ++behind;
+  if (behind < end) {
+    rest.addresses.start += (behind - rest.first) * kPageSize;
+    rest.first = behind;
+    rest.count = end - behind;
+    runs_.push_back(rest);
+  }
   return true;
 }
 
@@ -243,29 +288,34 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
   if (run.ledger_id.number != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
   const auto present = still_present(run);
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-    if (!committed_.test(slot)) continue;
-    for (PageEntry entry = object_->map->load(page(slot)); entry.state() == PageState::kDropping;) {
-      const bool stays = present.test(slot) && !entry.discarded();
-      const bool frees_copy = entry.holds_location() && (entry.discarded() || stays);
-      const pool::Location location = entry.location();
-      PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
-                                        : PageEntry::stored(PageState::kFar, location);
-      next = next.with_age(entry.age());
-      if (entry.discarded() || weightless_.test(slot)) next = PageEntry::plain(PageState::kReleased);
-      if (stays) next = PageEntry::plain(PageState::kResident).with_held().with_age(entry.age());
-      if (!object_->map->exchange(page(slot), entry, next)) continue;
-      if (frees_copy) vm_->store->release(std::span(&location, 1));
-      if (stays) {
-        protect(slot, 1, false);
-        object_->map->exchange(page(slot), next, next.without_held());
-      } else if (next.state() == PageState::kFar) {
-        vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
-        ++dropped_;
-      }
-      break;
-    }
+    if (committed_.test(slot)) settle_dropped(slot, present.test(slot));
   }
   if (!object_->shared && all_drops_done()) split_what_is_left();
+}
+
+// dropping -> far, or what became of it meanwhile. A page that was far before is far again, wherever it is.
+void DemotionJob::settle_dropped(std::size_t slot, bool present) {
+  const bool was_far = bridges_.test(slot);
+  for (PageEntry entry = object_->map->load(page(slot)); entry.state() == PageState::kDropping;) {
+    const bool stays = present && !was_far && !entry.discarded();
+    const bool frees_copy = entry.holds_location() && (entry.discarded() || stays);
+    const pool::Location location = entry.location();
+    PageEntry next = entry.is_value() ? PageEntry::value(PageState::kFar, entry.pattern())
+                                      : PageEntry::stored(PageState::kFar, location);
+    next = next.with_age(entry.age());
+    if (entry.discarded() || weightless_.test(slot)) next = PageEntry::plain(PageState::kReleased);
+    if (stays) next = PageEntry::plain(PageState::kResident).with_held().with_age(entry.age());
+    if (!object_->map->exchange(page(slot), entry, next)) continue;
+    if (frees_copy) vm_->store->release(std::span(&location, 1));
+    if (stays) {
+      protect(slot, 1, false);
+      object_->map->exchange(page(slot), next, next.without_held());
+    } else if (next.state() == PageState::kFar && !was_far) {
+      vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
+      ++dropped_;
+    }
+    return;
+  }
 }
 
 }  // namespace tidepool::daemon

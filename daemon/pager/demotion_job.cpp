@@ -110,10 +110,13 @@ bool DemotionJob::freeze(MonoTime now) {
     if (!candidates.test(slot)) continue;
     PageEntry entry = object_->map->load(page(slot));
     if (entry.state() != PageState::kResident && entry.state() != PageState::kResidentClean) continue;
-    ++asked_for_;
-    if (entry.held() || (spread.stands_out(entry.interval()) && entry.age().spared(now, hold))) continue;
+    if (entry.held()) continue;
     // What did not compress may have been written since: a part of it is tried again each time.
-    if (entry.incompressible() && slot % kIncompressibleParts != ticket_ % kIncompressibleParts) continue;
+    const bool hopeless = entry.incompressible() && slot % kIncompressibleParts != ticket_ % kIncompressibleParts;
+    if (hopeless || (spread.stands_out(entry.interval()) && entry.age().spared(now, hold))) {
+      ++spared_pages_;
+      continue;
+    }
     intervals_[slot] = static_cast<std::uint8_t>(entry.interval());
     if (entry.state() == PageState::kResidentClean) {
       // Protected since it came home, and its copy is still there: no need to write it again.
@@ -303,7 +306,8 @@ bool DemotionJob::store(std::byte* scratch) {
   if (settled_ < kStretches) return false;
   if (object_->shared) return true;
   // Private memory goes in pieces as large as possible: each costs a round trip through the process.
-  add_runs(kWholeRegion);
+  bridge_gaps();
+  add_runs(frozen_ | clean_ | bridges_, kWholeRegion);
   return true;
 }
 
@@ -354,7 +358,7 @@ void DemotionJob::settle(std::size_t index, std::byte* again) {
   compare(range, again);
   if (object_->shared) {
     // Commits in the moment of its drop, which is now if nobody is in the way.
-    add_runs(range);
+    add_runs(frozen_ | clean_, range);
     start_drops();
   }
 }

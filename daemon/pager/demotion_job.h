@@ -57,9 +57,10 @@ class DemotionJob {
   std::uint64_t region() const { return first_page_ / kPagesPerRegion; }
   Stage stage = Stage::kFrozen;
   MonoTime frozen_at;
-  // Pages that left, and pages that were asked for and did not.
+  // Pages that left, and pages that were left alone though they were asked for. (A page that was used meanwhile is
+  // neither.)
   std::uint32_t dropped() const { return dropped_; }
-  std::uint32_t stayed() const { return asked_for_ - std::min(asked_for_, dropped_); }
+  std::uint32_t spared() const { return spared_pages_; }
   // Pages that it has protected, or found protected, to move them.
   std::size_t pages() const { return pages_; }
   // Drops that the process's ring has been asked for and has not answered, and when it last took or answered one.
@@ -118,7 +119,8 @@ class DemotionJob {
   void compare(SlotRange range, std::byte* again);
   void settle(std::size_t stretch, std::byte* again);
   bool commit_clean(std::size_t slot);
-  void add_runs(SlotRange range);
+  void bridge_gaps();
+  void add_runs(const Slots& pages, SlotRange range);
   void discard_buffer(std::size_t slot);
   Slots still_present(const Run& run) const;
   void split_what_is_left() const;
@@ -126,8 +128,11 @@ class DemotionJob {
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
   bool drop_private(std::size_t run_index);
-  bool is_still_ours(const Run& run) const;
-  std::size_t commit_run(Run& run, const SegmentTable& table);
+  std::size_t still_ours(const Run& run) const;
+  int error_of_range(AddressRange range) const;
+  bool commit_bridge(std::size_t slot);
+  SlotRange commit_from(std::size_t first, std::size_t& behind);
+  void settle_dropped(std::size_t slot, bool present);
   void refuse_run(std::size_t run_index);
 
   template <class Callback>
@@ -148,6 +153,7 @@ class DemotionJob {
   Slots values_;                               // same-filled: pattern below
   Slots clean_;                                // resident with a valid far copy: need no copying, only the drop
   Slots weightless_;                           // never written: nothing is saved by keeping them far
+  Slots bridges_;                              // far pages between those: dropped along with them, in one piece
   Slots committed_;                            // dropping
   std::vector<std::uint32_t> patterns_;
   std::vector<pool::WriteItem> items_;      // one per slot
@@ -162,7 +168,7 @@ class DemotionJob {
   std::size_t in_flight_ = 0;
   std::size_t drop_steps_ = 0;
   std::uint32_t dropped_ = 0;
-  std::uint32_t asked_for_ = 0;
+  std::uint32_t spared_pages_ = 0;
   std::size_t pages_ = 0;
   std::array<std::uint8_t, kPagesPerRegion> intervals_{};  // of what is frozen (policy/page_age.h)
 };

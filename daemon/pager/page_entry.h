@@ -7,15 +7,16 @@
 //   bit   6      incompressible: the store refused it; not worth another try until it has been written
 //   bit   7      held: the fault loop is about to change the page's protection or content; no demotion may freeze it
 //                meanwhile. Without this, an unprotect that was decided before a freeze could land after it, and a
-//                write would go unseen and be lost.
+//                write would go unseen and be lost. Of a dropping page: it was far before, counts as far, and is
+//                dropped only because it lies between others
 //   bits  8..47  payload: a store location (pool::Location) or a pattern
 //   bits 48..63  age (policy/page_age.h); while the page is demoting: ticket of the demotion that froze it, so that an
 //   old
 //                demotion cannot finish a newer one's work, and the payload keeps the age's interval
 //
-// Who may change what: demotion threads move resident -> demoting -> dropping -> far. Everything else (cancelling a
-// demotion, far -> fetching -> resident, discarding, excluding) belongs to the fault loop that owns the VM. Every
-// change is a compare-and-swap of the whole entry.
+// Who may change what: demotion threads move resident -> demoting -> dropping -> far, and far -> dropping -> far.
+// Everything else (cancelling a demotion, far -> fetching -> resident, discarding, excluding) belongs to the fault loop
+// that owns the VM. Every change is a compare-and-swap of the whole entry.
 #pragma once
 
 #include <cstdint>
@@ -68,6 +69,7 @@ class PageEntry {
   constexpr bool discarded() const { return (raw_ & kDiscardedBit) != 0; }
   constexpr bool incompressible() const { return (raw_ & kIncompressibleBit) != 0; }
   constexpr bool held() const { return (raw_ & kHeldBit) != 0; }
+  constexpr bool dropped_along() const { return state() == PageState::kDropping && held(); }
   constexpr std::uint16_t ticket() const { return static_cast<std::uint16_t>(raw_ >> kAgeShift); }
   constexpr PageAge age() const {
     return state() == PageState::kDemoting ? PageAge{} : PageAge{static_cast<std::uint16_t>(raw_ >> kAgeShift)};

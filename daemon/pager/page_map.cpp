@@ -104,8 +104,9 @@ void PageMap::count_change(PageIndex page, PageEntry before, PageEntry after) {
     if (was != is) counter.fetch_add(static_cast<std::uint16_t>(is ? 1 : -1), std::memory_order_relaxed);
   };
   count(counters.incompressible, before.incompressible(), after.incompressible());
-  const PageState from = before.state();
-  const PageState to = after.state();
+  const auto counted_as = [](PageEntry entry) { return entry.dropped_along() ? PageState::kFar : entry.state(); };
+  const PageState from = counted_as(before);
+  const PageState to = counted_as(after);
   if (from == to) return;
   counts_[static_cast<unsigned>(to)].fetch_add(1, std::memory_order_relaxed);
   counts_[static_cast<unsigned>(from)].fetch_sub(1, std::memory_order_relaxed);

@@ -155,7 +155,7 @@ struct DemotionNews {
   std::uint64_t region = 0;
   bool over = false;
   std::uint32_t pages = 0;
-  std::uint32_t stayed = 0;  // over: that were asked for and are still resident
+  std::uint32_t spared = 0;  // over: that were asked for and left alone
 };
 
 struct PagedVm {
