@@ -48,6 +48,7 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   sample.faults_minor = counters.faults_minor;
   sample.pager_events = {{"cancelled", counters.demotions_cancelled},
                          {"clean_drop", counters.clean_drops},
+                         {"drop", counters.drops},
                          {"discarded", counters.discarded_pages},
                          {"unexplained_removal", counters.removals_unexplained},
                          {"fork", counters.forks},

@@ -16,6 +16,7 @@
 
 #include "base/mapping.h"
 #include "daemon/pager/demotion_job.h"
+#include "kmod-interfaces/drop_ring.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -24,13 +25,14 @@ constexpr std::size_t kMaxQueued = 65536;
 constexpr std::size_t kAdmittedAtOnce = 16;
 constexpr unsigned kRunBits = 16;
 constexpr Nanoseconds kDropPoll = std::chrono::microseconds(200);
-// Demotions of private memory begin together, so often, unless more wait than can begin at once: the kernel's thread
-// that takes their drops polls for a millisecond after the last one, on a processor that the process itself may want.
-// Not the drops alone: what waits for its drop is protected, and most of what is written meanwhile does not leave.
-constexpr Nanoseconds kBeginTogether = std::chrono::milliseconds(5);
-// Regions of one VM whose memory is not fixed: its drops are few at a time.
-constexpr std::size_t kWaitingForTurn = 16;
-constexpr std::size_t kHavingTheirTurn = 8;
+// Demotions of private memory begin together, so often, for as long as more can begin at once: the kernel's thread that
+// takes their drops polls for up to two of its ticks (8 ms at 250 Hz) after the last one, on a processor that the
+// process itself, or we, may want. Not the drops alone: what waits for its drop is protected, and most of what is
+// written meanwhile does not leave.
+constexpr Nanoseconds kPrivateInterval = std::chrono::milliseconds(25);
+constexpr Nanoseconds kPrivateTurn = std::chrono::milliseconds(5);
+// Regions of one VM whose memory is not fixed: its drops are few at a time, and nothing is frozen long before its own.
+constexpr std::size_t kWaitingForTurn = 2;
 constexpr auto kIdle = std::chrono::milliseconds(200);
 constexpr std::size_t kScratches = 2;  // regions being stored at once
 
@@ -124,6 +126,7 @@ class Thread final : public Demoter {
       for (Request& request : fresh) begin(request);
       for (const auto& vm : abandoned) abandon_now(*vm);
       advance(cancel_frozen, now);
+      if (private_turn(now)) end_private_turn(now);
       reap();
       retire();
       lock.lock();
@@ -138,9 +141,9 @@ class Thread final : public Demoter {
   void wait(std::unique_lock<std::mutex>& lock) {
     const bool work = !queue_.empty() && !frozen_ && running_.size() < config_.max_jobs;
     const MonoTime now = clock_.now();
-    if (!abandoned_.empty() || (work && (admitting_ || (running_.empty() && now >= private_begins_)))) return;
+    if (!abandoned_.empty() || (work && (admitting_ || (running_.empty() && private_turn(now))))) return;
     Nanoseconds pause = kIdle;
-    if (work && now < private_begins_) pause = private_begins_ - now;
+    if (work && !private_turn(now)) pause = private_begins_ - now;
     for (const Running& running : running_) pause = std::min(pause, until_due(running, now));
     if (pause > Nanoseconds{0}) wake_.wait_for(lock, pause);
   }
@@ -149,9 +152,13 @@ class Thread final : public Demoter {
   Nanoseconds until_due(const Running& running, MonoTime now) const {
     const DemotionJob& job = *running.job;
     if (job.overdue) return std::chrono::milliseconds(20);
-    const bool waits = job.stage == DemotionJob::Stage::kFrozen && now < job.frozen_at + config_.grace;
+    MonoTime due = now;
+    if (job.stage == DemotionJob::Stage::kFrozen) due = std::max(due, job.frozen_at + config_.grace);
+    const bool begins = job.stage == DemotionJob::Stage::kFrozen ||
+                        (job.stage == DemotionJob::Stage::kDropping && job.drops_in_flight() == 0);
+    if (!job.object().shared && begins) due = std::max(due, private_begins_);
     // What is due was not possible just now, or waits for somebody's answer.
-    return waits ? job.frozen_at + config_.grace - now : kDropPoll;
+    return due > now ? due - now : kDropPoll;
   }
 
   // Called with the lock held. A few at a time: how many pages a region moves is known when it is frozen. One stuck VM
@@ -160,7 +167,7 @@ class Thread final : public Demoter {
     std::vector<Request> fresh;
     admitting_ = false;
     if (frozen_) return fresh;
-    const bool private_too = now >= private_begins_;
+    const bool private_too = private_turn(now);
     auto next = queue_.upper_bound(last_admitted_);
     for (std::size_t vms = queue_.size(); vms != 0; --vms) {
       if (next == queue_.end()) next = queue_.begin();
@@ -169,9 +176,20 @@ class Thread final : public Demoter {
       next = next->second.empty() ? queue_.erase(next) : std::next(next);
     }
     admitting_ = !fresh.empty();
-    const bool began = std::ranges::any_of(fresh, [](const Request& each) { return !each.region.object->shared; });
-    if (began && queue_.empty()) private_begins_ = now + kBeginTogether;
     return fresh;
+  }
+
+  bool private_turn(MonoTime now) const { return now >= private_begins_; }
+  // After a pass in which it was the turn of private memory: it ends when nothing more can begin.
+  void end_private_turn(MonoTime now) {
+    const bool held_up = std::ranges::any_of(running_, [](const Running& running) {
+      const DemotionJob& job = *running.job;
+      return !job.object().shared && job.stage == DemotionJob::Stage::kDropping && !job.all_drops_started();
+    });
+    if (turn_since_ == MonoTime{}) turn_since_ = now;
+    if (admitting_ || (held_up && now - turn_since_ < kPrivateTurn)) return;
+    turn_since_ = MonoTime{};
+    private_begins_ = now + kPrivateInterval;
   }
 
   void admit_from(std::deque<Request>& requests, bool private_too, std::vector<Request>& fresh) {
@@ -202,7 +220,8 @@ class Thread final : public Demoter {
     if (own.pages + begun * kPagesPerRegion >= config_.max_pages_per_vm) return false;
     if (all_.pages + fresh.size() * kPagesPerRegion >= config_.max_pages) return false;
     return !object_goes_alone(vm, *request.region.object) ||
-           own.waiting_for_turn + count_if_careful(fresh, vm) < kWaitingForTurn;
+           (own.drops_in_flight < kernel::kDropWorkers &&
+            own.waiting_for_turn + count_if_careful(fresh, vm) < kWaitingForTurn);
   }
 
   // Private memory whose owner may unmap it (AddressSpace::fixed).
@@ -216,13 +235,15 @@ class Thread final : public Demoter {
   }
   // What of each VM goes one by one, once per pass.
   void count_turns(MonoTime now) {
-    for (auto& [vm, own] : active_) own.waiting_for_turn = own.having_their_turn = 0;
+    for (auto& [vm, own] : active_) own.waiting_for_turn = own.drops_in_flight = 0;
     for (const Running& running : running_) {
       const DemotionJob& job = *running.job;
       if (!object_goes_alone(*job.vm(), job.object()) || job.stage == DemotionJob::Stage::kDone) continue;
       Active& own = active_[job.vm().get()];
-      if (job.stage != DemotionJob::Stage::kFrozen) ++own.having_their_turn;
-      if (job.stage != DemotionJob::Stage::kFrozen || now - job.frozen_at >= config_.grace) ++own.waiting_for_turn;
+      own.drops_in_flight += job.drops_in_flight();
+      const bool begun = job.stage == DemotionJob::Stage::kDropping && job.all_drops_started();
+      const bool later = job.stage == DemotionJob::Stage::kFrozen && now - job.frozen_at < config_.grace;
+      if (!begun && !later) ++own.waiting_for_turn;
     }
   }
 
@@ -245,8 +266,9 @@ class Thread final : public Demoter {
   struct Active {
     std::size_t jobs = 0;
     std::size_t pages = 0;
-    std::size_t having_their_turn = 0;  // stored, and on their way out
-    std::size_t waiting_for_turn = 0;   // these, and those that could go on now, were it not for those before them
+    // Where drops go a few at a time:
+    std::size_t drops_in_flight = 0;
+    std::size_t waiting_for_turn = 0;  // regions that could go on now, were it not for others
   };
   void count(const DemotionJob& job, bool begins) {
     Active& own = active_[job.vm().get()];
@@ -261,15 +283,9 @@ class Thread final : public Demoter {
     return host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed;
   }
 
-  // A place to work in and, where drops go one by one, a turn.
+  // A place to work in.
   bool may_store(Running& running) {
     if (free_scratch_.empty()) return false;
-    const PagedVm& vm = *running.job->vm();
-    if (object_goes_alone(vm, running.job->object())) {
-      std::size_t& turns = active_[&vm].having_their_turn;
-      if (turns >= kHavingTheirTurn) return false;
-      ++turns;
-    }
     running.scratch = free_scratch_.back();
     free_scratch_.pop_back();
     return true;
@@ -279,13 +295,14 @@ class Thread final : public Demoter {
     for (Running& running : running_) {
       DemotionJob& job = *running.job;
       const bool stopped = may_not_go_on(*job.vm(), host_frozen);
+      const bool has_turn = job.object().shared || stopped || private_turn(now);
       if (job.stage == DemotionJob::Stage::kFrozen) {
         if (stopped) {
           job.cancel();
           job.stage = DemotionJob::Stage::kDone;
           continue;
         }
-        if (now - job.frozen_at < config_.grace || !may_store(running)) continue;
+        if (now - job.frozen_at < config_.grace || !has_turn || !may_store(running)) continue;
         job.stage = DemotionJob::Stage::kStoring;
       }
       if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch)) {
@@ -293,7 +310,7 @@ class Thread final : public Demoter {
         job.stage = DemotionJob::Stage::kDropping;
         job.dropping_since = clock_.now();
       }
-      if (job.stage != DemotionJob::Stage::kDropping) continue;
+      if (job.stage != DemotionJob::Stage::kDropping || !has_turn) continue;
       if (stopped) job.refuse_rest();
       if (job.start_drops() && job.all_drops_done()) job.stage = DemotionJob::Stage::kDone;
     }
@@ -416,6 +433,7 @@ class Thread final : public Demoter {
   bool admitting_ = false;  // more may be admitted at once
   const PagedVm* last_admitted_ = nullptr;
   MonoTime private_begins_{};  // not before
+  MonoTime turn_since_{};      // of private memory; MonoTime{}: it is not its turn
   std::uint64_t next_id_ = 1;
   std::uint16_t ticket_ = 0;
   std::thread thread_;

@@ -83,22 +83,14 @@ bool DemotionJob::drop_shared(std::size_t index) {
 }
 
 bool DemotionJob::start_drops() {
+  if (!object_->shared) return start_private_drops();
   for (std::size_t i = 0; i < runs_.size(); ++i) {
-    Run& run = runs_[i];
-    if (run.started) continue;
-    if (run.addresses.empty()) {  // unmapped meanwhile: nothing to drop here
-      run.started = true;
-      for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-        if (frozen_.test(slot)) give_up(slot);
-      }
-      drop_completed(i, 0);
-      continue;
+    if (runs_[i].started) continue;
+    if (runs_[i].addresses.empty()) {  // unmapped meanwhile: nothing to drop here
+      refuse_run(i);
+    } else if (!drop_shared(i)) {
+      return false;
     }
-    if (object_->shared) {
-      if (!drop_shared(i)) return false;
-      continue;
-    }
-    if (!drop_private(i)) return false;
   }
   return true;
 }
@@ -153,9 +145,12 @@ DemotionJob::SlotRange DemotionJob::commit_from(std::size_t first, std::size_t& 
 // is not read yet, or has written to it) is not ours to drop.
 std::size_t DemotionJob::still_ours(const Run& run) const {
   if (space_->fixed) return run.count;
+  constexpr std::uint64_t kThere = kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsSwapped;
   Slots ours = bridges_;
-  const auto looked = space_->pagemap.for_each(
-      run.addresses, kernel::uapi::kPageIsPresent | kernel::uapi::kPageIsWritten, [&](const auto& seen) {
+  // A page that is not there counts as written.
+  const auto looked =
+      space_->pagemap.for_each(run.addresses, kThere | kernel::uapi::kPageIsWritten, [&](const auto& seen) {
+        if ((seen.categories & kThere) == 0) return;
         const bool as_left = (seen.categories & kernel::uapi::kPageIsPresent) != 0 &&
                              (seen.categories & kernel::uapi::kPageIsWritten) == 0;
         for (std::uint64_t address = seen.start; address < seen.end; address += kPageSize)
@@ -166,56 +161,83 @@ std::size_t DemotionJob::still_ours(const Run& run) const {
   return count;
 }
 
-// Whether a range that was just found to be ours is registered memory of ours also where no page is that could tell,
-// and nothing of it is changing: the error of protecting it once more, EAGAIN while it is.
-int DemotionJob::error_of_range(AddressRange range) const {
-  if (space_->fixed || range.empty()) return 0;
-  return space_->userfaultfd.write_protect(range, true, kernel::Userfaultfd::Waiters::kLeave);
+// Whether what was just found to be ours is registered memory of ours also where no page is that could tell, and
+// nothing of it is changing: the error of protecting it once more, EAGAIN while it is.
+int DemotionJob::error_of_range(const Run& run, std::size_t behind) const {
+  bool bridged = false;
+  for (std::size_t slot = run.first; slot < behind; ++slot) bridged = bridged || bridges_.test(slot);
+  if (space_->fixed || !bridged) return 0;
+  const std::uint64_t start = run.addresses.start;
+  return space_->userfaultfd.write_protect({start, start + (behind - run.first) * kPageSize}, true,
+                                           kernel::Userfaultfd::Waiters::kLeave);
 }
 
-// Decides and starts while nobody can unmap anything unseen. False: not now, call again.
-bool DemotionJob::drop_private(std::size_t index) {
+// Decides on all that there is room for, and only then asks the process's ring: the first drop's announcement would say
+// that the process's memory is changing. Nobody can unmap anything unseen meanwhile.
+bool DemotionJob::start_private_drops() {
+  if (all_drops_started()) return true;
   AddressSpace& space = *space_;
-  if (space.ring->in_flight() >= (space.fixed ? space.ring->capacity() : kernel::kDropWorkers)) return false;
-  if (!vm_->event_gate.try_close_patiently()) return false;
-  Run rest = runs_[index];
-  const std::uint64_t start = rest.addresses.start;
+  const std::size_t most = space.fixed ? space.ring->capacity() : kernel::kDropWorkers;
+  if (space.ring->in_flight() >= most || !vm_->event_gate.try_close_patiently()) return false;
   // What was copied was found by a table that must still hold.
   const bool may = !vm_->restless && (table_ == nullptr || table_ == space.segments());
-  std::size_t behind = rest.first + (may ? still_ours(rest) : 0);
-  const int error = may ? error_of_range({start, start + (behind - rest.first) * kPageSize}) : ENOENT;
-  if (error != 0) {
-    vm_->event_gate.open();
-    if (error == EAGAIN) return false;
-    refuse_run(index);
-    return true;
+  std::vector<std::size_t> decided;
+  std::size_t room = most - space.ring->in_flight();
+  Slots disturbed;
+  for (std::size_t i = 0; i < runs_.size() && room != 0; ++i) {
+    if (runs_[i].started) continue;
+    const int error = decide(i, may, disturbed);
+    if (error == EAGAIN) break;
+    decided.push_back(i);
+    if (runs_[i].count != 0) --room;
   }
-  const SlotRange going = commit_from(rest.first, behind);
-  Run& run = runs_[index];
-  run.started = true;
-  run.count = going.end - going.first;
-  run.addresses.end = start + run.count * kPageSize;
-  if (run.count != 0) {
+  for (const std::size_t i : decided) {
+    Run& run = runs_[i];
+    if (run.count == 0) continue;
     run.ledger_id = space.ledger.expect(run.addresses);
-    if (space.ring->submit({cookie_ + index, run.addresses, 0})) {
-      run.in_flight = true;
-      ++in_flight_;
-      ++drop_steps_;
-    }
+    if (!space.ring->submit({cookie_ + i, run.addresses, 0})) continue;
+    run.in_flight = true;
+    vm_->counters.drops.fetch_add(1, std::memory_order_relaxed);
+    ++in_flight_;
+    ++drop_steps_;
   }
   vm_->event_gate.open();
-  for (std::size_t slot = going.first; slot < going.end; ++slot) frozen_.reset(slot);
-  if (!run.in_flight) {
+  for (std::size_t slot = 0; slot < kPagesPerRegion; ++slot) {
+    if (disturbed.test(slot) && frozen_.test(slot)) give_up(slot);
+  }
+  for (const std::size_t i : decided) {
+    const Run& run = runs_[i];
+    if (run.in_flight) continue;
     // Nothing to drop, or the ring is broken: the process is ending, and nothing is dropped any more.
     if (run.count != 0) space.ledger.finished(run.ledger_id);
-    drop_completed(index, ECANCELED);
+    drop_completed(i, ECANCELED);
   }
-  // The rest begins behind the page that was disturbed, with one that goes.
+  return all_drops_started();
+}
+
+// Commits what of a run can be dropped in one piece from its beginning on; what is behind becomes a run of its own.
+// EAGAIN: not now.
+int DemotionJob::decide(std::size_t index, bool may, Slots& disturbed) {
+  Run rest = runs_[index];
+  const std::uint64_t start = rest.addresses.start;
   const std::size_t end = rest.first + rest.count;
-  if (behind < end && !bridges_.test(behind)) {
-    if (frozen_.test(behind)) give_up(behind);
-    ++behind;
+  may = may && !rest.addresses.empty();
+  std::size_t behind = rest.first + (may ? still_ours(rest) : 0);
+  const int error = may ? error_of_range(rest, behind) : ENOENT;
+  if (error == EAGAIN) return error;
+  Run& run = runs_[index];
+  run.started = true;
+  run.count = 0;
+  if (error != 0) {
+    for (std::size_t slot = rest.first; slot < end; ++slot) disturbed.set(slot);
+    return error;
   }
+  const SlotRange going = commit_from(rest.first, behind);
+  run.count = going.end - going.first;
+  run.addresses.end = start + run.count * kPageSize;
+  for (std::size_t slot = going.first; slot < going.end; ++slot) frozen_.reset(slot);
+  // The rest begins behind the page that was disturbed, with one that goes.
+  if (behind < end && !bridges_.test(behind)) disturbed.set(behind++);
   while (behind < end && bridges_.test(behind)) ++behind;
   if (behind < end) {
     rest.addresses.start += (behind - rest.first) * kPageSize;
@@ -223,7 +245,7 @@ bool DemotionJob::drop_private(std::size_t index) {
     rest.count = end - behind;
     runs_.push_back(rest);
   }
-  return true;
+  return 0;
 }
 
 // Private memory: the pages of a run that the kernel still has, whatever the drop's completion says.

@@ -1,6 +1,7 @@
 // One region on its way out, and the steps that need no thread of their own. Used by the demotion thread only.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bitset>
@@ -45,6 +46,9 @@ class DemotionJob {
   bool start_drops();
   void drop_completed(std::size_t run_index, int error);
   bool all_drops_done() const { return runs_done_ == runs_.size(); }
+  bool all_drops_started() const {
+    return std::ranges::all_of(runs_, [](const Run& run) { return run.started; });
+  }
   // Gives back everything that is frozen; what is being dropped goes on.
   void cancel();
   // Gives back what has not been asked to be dropped.
@@ -127,9 +131,10 @@ class DemotionJob {
   bool commit(std::size_t slot);
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
-  bool drop_private(std::size_t run_index);
+  bool start_private_drops();
+  int decide(std::size_t run_index, bool may, Slots& disturbed);
   std::size_t still_ours(const Run& run) const;
-  int error_of_range(AddressRange range) const;
+  int error_of_range(const Run& run, std::size_t behind) const;
   bool commit_bridge(std::size_t slot);
   SlotRange commit_from(std::size_t first, std::size_t& behind);
   void settle_dropped(std::size_t slot, bool present);

@@ -142,6 +142,7 @@ struct PagerCounters {
   std::atomic<std::uint64_t> removals_unexplained{0};  // of shared memory, whose cause nobody saw: taken for harmless
   std::atomic<std::uint64_t> forks{0};
   std::atomic<std::uint64_t> clean_drops{0};  // demotions that cost no write
+  std::atomic<std::uint64_t> drops{0};        // of private memory, in pieces: that the process's ring was asked for
   std::atomic<std::uint64_t> verify_failures{
       0};  // pages that changed between copy and drop in spite of protection (devices)
   std::atomic<std::uint64_t> integrity_failures{0};

@@ -94,6 +94,44 @@ TEST(Pager, CallsNothingFarThatCostNothing) {
   EXPECT_EQ(process.mismatches(), 0u);
 }
 
+// Each piece costs a round trip through the process, so what lies between two that go and is far already goes along.
+TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
+  PagedProcessOptions options;
+  options.shared = false;
+  options.write = false;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  const std::uint64_t far = rig.vm->count(PageState::kFar);
+  const std::uint64_t pieces = rig.vm->counters.drops;
+  const std::uint64_t demoted = rig.vm->counters.demoted_pages;
+  ASSERT_GT(pieces, 0u);
+
+  // Of every piece some pages come home, singly.
+  std::uint64_t home = 0;
+  for (std::uint64_t page = 1; page < options.pages; page += 4) {
+    if (rig.object().map->load(PageIndex{page}).state() != PageState::kFar) continue;
+    std::promise<std::uint64_t> left;
+    rig.pager().restore(rig.vm, &rig.object(), {PageIndex{page}, 1},
+                        [&](std::uint64_t pages) { left.set_value(pages); });
+    ASSERT_EQ(left.get_future().get(), 0u);
+    ++home;
+  }
+  ASSERT_GT(home, 2 * pieces);
+  ASSERT_EQ(rig.vm->count(PageState::kFar), far - home);
+
+  rig.demote_all();
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  EXPECT_EQ(rig.vm->count(PageState::kFar), far);
+  EXPECT_EQ(rig.vm->counters.drops, 2 * pieces);
+  EXPECT_EQ(rig.vm->counters.demoted_pages, demoted + home) << "those that went along were far before";
+  EXPECT_EQ(rig.accounted(), options.pages);
+  process.start();
+  EXPECT_TRUE(process.await_operations(10000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
 TEST(Pager, NeverShowsACorruptPage) {
   PagedProcessOptions options;
   options.threads = 1;
