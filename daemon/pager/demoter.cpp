@@ -16,7 +16,6 @@
 
 #include "base/mapping.h"
 #include "daemon/pager/demotion_job.h"
-#include "kmod-interfaces/drop_ring.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -220,7 +219,7 @@ class Thread final : public Demoter {
     if (own.pages + begun * kPagesPerRegion >= config_.max_pages_per_vm) return false;
     if (all_.pages + fresh.size() * kPagesPerRegion >= config_.max_pages) return false;
     return !object_goes_alone(vm, *request.region.object) ||
-           (own.drops_in_flight < kernel::kDropWorkers &&
+           (own.drops_in_flight < kDropsInFlight &&
             own.waiting_for_turn + count_if_careful(fresh, vm) < kWaitingForTurn);
   }
 

@@ -177,7 +177,7 @@ int DemotionJob::error_of_range(const Run& run, std::size_t behind) const {
 bool DemotionJob::start_private_drops() {
   if (all_drops_started()) return true;
   AddressSpace& space = *space_;
-  const std::size_t most = space.fixed ? space.ring->capacity() : kernel::kDropWorkers;
+  const std::size_t most = space.fixed ? space.ring->capacity() : kDropsInFlight;
   if (space.ring->in_flight() >= most || !vm_->event_gate.try_close_patiently()) return false;
   // What was copied was found by a table that must still hold.
   const bool may = !vm_->restless && (table_ == nullptr || table_ == space.segments());

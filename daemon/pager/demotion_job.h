@@ -25,6 +25,10 @@ inline constexpr std::size_t kStretchPages = 32;
 inline constexpr std::size_t kStretches = kPagesPerRegion / kStretchPages;
 static_assert(kPagesPerRegion % kStretchPages == 0);
 
+// Of a process that may unmap its private memory: drops that are on their way at once. Between the look at a page and
+// its drop lie at most those before it.
+inline constexpr std::size_t kDropsInFlight = 64;
+
 class DemotionJob {
  public:
   enum class Stage : std::uint8_t { kFrozen, kStoring, kDropping, kDone };
