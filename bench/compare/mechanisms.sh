@@ -26,7 +26,7 @@ remove_swap_file() {
   swap_file=""
 }
 
-# ---- Tidepool, its embedded pool only ------------------------------------------------------------------------------------
+# ---- Tidepool: its embedded pool, or the kernel's swap in its hands --------------------------------------------------------
 begin_pool() {
   metrics_port=$(free_port)
   cat >"$work/agent.toml" <<TOML
@@ -52,15 +52,18 @@ stall_budget = "100%"
 [pool.embedded]
 store = "$store"
 capacity = "${size}MiB"
+[pool.kernel]
+swap = "auto"
 TOML
   "$bin/tidepoold" --config "$work/agent.toml" --check-config >"$work/check.log" 2>&1 || die "the agent refuses its configuration: $(cat "$work/check.log")"
   start agent "$bin/tidepoold" --config "$work/agent.toml"
   wait_until 30 tidectl status >/dev/null 2>&1 || die "the agent does not answer: $(tail -n 5 "$work/agent.log")"
 }
-take_over_pool() {
+take_over_pool() { adopt_loads pager; }
+adopt_loads() {
   local name
   for name in "${targets[@]}"; do
-    tidectl vm adopt --pid "${pid_of[$name]}" --name "$name" >"$work/adopt.log" 2>&1 || die "$name was not adopted: $(cat "$work/adopt.log")"
+    tidectl vm adopt --pid "${pid_of[$name]}" --name "$name" --mechanism "$1" >"$work/adopt.log" 2>&1 || die "$name was not adopted: $(cat "$work/adopt.log")"
     adopted+=("$name")
     tidectl vm set "$name" --class "$(class_of "$name")" --stall-budget 100% --min-cold-age 2m >/dev/null
   done
@@ -82,7 +85,15 @@ set_limit_pool() {
   sed -i "s/^\[safety\]\$/&\nhost_reserve = \"$((others / 1024))KiB\"/" "$work/agent.toml"
   kill -HUP "${pid_of[agent]}"
 }
-dram_of_pool() { tidectl status -o json | jq '[.host.overhead[]] | add'; }
+dram_of_pool() { tidectl status -o json | jq .host.overhead.total_bytes; }
+
+# Which pages go is Tidepool's choice, where they go and how they return is the kernel's. What they take is among the
+# agent's overhead.
+begin_kernel() { begin_zram && begin_pool; }
+take_over_kernel() { adopt_loads kernel; }
+set_limit_kernel() { set_limit_pool "$1"; }
+dram_of_kernel() { dram_of_pool; }
+
 end_pool() {
   local name keeper
   if alive agent; then
@@ -126,6 +137,7 @@ begin_mechanism() {
 }
 # The loads have been measured with all their memory local; now the mechanism may have them.
 take_over() { "take_over_$mechanism"; }
+by_tidepool() { [ "$mechanism" = pool ] || [ "$mechanism" = kernel ]; }
 set_limit() { local_limit=$1 && "set_limit_$mechanism" "$1"; }
 
 # What the kernel charges the loads for, and with what the mechanism takes.
@@ -136,7 +148,7 @@ all_dram() { echo $(($(loads_dram) + $("dram_of_$mechanism"))); }
 # half-way each time; where the loads do not come down to their limit, more than the budget is taken, and shown.
 steer_once() {
   sample_dram
-  [ "${#targets[@]}" -eq 1 ] || [ "$mechanism" != pool ] || { set_limit "$budget" && return 0; }
+  [ "${#targets[@]}" -eq 1 ] || ! by_tidepool || { set_limit "$budget" && return 0; }
   set_limit $(((local_limit + budget - $("dram_of_$mechanism")) / 2))
 }
 steer() {
