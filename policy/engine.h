@@ -34,7 +34,7 @@ class Engine {
   // A planned demotion has begun, and is of so many pages.
   void begun(VmId vm, RegionId region, std::uint32_t pages);
   // It is over: so many pages went, and so many were asked for and left alone (as incompressible, or home for too short
-  // a time): to ask for them again soon is no use. Nor is it where nothing went.
+  // a time, or refused by the pool): to ask for them again soon is no use. Nor is it where nothing went.
   void ended(VmId vm, RegionId region, std::uint32_t pages, std::uint32_t spared = 0);
   // A planned move that nobody could begin: it is not waited for.
   void not_taken(const Move& move);

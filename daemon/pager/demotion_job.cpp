@@ -317,6 +317,7 @@ void DemotionJob::take_answers(const Stretch& stretch) {
     items_[slot] = submitted_[i];
     const pool::PageStatus status = submitted_[i].status;
     if (status == pool::PageStatus::kOk) continue;
+    ++spared_pages_;
     if (status == pool::PageStatus::kFull) vm_->counters.store_full.fetch_add(1, std::memory_order_relaxed);
     PageEntry back = PageEntry::plain(PageState::kResident);
     if (status == pool::PageStatus::kIncompressible) back = back.with_incompressible();

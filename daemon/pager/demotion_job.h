@@ -65,8 +65,8 @@ class DemotionJob {
   std::uint64_t region() const { return first_page_ / kPagesPerRegion; }
   Stage stage = Stage::kFrozen;
   MonoTime frozen_at;
-  // Pages that left, and pages that were left alone though they were asked for. (A page that was used meanwhile is
-  // neither.)
+  // Pages that left, and pages that were left alone, or refused by the store, though they were asked for. (A page that
+  // was used meanwhile is neither.)
   std::uint32_t dropped() const { return dropped_; }
   std::uint32_t spared() const { return spared_pages_; }
   // Pages that it has protected, or found protected, to move them.
