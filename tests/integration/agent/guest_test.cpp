@@ -30,7 +30,6 @@ std::string cache_folder() {
 
 std::string why_no_guest() {
   if (const std::string why = why_no_agent(); !why.empty()) return why;
-  if (!is_stress_run()) return "takes minutes under emulation: set TIDEPOOL_STRESS_SECONDS";
   if (!std::filesystem::exists("/usr/bin/qemu-system-x86_64")) return "no QEMU here (scripts/setup --demo installs it)";
   if (!std::filesystem::exists(cache_folder() + "/guest/vmlinuz")) return "no guest kernel here (scripts/setup --demo)";
   if (!std::filesystem::exists(cache_folder() + "/guest/initramfs"))
