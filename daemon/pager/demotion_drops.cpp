@@ -83,14 +83,12 @@ bool DemotionJob::drop_shared(std::size_t index) {
 }
 
 bool DemotionJob::start_drops() {
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    if (!runs_[i].started && runs_[i].addresses.empty()) refuse_run(i);  // unmapped meanwhile: nothing to drop here
+  }
   if (!object_->shared) return start_private_drops();
   for (std::size_t i = 0; i < runs_.size(); ++i) {
-    if (runs_[i].started) continue;
-    if (runs_[i].addresses.empty()) {  // unmapped meanwhile: nothing to drop here
-      refuse_run(i);
-    } else if (!drop_shared(i)) {
-      return false;
-    }
+    if (!runs_[i].started && !drop_shared(i)) return false;
   }
   return true;
 }
@@ -180,14 +178,17 @@ bool DemotionJob::start_private_drops() {
   const std::size_t most = space.fixed ? space.ring->capacity() : kDropsInFlight;
   if (space.ring->in_flight() >= most || !vm_->event_gate.try_close_patiently()) return false;
   // What was copied was found by a table that must still hold.
-  const bool may = !vm_->restless && (table_ == nullptr || table_ == space.segments());
+  if (vm_->restless || (table_ != nullptr && table_ != space.segments())) {
+    vm_->event_gate.open();
+    refuse_rest();
+    return true;
+  }
   std::vector<std::size_t> decided;
   std::size_t room = most - space.ring->in_flight();
   Slots disturbed;
   for (std::size_t i = 0; i < runs_.size() && room != 0; ++i) {
     if (runs_[i].started) continue;
-    const int error = decide(i, may, disturbed);
-    if (error == EAGAIN) break;
+    if (!decide(i, disturbed)) break;
     decided.push_back(i);
     if (runs_[i].count != 0) --room;
   }
@@ -216,21 +217,20 @@ bool DemotionJob::start_private_drops() {
 }
 
 // Commits what of a run can be dropped in one piece from its beginning on; what is behind becomes a run of its own.
-// EAGAIN: not now.
-int DemotionJob::decide(std::size_t index, bool may, Slots& disturbed) {
+// False: not now.
+bool DemotionJob::decide(std::size_t index, Slots& disturbed) {
   Run rest = runs_[index];
   const std::uint64_t start = rest.addresses.start;
   const std::size_t end = rest.first + rest.count;
-  may = may && !rest.addresses.empty();
-  std::size_t behind = rest.first + (may ? still_ours(rest) : 0);
-  const int error = may ? error_of_range(rest, behind) : ENOENT;
-  if (error == EAGAIN) return error;
+  std::size_t behind = rest.first + still_ours(rest);
+  const int error = error_of_range(rest, behind);
+  if (error == EAGAIN) return false;
   Run& run = runs_[index];
   run.started = true;
   run.count = 0;
   if (error != 0) {
     for (std::size_t slot = rest.first; slot < end; ++slot) disturbed.set(slot);
-    return error;
+    return true;
   }
   const SlotRange going = commit_from(rest.first, behind);
   run.count = going.end - going.first;
@@ -245,7 +245,7 @@ int DemotionJob::decide(std::size_t index, bool may, Slots& disturbed) {
     rest.count = end - behind;
     runs_.push_back(rest);
   }
-  return 0;
+  return true;
 }
 
 // Private memory: the pages of a run that the kernel still has, whatever the drop's completion says.

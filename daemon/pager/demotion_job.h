@@ -136,7 +136,7 @@ class DemotionJob {
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
   bool start_private_drops();
-  int decide(std::size_t run_index, bool may, Slots& disturbed);
+  bool decide(std::size_t run_index, Slots& disturbed);
   std::size_t still_ours(const Run& run) const;
   int error_of_range(const Run& run, std::size_t behind) const;
   bool commit_bridge(std::size_t slot);
