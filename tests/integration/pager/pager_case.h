@@ -73,6 +73,11 @@ class Rig {
     for (std::uint64_t region = 0; region < object().map->regions(); ++region) demote(region);
   }
   bool idle() { return pager_->demotions_queued() == 0; }
+  // Asks for everything to go, and waits until what goes is gone.
+  bool send_all_out() {
+    demote_all();
+    return eventually([&] { return idle(); });
+  }
   Result<> release() {
     std::promise<Result<>> finished;
     pager_->release(vm, [&](Result<> result) { finished.set_value(std::move(result)); });

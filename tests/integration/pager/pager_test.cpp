@@ -66,8 +66,7 @@ TEST(Pager, BringsEverythingHomeOnRelease) {
   options.write = false;
   PagedProcess process(options);
   Rig rig(process, options);
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - options.pages / 16);
   ASSERT_TRUE(rig.release());
   EXPECT_EQ(rig.vm->count(PageState::kFar), 0u);
@@ -85,8 +84,7 @@ TEST(Pager, CallsNothingFarThatCostNothing) {
   PagedProcess process(options);
   Rig rig(process, options);
   EXPECT_EQ(rig.vm->count(PageState::kResident), options.pages);
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - options.pages / 16);
   EXPECT_EQ(rig.vm->count(PageState::kReleased), options.pages / 16);
   process.start();
@@ -101,8 +99,7 @@ TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   options.write = false;
   PagedProcess process(options);
   Rig rig(process, options);
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   const std::uint64_t far = rig.vm->count(PageState::kFar);
   const std::uint64_t pieces = rig.vm->counters.drops;
   const std::uint64_t demoted = rig.vm->counters.demoted_pages;
@@ -121,8 +118,7 @@ TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   ASSERT_GT(home, 2 * pieces);
   ASSERT_EQ(rig.vm->count(PageState::kFar), far - home);
 
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   EXPECT_EQ(rig.vm->count(PageState::kFar), far);
   EXPECT_EQ(rig.vm->counters.drops, 2 * pieces);
   EXPECT_EQ(rig.vm->counters.demoted_pages, demoted + home) << "those that went along were far before";
@@ -137,8 +133,7 @@ TEST(Pager, NeverShowsACorruptPage) {
   options.threads = 1;
   PagedProcess process(options);
   Rig rig(process, options);
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   rig.store.corrupt = true;
   process.start();
   EXPECT_TRUE(eventually([&] { return rig.integrity_failures > 0; }));
@@ -152,8 +147,7 @@ TEST(Pager, WaitsForAStoreThatIsAwayForAWhile) {
   PagedProcessOptions options;
   PagedProcess process(options);
   Rig rig(process, options);
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   rig.store.unavailable = 200;
   process.start();
   EXPECT_TRUE(process.await_operations(5000));
@@ -165,8 +159,7 @@ TEST(Pager, KeepsPagesWhenTheStoreIsFull) {
   PagedProcess process(options);
   Rig rig(process, options);
   rig.store.full = true;
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   EXPECT_GT(rig.vm->counters.store_full.load(), 0u);
   process.start();
   EXPECT_TRUE(process.await_operations(10000));
@@ -193,8 +186,7 @@ TEST(Pager, NoticesThatTheProcessDied) {
   PagedProcessOptions options;
   PagedProcess process(options);
   Rig rig(process, options);
-  rig.demote_all();
-  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  ASSERT_TRUE(rig.send_all_out());
   EXPECT_GT(rig.store.usage().pages.value, 0u);
   process.kill_now();
   EXPECT_TRUE(eventually([&] { return rig.gone.load(); }));
