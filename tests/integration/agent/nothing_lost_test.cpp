@@ -35,14 +35,6 @@ const Settings kSmallMapped{{"pool.embedded.store", "\"mapped\""}, {"pool.embedd
 // A device may hold a page for a while after it was protected.
 const Settings kGrace{{"pager.grace", "\"200ms\""}};
 
-// Fast enough to write into many a demotion, slow enough for the others to succeed: pages that are written to without
-// a pause cannot leave.
-const Words kHammer{"--pattern", "hammer", "--rate", "10000"};
-Words hammering(Words words) {
-  words.insert(words.end(), kHammer.begin(), kHammer.end());
-  return words;
-}
-
 class NothingLost : public testing::TestWithParam<Kind> {};
 
 TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
@@ -94,26 +86,27 @@ TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
 
 INSTANTIATE_TEST_SUITE_P(
     Memory, NothingLost,
-    testing::Values(Kind{"Private", {"--memory", "private", "--huge", "off"}, {}},
-                    Kind{"PrivateHuge", {"--memory", "private", "--huge", "on"}, {}},
-                    Kind{"PrivateDiscarding", {"--memory", "private", "--discard"}, kZstd},
-                    Kind{"PrivateHugeDiscarding", {"--memory", "private", "--huge", "on", "--discard"}, kMapped},
-                    Kind{"PrivateStopped", {"--memory", "private", "--discard"}, {}, true},
-                    Kind{"PrivateDirect", {"--memory", "private"}, kGrace, false, true},
-                    Kind{"PrivateHammer", hammering({"--memory", "private"}), kMapped, false, false, true},
-                    Kind{"PrivateStoreFull", {"--memory", "private", "--discard"}, kSmallStore},
-                    Kind{"Memfd", {"--memory", "shared", "--huge", "off"}, {}},
-                    Kind{"MemfdHuge", {"--memory", "shared", "--huge", "on"}, kMapped},
-                    Kind{"MemfdHugeZstd", {"--memory", "shared", "--huge", "on"}, kZstd},
-                    Kind{"TmpfsStopped", {"--memory", "tmpfs"}, {}, true},
-                    Kind{"TmpfsDirect", {"--memory", "tmpfs"}, kGrace, false, true},
-                    Kind{"SharedAnonymous", {"--memory", "shared-anon"}, kMapped},
-                    Kind{"SharedAnonymousHammer", hammering({"--memory", "shared-anon"}), {}, false, false, true},
-                    Kind{"MemfdStoreFull", {"--memory", "shared"}, kSmallMapped},
-                    Kind{"MemfdDiscarding", {"--memory", "shared", "--discard"}, {}},
-                    Kind{"MemfdHugeDiscarding", {"--memory", "shared", "--huge", "on", "--discard"}, kZstd},
-                    Kind{"TmpfsStoppedDiscarding", {"--memory", "tmpfs", "--discard"}, {}, true},
-                    Kind{"SharedAnonymousDiscarding", {"--memory", "shared-anon", "--discard"}, kMapped}),
+    testing::Values(
+        Kind{"Private", {"--memory", "private", "--huge", "off"}, {}},
+        Kind{"PrivateHuge", {"--memory", "private", "--huge", "on"}, {}},
+        Kind{"PrivateDiscarding", {"--memory", "private", "--discard"}, kZstd},
+        Kind{"PrivateHugeDiscarding", {"--memory", "private", "--huge", "on", "--discard"}, kMapped},
+        Kind{"PrivateStopped", {"--memory", "private", "--discard"}, {}, true},
+        Kind{"PrivateDirect", {"--memory", "private"}, kGrace, false, true},
+        Kind{"PrivateHammer", {"--memory", "private", "--pattern", "hammer"}, kMapped, false, false, true},
+        Kind{"PrivateStoreFull", {"--memory", "private", "--discard"}, kSmallStore},
+        Kind{"Memfd", {"--memory", "shared", "--huge", "off"}, {}},
+        Kind{"MemfdHuge", {"--memory", "shared", "--huge", "on"}, kMapped},
+        Kind{"MemfdHugeZstd", {"--memory", "shared", "--huge", "on"}, kZstd},
+        Kind{"TmpfsStopped", {"--memory", "tmpfs"}, {}, true},
+        Kind{"TmpfsDirect", {"--memory", "tmpfs"}, kGrace, false, true},
+        Kind{"SharedAnonymous", {"--memory", "shared-anon"}, kMapped},
+        Kind{"SharedAnonymousHammer", {"--memory", "shared-anon", "--pattern", "hammer"}, {}, false, false, true},
+        Kind{"MemfdStoreFull", {"--memory", "shared"}, kSmallMapped},
+        Kind{"MemfdDiscarding", {"--memory", "shared", "--discard"}, {}},
+        Kind{"MemfdHugeDiscarding", {"--memory", "shared", "--huge", "on", "--discard"}, kZstd},
+        Kind{"TmpfsStoppedDiscarding", {"--memory", "tmpfs", "--discard"}, {}, true},
+        Kind{"SharedAnonymousDiscarding", {"--memory", "shared-anon", "--discard"}, kMapped}),
     [](const auto& kind) { return kind.param.name; });
 
 // Adopted and released again and again while it works: each time it is as it was found.
