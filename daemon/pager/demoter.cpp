@@ -24,12 +24,12 @@ constexpr std::size_t kMaxQueued = 65536;
 constexpr std::size_t kAdmittedAtOnce = 16;
 constexpr unsigned kRunBits = 16;
 constexpr Nanoseconds kDropPoll = std::chrono::microseconds(200);
-// Demotions of private memory begin together, so often, for as long as more can begin at once: the kernel's thread that
-// takes their drops polls for up to two of its ticks (8 ms at 250 Hz) after the last one, on a processor that the
-// process itself, or we, may want. Not the drops alone: what waits for its drop is protected, and most of what is
-// written meanwhile does not leave.
-constexpr Nanoseconds kPrivateInterval = std::chrono::milliseconds(25);
-constexpr Nanoseconds kPrivateTurn = std::chrono::milliseconds(5);
+// Demotions of private memory begin together, in turns with pauses between them: the kernel's thread that takes their
+// drops polls for up to two of its ticks (8 ms at 250 Hz) after the last one, on a processor that the process itself,
+// or we, may want. Not the drops alone: what waits for its drop is protected, and most of what is written meanwhile
+// does not leave.
+constexpr Nanoseconds kPrivatePause = std::chrono::milliseconds(25);
+constexpr Nanoseconds kPrivateTurn = std::chrono::milliseconds(50);  // at most
 // Regions of one VM whose memory is not fixed: its drops are few at a time, and nothing is frozen long before its own.
 constexpr std::size_t kWaitingForTurn = 2;
 constexpr auto kIdle = std::chrono::milliseconds(200);
@@ -125,10 +125,10 @@ class Thread final : public Demoter {
       for (Request& request : fresh) begin(request);
       for (const auto& vm : abandoned) abandon_now(*vm);
       advance(cancel_frozen, now);
-      if (private_turn(now)) end_private_turn(now);
       reap();
       retire();
       lock.lock();
+      if (private_turn(now)) end_private_turn(now);
       finish_drains(lock);
     }
     lock.unlock();
@@ -179,16 +179,17 @@ class Thread final : public Demoter {
   }
 
   bool private_turn(MonoTime now) const { return now >= private_begins_; }
-  // After a pass in which it was the turn of private memory: it ends when nothing more can begin.
+  // Called with the lock held, after a pass in which it was the turn of private memory: it ends when nothing is left to
+  // begin, or after a while.
   void end_private_turn(MonoTime now) {
-    const bool held_up = std::ranges::any_of(running_, [](const Running& running) {
+    const bool more = !queue_.empty() || std::ranges::any_of(running_, [](const Running& running) {
       const DemotionJob& job = *running.job;
       return !job.object().shared && job.stage == DemotionJob::Stage::kDropping && !job.all_drops_started();
     });
     if (turn_since_ == MonoTime{}) turn_since_ = now;
-    if (admitting_ || (held_up && now - turn_since_ < kPrivateTurn)) return;
+    if (more && now - turn_since_ < kPrivateTurn) return;
     turn_since_ = MonoTime{};
-    private_begins_ = now + kPrivateInterval;
+    private_begins_ = now + kPrivatePause;
   }
 
   void admit_from(std::deque<Request>& requests, bool private_too, std::vector<Request>& fresh) {
@@ -234,7 +235,7 @@ class Thread final : public Demoter {
   }
   // What of each VM goes one by one, once per pass.
   void count_turns(MonoTime now) {
-    for (auto& [vm, own] : active_) own.waiting_for_turn = own.drops_in_flight = 0;
+    for (auto& [vm, own] : active_) own.waiting_for_turn = own.at_work = own.drops_in_flight = 0;
     for (const Running& running : running_) {
       const DemotionJob& job = *running.job;
       if (!object_goes_alone(*job.vm(), job.object()) || job.stage == DemotionJob::Stage::kDone) continue;
@@ -243,6 +244,7 @@ class Thread final : public Demoter {
       const bool begun = job.stage == DemotionJob::Stage::kDropping && job.all_drops_started();
       const bool later = job.stage == DemotionJob::Stage::kFrozen && now - job.frozen_at < config_.grace;
       if (!begun && !later) ++own.waiting_for_turn;
+      if (!begun && job.stage != DemotionJob::Stage::kFrozen) ++own.at_work;
     }
   }
 
@@ -268,6 +270,7 @@ class Thread final : public Demoter {
     // Where drops go a few at a time:
     std::size_t drops_in_flight = 0;
     std::size_t waiting_for_turn = 0;  // regions that could go on now, were it not for others
+    std::size_t at_work = 0;           // of them, those that are stored, or nearly: each holds what it copied
   };
   void count(const DemotionJob& job, bool begins) {
     Active& own = active_[job.vm().get()];
@@ -282,9 +285,11 @@ class Thread final : public Demoter {
     return host_frozen || vm.releasing || vm.dead || !vm.demotion_allowed;
   }
 
-  // A place to work in.
+  // A place to work in and, where drops go a few at a time, a turn.
   bool may_store(Running& running) {
     if (free_scratch_.empty()) return false;
+    const PagedVm& vm = *running.job->vm();
+    if (object_goes_alone(vm, running.job->object()) && ++active_[&vm].at_work > kWaitingForTurn) return false;
     running.scratch = free_scratch_.back();
     free_scratch_.pop_back();
     return true;

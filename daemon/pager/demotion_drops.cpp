@@ -86,11 +86,23 @@ bool DemotionJob::start_drops() {
   for (std::size_t i = 0; i < runs_.size(); ++i) {
     if (!runs_[i].started && runs_[i].addresses.empty()) refuse_run(i);  // unmapped meanwhile: nothing to drop here
   }
-  if (!object_->shared) return start_private_drops();
+  if (!object_->shared) {
+    if (!start_private_drops()) return false;
+    forget_copies();
+    return true;
+  }
   for (std::size_t i = 0; i < runs_.size(); ++i) {
     if (!runs_[i].started && !drop_shared(i)) return false;
   }
   return true;
+}
+
+// Many jobs may wait for their drops at once: those are small.
+void DemotionJob::forget_copies() {
+  items_ = {};
+  submitted_ = {};
+  submitted_slots_ = {};
+  patterns_ = {};
 }
 
 // Nothing of it was dropped, and nothing will be.

@@ -136,6 +136,7 @@ class DemotionJob {
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
   bool start_private_drops();
+  void forget_copies();
   bool decide(std::size_t run_index, Slots& disturbed);
   std::size_t still_ours(const Run& run) const;
   int error_of_range(const Run& run, std::size_t behind) const;
