@@ -124,7 +124,7 @@ class Thread final : public Demoter {
       lock.unlock();
       for (Request& request : fresh) begin(request);
       for (const auto& vm : abandoned) abandon_now(*vm);
-      advance(cancel_frozen, now);
+      advance(cancel_frozen, clock_.now());
       reap();
       retire();
       lock.lock();
@@ -182,9 +182,8 @@ class Thread final : public Demoter {
   // Called with the lock held, after a pass in which it was the turn of private memory: it ends when nothing is left to
   // begin, or after a while.
   void end_private_turn(MonoTime now) {
-    const bool more = !queue_.empty() || std::ranges::any_of(running_, [](const Running& running) {
-      const DemotionJob& job = *running.job;
-      return !job.object().shared && job.stage == DemotionJob::Stage::kDropping && !job.all_drops_started();
+    const bool more = !queue_.empty() || std::ranges::any_of(running_, [&](const Running& running) {
+      return !running.job->object().shared && is_due(*running.job, now) && !has_begun(*running.job);
     });
     if (turn_since_ == MonoTime{}) turn_since_ = now;
     if (more && now - turn_since_ < kPrivateTurn) return;
@@ -241,11 +240,19 @@ class Thread final : public Demoter {
       if (!object_goes_alone(*job.vm(), job.object()) || job.stage == DemotionJob::Stage::kDone) continue;
       Active& own = active_[job.vm().get()];
       own.drops_in_flight += job.drops_in_flight();
-      const bool begun = job.stage == DemotionJob::Stage::kDropping && job.all_drops_started();
-      const bool later = job.stage == DemotionJob::Stage::kFrozen && now - job.frozen_at < config_.grace;
-      if (!begun && !later) ++own.waiting_for_turn;
-      if (!begun && job.stage != DemotionJob::Stage::kFrozen) ++own.at_work;
+      if (has_begun(job)) continue;
+      if (is_due(job, now)) ++own.waiting_for_turn;
+      if (job.stage != DemotionJob::Stage::kFrozen) ++own.at_work;
     }
+  }
+  // Its grace is over.
+  bool is_due(const DemotionJob& job, MonoTime now) const {
+    return job.stage != DemotionJob::Stage::kFrozen || now - job.frozen_at >= config_.grace;
+  }
+  // Nothing of it is left to do but to wait for its drops.
+  static bool has_begun(const DemotionJob& job) {
+    return job.stage == DemotionJob::Stage::kDone ||
+           (job.stage == DemotionJob::Stage::kDropping && job.all_drops_started());
   }
 
   void forget(const Request& request) {
@@ -306,7 +313,7 @@ class Thread final : public Demoter {
           job.stage = DemotionJob::Stage::kDone;
           continue;
         }
-        if (now - job.frozen_at < config_.grace || !has_turn || !may_store(running)) continue;
+        if (!is_due(job, now) || !has_turn || !may_store(running)) continue;
         job.stage = DemotionJob::Stage::kStoring;
       }
       if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch)) {
