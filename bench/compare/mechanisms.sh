@@ -144,13 +144,14 @@ set_limit() { local_limit=$1 && "set_limit_$mechanism" "$1"; }
 loads_dram() { cat "$group/$group_usage"; }
 all_dram() { echo $(($(loads_dram) + $("dram_of_$mechanism"))); }
 
-# Leaves the loads what of the budget the mechanism does not take. What it takes follows what goes out, so this is a step
-# half-way each time; where the loads do not come down to their limit, more than the budget is taken, and shown.
+# Moves the limit by what is missing to the budget, or over it: in small steps, since what goes out takes its time. Where
+# the loads do not come down to their limit, more than the budget is taken, and shown.
 steer_once() {
   sample_dram
   [ "${#targets[@]}" -eq 1 ] || ! by_tidepool || { set_limit "$budget" && return 0; }
-  set_limit $(((local_limit + budget - $("dram_of_$mechanism")) / 2))
+  set_limit "$(least_of "$budget" $((local_limit + (budget - taken) / 8)))"
 }
+least_of() { echo $(($1 < $2 ? $1 : $2)); }
 steer() {
   local end=$((SECONDS + $1))
   while [ "$SECONDS" -lt "$end" ]; do
