@@ -34,6 +34,22 @@ std::optional<AdviceCall> parse_advice_call(std::string_view line) {
   return AdviceCall{{*start, *start + whole_pages}, static_cast<int>(*advice)};
 }
 
+bool parse_fork(std::string_view line) {
+  line = trim(line);
+  const auto number = parse_decimal(next_word(line));
+  constexpr std::array kForks{SYS_clone, SYS_clone3, SYS_fork, SYS_vfork};
+  return number && std::ranges::find(kForks, static_cast<long>(*number)) != kForks.end();
+}
+
+bool AdviceCall::removes() const {
+  constexpr std::array kRemoving{MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE};
+  return std::ranges::find(kRemoving, advice) != kRemoving.end();
+}
+
+bool AdviceCalls::has_cause() const {
+  return forks || !vacates.empty() || std::ranges::any_of(calls, &AdviceCall::removes);
+}
+
 std::vector<AddressRange> parse_vacated(std::string_view line) {
   line = trim(line);
   const auto number = parse_decimal(next_word(line));
@@ -104,6 +120,7 @@ Result<AdviceCalls> CallWatcher::look() {
     const std::string_view line(text.data(), static_cast<std::size_t>(got));
     if (const auto call = parse_advice_call(line)) found.calls.push_back(*call);
     for (const AddressRange& range : parse_vacated(line)) found.vacates.push_back(range);
+    found.forks = found.forks || parse_fork(line);
   }
   return found;
 }

@@ -25,11 +25,18 @@ inline constexpr std::size_t kMaxAdvisingThreads = 4096;
 struct AdviceCall {
   AddressRange range;  // whole pages: the kernel rounds the length up
   int advice = 0;      // MADV_*
+
+  // Whether a userfaultfd is told (mm/madvise.c: madvise_dontneed_free, madvise_remove).
+  bool removes() const;
 };
 
 struct AdviceCalls {
   std::vector<AdviceCall> calls;      // of threads that sleep in madvise
   std::vector<AddressRange> vacates;  // what threads take away from where it is: munmap, mremap, brk, mmap over it
+  bool forks = false;                 // a thread sleeps in fork, vfork or clone
+
+  // Whether somebody is among them of whom a userfaultfd may be told.
+  bool has_cause() const;
 };
 
 // Looks at one process's threads, again and again (/proc/PID/task/*/syscall; needs the permission to trace it). Files
@@ -68,6 +75,9 @@ class CallWatcher {
 // The ranges that a call takes away, at most two; empty for all others. brk is taken for all of the address space, for
 // where the heap ended before does not show.
 std::vector<AddressRange> parse_vacated(std::string_view line);
+
+// Whether a line of that file is fork, vfork or clone.
+bool parse_fork(std::string_view line);
 
 // One line of that file: nullopt when it is anything but a madvise call.
 std::optional<AdviceCall> parse_advice_call(std::string_view line);

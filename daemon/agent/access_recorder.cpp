@@ -193,7 +193,7 @@ Result<bool> AccessRecorder::write_waiting(Recording& recording) {
     recording.samples_waiting = 0;
   }
   for (const telemetry::TraceRound& round : rounds) {
-    const auto room = recording.writer->round(round.at, round.samples);
+    auto room = recording.writer->round(round.at, round.samples);
     if (!room || !*room) return room;
   }
   return true;

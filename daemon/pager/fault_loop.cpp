@@ -29,6 +29,7 @@ constexpr auto kRetryInterval = std::chrono::milliseconds(1);
 constexpr Nanoseconds kHoldWithoutPause = std::chrono::milliseconds(1);
 constexpr Nanoseconds kUnannouncedPatience = std::chrono::milliseconds(100);
 constexpr Nanoseconds kAnnouncedPatience = std::chrono::seconds(2);
+constexpr Nanoseconds kUnseenPatience = std::chrono::milliseconds(5);
 constexpr auto kReadPause = std::chrono::milliseconds(10);
 constexpr auto kIdleInterval = std::chrono::milliseconds(500);
 constexpr Nanoseconds kMaxSpinCredit = std::chrono::milliseconds(100);
@@ -293,12 +294,30 @@ class Loop final : public FaultLoop {
   // read is a fault, or an event that was there before we looked, whose thread showed the call it sleeps in: it queues
   // its event and goes to sleep under one lock. A second message might be of a thread that we have not seen. (Nobody
   // else wakes faults that are not read: see Userfaultfd::Waiters.)
-  static bool look_at_calls(SpaceState& state, Waiting waiting) {
+  bool look_at_calls(SpaceState& state, Waiting waiting) const {
     state.advice = {};
     if (waiting == Waiting::kUnknown && !state.space->userfaultfd.has_message()) return false;
-    if (!state.space->userfaultfd.is_changing()) return true;
+    if (!state.space->userfaultfd.is_changing()) {
+      state.no_cause_since = MonoTime{};
+      return true;
+    }
     if (auto advice = state.calls.look()) state.advice = std::move(*advice);
-    return true;
+    return !awaits_cause(state);
+  }
+
+  // A fault that is announced may be gone before it is read: its thread finds the page there and does not go to sleep.
+  // Then what is read is an event, and its thread may have been on its way to sleep when we looked. So while the
+  // address space is changing and nobody is seen to do it, nothing is read; no fault waits longer for that, as nothing
+  // can be installed meanwhile (EAGAIN). Not for ever: a call through the process's own io_uring, say, is never seen.
+  bool awaits_cause(SpaceState& state) const {
+    const bool own_drops = state.space->ring != nullptr && !state.space->ledger.empty();
+    if (state.advice.has_cause() || own_drops || !state.asks_for_advice()) {
+      state.no_cause_since = MonoTime{};
+      return false;
+    }
+    const MonoTime now = clock_.now();
+    if (state.no_cause_since == MonoTime{}) state.no_cause_since = now;
+    return now - state.no_cause_since < kUnseenPatience;
   }
 
   // The kernel could not make the descriptor of a forked child (EMFILE, ENOMEM): the event stays queued and the parent

@@ -25,6 +25,7 @@ struct SpaceState {
   kernel::CallWatcher calls;
   // The madvise calls that were seen before the events at hand were read; see Loop::read_space.
   kernel::AdviceCalls advice;
+  MonoTime no_cause_since{};  // the address space is changing and nobody is seen to do it; MonoTime{}: it is not so
 
   // Only where REMOVE may mean either of two things, and its cause can be looked up.
   bool asks_for_advice() const { return !vm->shared_remove_discards && space->pid > 0 && vm->has_shared_memory(); }

@@ -261,6 +261,10 @@ TEST(ParseVacated, TakesCallsThatTakeMemoryAway) {
   EXPECT_EQ(parse_vacated("12 0x10000 0x0").size(), 1u);
   EXPECT_EQ(parse_vacated("28 0x10000 0x2000 0x4 0x0 0x0 0x0 0x7ffc 0x7f\n"), Ranges{});
   EXPECT_EQ(parse_vacated("running\n"), Ranges{});
+  EXPECT_TRUE(parse_fork("56 0x1200011 0x0 0x0 0x0 0x0 0x0 0x7ffc 0x7f\n"));
+  EXPECT_TRUE(parse_fork("435 0x7ffc 0x58 0x0 0x0 0x0 0x0 0x7ffc 0x7f\n"));
+  EXPECT_FALSE(parse_fork("11 0x10000 0x2000 0x0 0x0 0x0 0x0 0x7ffc 0x7f\n"));
+  EXPECT_FALSE(parse_fork("running\n"));
   EXPECT_EQ(parse_vacated("11 0xffffffffffff0000 0xffffffffffffffff"), (Ranges{{0xffffffffffff0000, ~0ull}}));
 }
 
@@ -278,6 +282,7 @@ void parse_everything(std::string_view text) {
   parse_stack_pointer(text);
   parse_advice_call(text);
   parse_vacated(text);
+  parse_fork(text);
 }
 
 TEST(Parsers, SurviveEveryTruncation) {
