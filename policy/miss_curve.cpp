@@ -8,7 +8,7 @@ namespace tidepool::policy {
 
 void RefaultDistances::came_back(std::uint32_t pages_given_up_since, std::uint16_t pages) {
   const auto bin = static_cast<unsigned>(std::bit_width(pages_given_up_since / 16));
-  counts_[std::min(bin, kBins - 1)] += pages;
+  counts_[std::min(bin, kBins - 1)] += static_cast<float>(pages);
   total_ += pages;
 }
 

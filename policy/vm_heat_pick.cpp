@@ -75,7 +75,7 @@ void VmHeat::coldest(Pick which, PickLimits limits, std::vector<Candidate>& out)
   double sum = 0;
   std::size_t keep = 0;
   for (; keep < out.size() && keep < limits.regions && sum < static_cast<double>(limits.pages); ++keep)
-    sum += out[keep].pages * out[keep].success;
+    sum += static_cast<double>(out[keep].pages) * static_cast<double>(out[keep].success);
   out.resize(keep);
 }
 

@@ -67,7 +67,8 @@ void VmHeat::sweep_region(Object& object, std::uint32_t index) {
   if (age == kAges - 1) region.last_used = static_cast<std::uint16_t>(now_.period - (kAges - 1));
   by_age_next_[age] += region.resident + region.far;
   region.momentum = static_cast<std::int8_t>(region.momentum / 2);
-  if (region.has(RegionHeat::kSparing)) region.stuck = static_cast<std::uint16_t>(region.stuck * stuck_fade_);
+  if (region.has(RegionHeat::kSparing))
+    region.stuck = static_cast<std::uint16_t>(static_cast<float>(region.stuck) * stuck_fade_);
 
   const auto since_planned = static_cast<std::uint16_t>(now_.seconds - region.planned_at);
   if (region.has(RegionHeat::kPending) && since_planned > std::chrono::duration<double>(config_.move_timeout).count()) {

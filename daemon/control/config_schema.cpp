@@ -250,6 +250,7 @@ RuleField match_field(std::string key, std::string RuleMatch::*member) {
   return result;
 }
 
+// NOLINTNEXTLINE(bugprone-macro-parentheses): `auto&` is a type
 #define MEMBER(path)          \
   [](auto& target) -> auto& { \
     return target.path;       \

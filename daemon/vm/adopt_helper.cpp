@@ -121,7 +121,7 @@ Result<> let_go(const LetGoOrder& order, std::span<const UniqueFd> descriptors, 
   auto injector = target->stop(order.limits);
   if (!injector) return tl::unexpected(injector.error());
   report.thread = injector->thread();
-  const auto closed = close_ours(*target, *injector, order, descriptors, report);
+  auto closed = close_ours(*target, *injector, order, descriptors, report);
   const auto stopped = injector->release();
   if (stopped) report.stopped = *stopped;
   if (auto alive = target->check_alive(); !alive) return tl::unexpected(alive.error());

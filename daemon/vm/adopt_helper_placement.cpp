@@ -164,7 +164,10 @@ Result<int> Placement::hand_over_device() {
   if (auto sent = kernel::send_message(socket->get(), letter, passed, MSG_DONTWAIT); !sent)
     return tl::unexpected(sent.error());
 
-  const auto at = [&](std::size_t offset) { return reinterpret_cast<void*>(*scratch + offset); };
+  // Addresses in the target.
+  const auto at = [&](std::size_t offset) {
+    return reinterpret_cast<void*>(*scratch + offset);  // NOLINT(performance-no-int-to-ptr)
+  };
   mail.vector = {.iov_base = at(offsetof(DeviceMail, data)), .iov_len = mail.data.size()};
   mail.message.msg_iov = static_cast<iovec*>(at(offsetof(DeviceMail, vector)));
   mail.message.msg_iovlen = 1;
