@@ -110,15 +110,26 @@ std::string NeedArchive::text() const {
   return text;
 }
 
-Result<> NeedArchive::save(const std::string& path) const {
+Result<> NeedArchive::write(const std::string& path, std::string_view text) {
+  std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (folder.empty()) folder = ".";
   std::error_code ignored;
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
+  std::filesystem::create_directories(folder, ignored);
   const std::string fresh = path + ".new";
-  const UniqueFd file{::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
-  if (!file.valid()) return errno_failure("create", fresh, "see policy.need_archive");
-  if (auto written = write_all(file.get(), text(), fresh); !written) return written;
-  if (::fsync(file.get()) != 0) return errno_failure("write", fresh);
-  if (::rename(fresh.c_str(), path.c_str()) != 0) return errno_failure("rename to", path);
+  const auto whole = [&]() -> Result<> {
+    const UniqueFd file{::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
+    if (!file.valid()) return errno_failure("create", fresh, "see policy.need_archive");
+    if (auto written = write_all(file.get(), text, fresh); !written) return written;
+    if (::fsync(file.get()) != 0) return errno_failure("write", fresh);
+    if (::rename(fresh.c_str(), path.c_str()) != 0) return errno_failure("rename to", path);
+    return {};
+  }();
+  if (!whole) {
+    ::unlink(fresh.c_str());
+    return whole;
+  }
+  const UniqueFd directory{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (!directory.valid() || ::fsync(directory.get()) != 0) return errno_failure("write", folder.string());
   return {};
 }
 

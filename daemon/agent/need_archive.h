@@ -27,8 +27,9 @@ class NeedArchive {
   // `seen`: seconds of the wall clock.
   void put(const std::string& key, std::string need, std::int64_t seen);
   std::string text() const;
-  // Readable for its owner alone; there is always a whole file, the old one or the new one.
-  Result<> save(const std::string& path) const;
+  Result<> save(const std::string& path) const { return write(path, text()); }
+  // Readable for its owner alone; there is always a whole file, the old one or the new one, also after a power failure.
+  static Result<> write(const std::string& path, std::string_view text);
 
  private:
   struct Vm {

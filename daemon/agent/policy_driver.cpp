@@ -19,15 +19,8 @@ namespace {
 
 constexpr auto kStandstill = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
-constexpr auto kNotingPeriod = std::chrono::minutes(1);
-constexpr auto kSavingPeriod = std::chrono::minutes(10);
 constexpr std::size_t kReliefRegions = 32;
 constexpr PageCount kRelief{(8u << 20) >> kPageShift};
-
-// Nothing forbids two VMs to claim one UUID, nor one after the other to bear one name: they share a history.
-std::string key_of(const ManagedVm& vm) {
-  return vm.uuid.empty() ? vm.name : vm.uuid;
-}
 
 RegionToDemote region_of(PagedVm& vm, const policy::Move& move) {
   return {vm.objects[move.region.object].get(), move.region.region, move.units, move.spares};
@@ -46,6 +39,7 @@ PolicyDriver::PolicyDriver(Context& context, AccessRecorder& recorder,
                                                   context.clock, cpu_clock_),
                 context.config().limits.tracker_cpu),
       views_(context),
+      needs_(context),
       tracker_status_(trackers_.status()) {}
 
 PolicyDriver::~PolicyDriver() {
@@ -53,7 +47,7 @@ PolicyDriver::~PolicyDriver() {
 }
 
 void PolicyDriver::start() {
-  open_archive();
+  needs_.open();
   last_progress_ns_ = context_.clock.now().since_boot.count();
   thread_ = std::thread([this] { run(); });
   ::pthread_setname_np(thread_.native_handle(), "policy");
@@ -67,7 +61,7 @@ void PolicyDriver::stop() {
   wake_.notify_one();
   if (!thread_.joinable()) return;
   thread_.join();
-  save_needs();
+  needs_.close();
 }
 
 void PolicyDriver::relieve(VmId vm) {
@@ -126,7 +120,10 @@ void PolicyDriver::tick() {
   groups_.look_at_all();
   sample();
   take_demotion_news();
-  remember_needs();
+  needs_.remember([this](VmId vm, const std::string& history) {
+    const std::lock_guard lock(engine_mutex_);
+    engine_.give_history(vm, history);
+  });
   const policy::Snapshot snapshot = view_.snapshot(seen_);
   policy::PolicyConfig config;
   const Config settings = context_.config();
@@ -146,7 +143,10 @@ void PolicyDriver::tick() {
   act(plan);
   record(plan);
   feed_views();
-  note_needs();
+  needs_.note([this](VmId vm) {
+    const std::lock_guard lock(engine_mutex_);
+    return engine_.history_of(vm);
+  });
   bound_clean_copies();
   if (++ticks_ % kGrowthTicks == 0) find_growth();
   tick_times_.record(context_.clock.now() - start);
@@ -203,59 +203,6 @@ std::optional<policy::DryRun> PolicyDriver::dry_run(VmId vm) const {
     if (each.vm == vm) return each;
   }
   return std::nullopt;
-}
-
-void PolicyDriver::open_archive() {
-  const std::string path = context_.config().policy.need_archive;
-  if (path.empty()) return;
-  auto archive = NeedArchive::load(path);
-  if (!archive) {
-    spdlog::warn("msg=\"what VMs need is not kept\" error={}", in_quotes(archive.error().message()));
-    return;
-  }
-  if (archive->lost() != 0) spdlog::warn("msg=\"lines that make no sense\" file={} lines={}", path, archive->lost());
-  archive_ = std::move(*archive);
-  archives_ = true;
-  next_saving_ = context_.clock.now() + kSavingPeriod;
-}
-
-// A VM that comes (back) into care has the history that it had.
-void PolicyDriver::remember_needs() {
-  if (!archives_) return;
-  std::set<VmId> here;
-  for (const auto& vm : context_.vms.all()) {
-    const VmId id = vm->number();
-    here.insert(id);
-    if (remembered_.contains(id)) continue;
-    next_noting_ = MonoTime{};
-    const std::string need = archive_.find(key_of(*vm));
-    const std::lock_guard lock(engine_mutex_);
-    if (!need.empty()) engine_.give_history(id, need);
-  }
-  remembered_ = std::move(here);
-}
-
-// Once a minute, as often as there is news, and of those that have come at once: what a VM needed must be known when it
-// has gone.
-void PolicyDriver::note_needs() {
-  if (!archives_) return;
-  const MonoTime at = context_.clock.now();
-  if (at < next_noting_) return;
-  next_noting_ = at + kNotingPeriod;
-  const auto now =
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
-  for (const auto& vm : context_.vms.all()) {
-    const std::lock_guard lock(engine_mutex_);
-    archive_.put(key_of(*vm), engine_.history_of(vm->number()), now.count());
-  }
-  if (at >= next_saving_) save_needs();
-}
-
-void PolicyDriver::save_needs() {
-  if (!archives_) return;
-  next_saving_ = context_.clock.now() + kSavingPeriod;
-  if (const auto saved = archive_.save(context_.config().policy.need_archive); !saved)
-    spdlog::warn("msg=\"what VMs need is not kept\" error={}", in_quotes(saved.error().message()));
 }
 
 void PolicyDriver::feed_views() {

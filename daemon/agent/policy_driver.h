@@ -14,7 +14,7 @@
 #include "daemon/agent/access_recorder.h"
 #include "daemon/agent/context.h"
 #include "daemon/agent/group_watch.h"
-#include "daemon/agent/need_archive.h"
+#include "daemon/agent/need_notes.h"
 #include "daemon/agent/policy_view.h"
 #include "daemon/agent/tracked_vm.h"
 #include "daemon/agent/vm_views.h"
@@ -69,10 +69,6 @@ class PolicyDriver {
   void record_pressure(const policy::Pressure& pressure);
   void sample();
   void take_demotion_news();
-  void open_archive();
-  void remember_needs();
-  void note_needs();
-  void save_needs();
   void feed_views();
   void find_growth();
   void bound_clean_copies();
@@ -89,11 +85,7 @@ class PolicyDriver {
   telemetry::TrackerSet trackers_;
   SampleBuffer seen_;
   VmViews views_;
-  NeedArchive archive_;
-  bool archives_ = false;
-  std::set<VmId> remembered_;  // VMs that were given their history
-  MonoTime next_noting_{};
-  MonoTime next_saving_{};
+  NeedNotes needs_;
   LatencyHistogram tick_times_;
   std::uint64_t ticks_ = 0;
   std::atomic<std::int64_t> last_progress_ns_{0};

@@ -59,6 +59,12 @@ TEST_F(Archive, ReadsNothingButItsOwnFile) {
   EXPECT_FALSE(NeedArchive{}.save("/proc/nowhere/need"));
 }
 
+TEST_F(Archive, LeavesNothingBehindThatItCouldNotFinish) {
+  std::filesystem::create_directories(file_ + "/in the way");
+  EXPECT_FALSE(NeedArchive{}.save(file_));
+  EXPECT_FALSE(std::filesystem::exists(file_ + ".new"));
+}
+
 TEST_F(Archive, LeavesOutLinesThatMakeNoSense) {
   const std::string good = "5\t" + need_of(3) + "\tweb\n";
   const std::string first = "tidepool-need 1\n";
