@@ -95,6 +95,7 @@ TEST_F(Start, SecondAgentWithTheSamePoolFileIsRefused) {
   EXPECT_TRUE(started);
   if (started) {
     AgentProcess other(mapped);
+    other.start_keeper();  // one that an agent starts outlives it
     expect_refusal(try_to_start(other, {}), {pool, "another store uses it"});
     agent.expect({"pool", "status"}, 0);
   }
