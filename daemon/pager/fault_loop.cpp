@@ -29,7 +29,9 @@ constexpr auto kRetryInterval = std::chrono::milliseconds(1);
 constexpr Nanoseconds kHoldWithoutPause = std::chrono::milliseconds(1);
 constexpr Nanoseconds kUnannouncedPatience = std::chrono::milliseconds(100);
 constexpr Nanoseconds kAnnouncedPatience = std::chrono::seconds(2);
+// How long events wait for their cause to be seen, and when a doubt of the past is another one.
 constexpr Nanoseconds kUnseenPatience = std::chrono::milliseconds(5);
+constexpr Nanoseconds kUnseenForgotten = 10 * kUnseenPatience;
 constexpr auto kReadPause = std::chrono::milliseconds(10);
 constexpr auto kIdleInterval = std::chrono::milliseconds(500);
 constexpr Nanoseconds kMaxSpinCredit = std::chrono::milliseconds(100);
@@ -316,7 +318,7 @@ class Loop final : public FaultLoop {
       return false;
     }
     const MonoTime now = clock_.now();
-    if (state.no_cause_since == MonoTime{}) state.no_cause_since = now;
+    if (state.no_cause_since == MonoTime{} || now - state.no_cause_since > kUnseenForgotten) state.no_cause_since = now;
     return now - state.no_cause_since < kUnseenPatience;
   }
 
