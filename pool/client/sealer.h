@@ -16,12 +16,13 @@
 
 namespace tidepool::pool {
 
+inline constexpr unsigned kCounterBits = 40;  // of a version; above it: the incarnation
+
 using SealKey = std::array<std::uint8_t, 32>;
 
 struct SealPlace {
   protocol::SliceId slice{};
   std::uint32_t slot = 0;
-  std::uint32_t incarnation = 0;
   std::uint64_t version = 0;
 };
 
