@@ -33,7 +33,10 @@ constexpr Nanoseconds kPrivateTurn = std::chrono::milliseconds(50);  // at most
 // Regions of one VM whose memory is not fixed: its drops are few at a time, and nothing is frozen long before its own.
 constexpr std::size_t kWaitingForTurn = 2;
 constexpr auto kIdle = std::chrono::milliseconds(200);
-constexpr std::size_t kScratches = 2;  // regions being stored at once
+constexpr std::size_t kScratches = 2;  // regions being stored at once, where stores lend no places
+// Regions of one VM being stored at once: what a store that answers late may hold of its memory.
+constexpr std::size_t kStoringPerVm = 4;
+constexpr auto kRecallPoll = std::chrono::milliseconds(1);
 
 struct Request {
   std::shared_ptr<PagedVm> vm;
@@ -43,7 +46,8 @@ struct Request {
 struct Running {
   std::uint64_t id;
   std::unique_ptr<DemotionJob> job;
-  std::byte* scratch = nullptr;  // while it stores
+  std::byte* scratch = nullptr;  // while it stores, where the store lends no places
+  bool gone = false;             // what it moves is nobody's any more
 };
 
 class Thread final : public Demoter {
@@ -53,13 +57,14 @@ class Thread final : public Demoter {
   ~Thread() override { stop(); }
 
   Result<> start() {
-    auto scratch = Mapping::anonymous(DemotionJob::kScratch * kScratches);
+    auto scratch = Mapping::anonymous(DemotionJob::kCopies * kScratches + DemotionJob::kSecondReading);
     if (!scratch) return Failure{scratch.error()};
     scratch_ = std::move(*scratch);
     // Touched now: demotion must not need memory at the moment when there is none left.
     std::memset(scratch_.data(), 0, scratch_.size());
     for (std::size_t i = 0; i < kScratches; ++i)
-      free_scratch_.push_back(scratch_.data() + i * DemotionJob::kScratch.value);
+      free_scratch_.push_back(scratch_.data() + i * DemotionJob::kCopies.value);
+    second_reading_ = scratch_.data() + kScratches * DemotionJob::kCopies.value;
     thread_ = std::thread([this] { run(); });
     ::pthread_setname_np(thread_.native_handle(), "demoter");
     return {};
@@ -133,7 +138,10 @@ class Thread final : public Demoter {
     }
     lock.unlock();
     for (Running& running : running_) {
-      if (running.job->stage == DemotionJob::Stage::kFrozen) running.job->cancel();
+      DemotionJob& job = *running.job;
+      if (job.stage == DemotionJob::Stage::kFrozen) job.cancel();
+      if (job.stage != DemotionJob::Stage::kStoring) continue;
+      while (!job.recall()) std::this_thread::sleep_for(kRecallPoll);
     }
   }
 
@@ -274,6 +282,7 @@ class Thread final : public Demoter {
   struct Active {
     std::size_t jobs = 0;
     std::size_t pages = 0;
+    std::size_t storing = 0;  // regions that the store has, or may have, something of
     // Where drops go a few at a time:
     std::size_t drops_in_flight = 0;
     std::size_t waiting_for_turn = 0;  // regions that could go on now, were it not for others
@@ -294,12 +303,21 @@ class Thread final : public Demoter {
 
   // A place to work in and, where drops go a few at a time, a turn.
   bool may_store(Running& running) {
-    if (free_scratch_.empty()) return false;
     const PagedVm& vm = *running.job->vm();
-    if (object_goes_alone(vm, running.job->object()) && ++active_[&vm].at_work > kWaitingForTurn) return false;
+    Active& own = active_[&vm];
+    const bool lent = vm.store->lends_places();
+    if (own.storing >= kStoringPerVm || (!lent && free_scratch_.empty())) return false;
+    if (object_goes_alone(vm, running.job->object()) && ++own.at_work > kWaitingForTurn) return false;
+    ++own.storing;
+    if (lent) return true;
     running.scratch = free_scratch_.back();
     free_scratch_.pop_back();
     return true;
+  }
+
+  void stored(Running& running) {
+    --active_[running.job->vm().get()].storing;
+    if (running.scratch != nullptr) free_scratch_.push_back(std::exchange(running.scratch, nullptr));
   }
 
   void advance(bool host_frozen, MonoTime now) {
@@ -316,8 +334,14 @@ class Thread final : public Demoter {
         if (!is_due(job, now) || !has_turn || !may_store(running)) continue;
         job.stage = DemotionJob::Stage::kStoring;
       }
-      if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch)) {
-        free_scratch_.push_back(std::exchange(running.scratch, nullptr));
+      // What is dropped already, of shared memory, stays so.
+      if (job.stage == DemotionJob::Stage::kStoring && (stopped || running.gone)) {
+        if (!job.recall()) continue;
+        stored(running);
+        job.stage = DemotionJob::Stage::kDone;
+      }
+      if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch, second_reading_)) {
+        stored(running);
         job.stage = DemotionJob::Stage::kDropping;
         job.dropping_since = clock_.now();
       }
@@ -391,9 +415,10 @@ class Thread final : public Demoter {
   void abandon_now(PagedVm& vm) {
     for (Running& running : running_) {
       if (running.job->vm().get() != &vm) continue;
+      running.gone = true;
+      if (running.job->stage == DemotionJob::Stage::kStoring) continue;  // the store has something of it: see advance
       running.job->abandon();
       running.job->stage = DemotionJob::Stage::kDone;
-      if (running.scratch != nullptr) free_scratch_.push_back(std::exchange(running.scratch, nullptr));
     }
   }
 
@@ -426,6 +451,7 @@ class Thread final : public Demoter {
   const Clock& clock_;
   Mapping scratch_;
   std::vector<std::byte*> free_scratch_;
+  std::byte* second_reading_ = nullptr;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

@@ -234,18 +234,24 @@ void DemotionJob::forget_disturbed(SlotRange range) {
   }
 }
 
-void DemotionJob::stage_and_read(SlotRange range, std::byte* scratch) {
+void DemotionJob::stage_and_read(SlotRange range, std::byte* copies) {
   for_runs(frozen_, range, [&](std::size_t first, std::size_t count) {
     const auto items = std::span(items_).subspan(first, count);
     vm_->store->stage(items);
     for (std::size_t i = 0; i < count;) {
-      // Stretches of adjacent memory are read in one go: the store's own, or the scratch.
+      // Stretches of adjacent memory are read in one go: the store's own, or ours.
       const bool lent = items[i].buffer != nullptr;
-      if (!lent) items[i].buffer = scratch + (first + i) * kPageSize;
+      if (!lent && copies == nullptr) {
+        vm_->counters.store_full.fetch_add(1, std::memory_order_relaxed);
+        ++spared_pages_;
+        give_up(first + i++);
+        continue;
+      }
+      if (!lent) items[i].buffer = copies + (first + i) * kPageSize;
       std::size_t length = 1;
       while (i + length < count && (items[i + length].buffer != nullptr) == lent &&
              (!lent || items[i + length].buffer == items[i].buffer + length * kPageSize)) {
-        if (!lent) items[i + length].buffer = scratch + (first + i + length) * kPageSize;
+        if (!lent) items[i + length].buffer = copies + (first + i + length) * kPageSize;
         ++length;
       }
       if (!read_run(first + i, length, items[i].buffer)) {
@@ -259,11 +265,11 @@ void DemotionJob::stage_and_read(SlotRange range, std::byte* scratch) {
   });
 }
 
-void DemotionJob::copy_and_submit(std::size_t index, std::byte* scratch) {
+void DemotionJob::copy_and_submit(std::size_t index, std::byte* copies) {
   const SlotRange range = range_of(index);
   forget_disturbed(range);
   if (table_ == nullptr) table_ = space_->segments();
-  stage_and_read(range, scratch);
+  stage_and_read(range, copies);
   Stretch& stretch = stretches_[index];
   stretch.first_submitted = submitted_.size();
   for (std::size_t slot = range.first; slot < range.end; ++slot) {
@@ -286,7 +292,7 @@ void DemotionJob::copy_and_submit(std::size_t index, std::byte* scratch) {
   }
 }
 
-bool DemotionJob::store(std::byte* scratch) {
+bool DemotionJob::store(std::byte* copies, std::byte* again) {
   // Only now: a job that waits for its grace to pass is small.
   if (items_.empty()) {
     patterns_.resize(kPagesPerRegion);
@@ -295,12 +301,11 @@ bool DemotionJob::store(std::byte* scratch) {
     submitted_slots_.reserve(kPagesPerRegion);
   }
   const auto settle_answered = [&] {
-    while (settled_ < copied_ && stretches_[settled_].stored.load(std::memory_order_acquire))
-      settle(settled_++, scratch + kHugePageSize);
+    while (settled_ < copied_ && stretches_[settled_].stored.load(std::memory_order_acquire)) settle(settled_++, again);
   };
   settle_answered();
   while (copied_ < kStretches) {
-    copy_and_submit(copied_++, scratch);
+    copy_and_submit(copied_++, copies);
     settle_answered();
   }
   if (settled_ < kStretches) return false;
@@ -308,6 +313,18 @@ bool DemotionJob::store(std::byte* scratch) {
   // Private memory goes in pieces as large as possible: each costs a round trip through the process.
   bridge_gaps();
   add_runs(frozen_ | clean_ | bridges_, kWholeRegion);
+  return true;
+}
+
+bool DemotionJob::recall() {
+  for (std::size_t i = settled_; i < copied_ && !recalled_; ++i) vm_->store->cancel(stretches_[i].batch);
+  recalled_ = true;
+  while (settled_ < copied_ && stretches_[settled_].stored.load(std::memory_order_acquire)) {
+    take_answers(stretches_[settled_]);
+    return_places(stretches_[settled_++]);
+  }
+  if (settled_ < copied_) return false;
+  cancel();
   return true;
 }
 
@@ -323,6 +340,15 @@ void DemotionJob::take_answers(const Stretch& stretch) {
     if (status == pool::PageStatus::kIncompressible) back = back.with_incompressible();
     give_up(slot, back);
   }
+}
+
+// What the store lent for pages that it has answered.
+void DemotionJob::return_places(const Stretch& stretch) {
+  if (!vm_->store->lends_places()) return;
+  const auto submitted = std::span(submitted_).subspan(stretch.first_submitted);
+  const std::size_t count = stretch.end_submitted - stretch.first_submitted;
+  for (std::size_t i = 0; i < count; ++i) items_[submitted_slots_[stretch.first_submitted + i]].buffer = nullptr;
+  vm_->store->unstage(submitted.first(count));
 }
 
 // A child that was forked since the freeze may have pages that the freeze did not reach: protect them now, before the
@@ -357,6 +383,7 @@ void DemotionJob::settle(std::size_t index, std::byte* again) {
   take_answers(stretches_[index]);
   protect_in_new_spaces();
   compare(range, again);
+  return_places(stretches_[index]);
   if (object_->shared) {
     // Commits in the moment of its drop, which is now if nobody is in the way.
     add_runs(frozen_ | clean_, range);

@@ -32,9 +32,10 @@ inline constexpr std::size_t kDropsInFlight = 64;
 class DemotionJob {
  public:
   enum class Stage : std::uint8_t { kFrozen, kStoring, kDropping, kDone };
-  // Memory that a job works with while it stores: the copies, for stores that lend no place for them, and the second
-  // reading.
-  static constexpr Bytes kScratch{kHugePageSize + kStretchPages * kPageSize};
+  // Memory that a job works with while it stores: the copies, for stores that lend no place for them; and for a moment
+  // only, the second reading.
+  static constexpr Bytes kCopies{kHugePageSize};
+  static constexpr Bytes kSecondReading{kStretchPages * kPageSize};
 
   // `cookie`: of the job's first drop; those of the others follow. A region has at most kPagesPerRegion drops.
   DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, const RegionToDemote& what, std::uint16_t ticket,
@@ -43,9 +44,12 @@ class DemotionJob {
   // resident -> demoting, protected everywhere. False when there is nothing to demote.
   bool freeze(MonoTime now);
   // Copies and stores what is still frozen, stretch by stretch; compares and commits what the store has answered, and
-  // drops it when it is shared memory. False while the store still has something: call again. `scratch` is this job's
-  // until then.
-  bool store(std::byte* scratch);
+  // drops it when it is shared memory. False while the store still has something: call again. `copies` is this job's
+  // until then, null where the store lends places; `again` only during the call.
+  bool store(std::byte* copies, std::byte* again);
+  // Takes back what the store has not answered, and stores nothing more. False while the store still has something:
+  // call again. In the end everything is its owner's.
+  bool recall();
   // Starts the drops that have not been started; false when not all could be: call again.
   bool start_drops();
   void drop_completed(std::size_t run_index, int error);
@@ -57,7 +61,7 @@ class DemotionJob {
   void cancel();
   // Gives back what has not been asked to be dropped.
   void refuse_rest();
-  // The process is gone: nothing of it can come back.
+  // The process is gone: nothing of it can come back. Not while the store still has something: see recall.
   void abandon();
 
   const std::shared_ptr<PagedVm>& vm() const { return vm_; }
@@ -120,9 +124,10 @@ class DemotionJob {
   PageAge age_of(std::size_t slot, MonoTime now) const { return PageAge::at(now, intervals_[slot]); }
   bool read_run(std::size_t first, std::size_t count, std::byte* to) const;
   void forget_disturbed(SlotRange range);
-  void stage_and_read(SlotRange range, std::byte* scratch);
-  void copy_and_submit(std::size_t stretch, std::byte* scratch);
+  void stage_and_read(SlotRange range, std::byte* copies);
+  void copy_and_submit(std::size_t stretch, std::byte* copies);
   void take_answers(const Stretch& stretch);
+  void return_places(const Stretch& stretch);
   void protect_in_new_spaces();
   void compare(SlotRange range, std::byte* again);
   void settle(std::size_t stretch, std::byte* again);
@@ -170,8 +175,9 @@ class DemotionJob {
   std::vector<pool::WriteItem> submitted_;  // those that go to the store, in slot order; never reallocated
   std::vector<std::uint16_t> submitted_slots_;
   std::array<Stretch, kStretches> stretches_;
-  std::size_t copied_ = 0;             // stretches that were given to the store
-  std::size_t settled_ = 0;            // stretches that it has answered, and that were compared and committed
+  std::size_t copied_ = 0;   // stretches that were given to the store
+  std::size_t settled_ = 0;  // stretches that it has answered, and that were compared and committed
+  bool recalled_ = false;
   std::optional<PunchDropper> punch_;  // shared memory
   std::vector<Run> runs_;
   std::size_t runs_done_ = 0;

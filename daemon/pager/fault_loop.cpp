@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "daemon/pager/fault_service.h"
 #include "daemon/pager/readiness.h"
@@ -80,6 +81,7 @@ class Loop final : public FaultLoop {
   void add(std::shared_ptr<PagedVm> vm) override {
     post([this, vm] {
       service_.adopt_vm(vm);
+      watch_store(*vm);
       for (const auto& space : vm->spaces()) watch(vm, space);
     });
   }
@@ -109,7 +111,7 @@ class Loop final : public FaultLoop {
       }
       service_.free_all(*vm);  // clean copies
       service_.flush_releases();
-      service_.forget_vm(*vm);
+      forget_vm(*vm);
       done();
     });
   }
@@ -184,6 +186,10 @@ class Loop final : public FaultLoop {
       for (void* const key : ready) {
         if (key == nullptr) {
           run_mailbox();
+        } else if (const auto store = stores_.find(key); store != stores_.end()) {
+          store->second.store->take_answers();
+          served = true;
+          if (spinning) ready_.ask_directly(store->second.descriptor, key);
         } else {
           auto* const space = static_cast<AddressSpace*>(key);
           const bool busy = serve_space(space, now, waiting);
@@ -204,6 +210,7 @@ class Loop final : public FaultLoop {
         check_liveness();
       }
     }
+    service_.recall([this] { run_mailbox(); });
   }
 
   int timeout_ms() const {
@@ -226,6 +233,28 @@ class Loop final : public FaultLoop {
 
   // Is a message? Known, when the kernel has just said so and nothing was answered since.
   enum class Waiting : std::uint8_t { kKnown, kUnknown };
+
+  // Of stores that answer later, the answers: named by the store's address, as spaces are by theirs.
+  struct Answering {
+    pool::PageStore* store;
+    int descriptor;
+    std::unordered_set<const PagedVm*> vms;  // that have pages there
+  };
+  void watch_store(const PagedVm& vm) {
+    const int descriptor = vm.store->answers_descriptor();
+    if (descriptor < 0) return;
+    Answering& answering = stores_.try_emplace(vm.store, Answering{vm.store, descriptor, {}}).first->second;
+    // If it cannot be watched, a thread of the store's own brings the answers.
+    if (answering.vms.empty()) (void)ready_.watch(descriptor, vm.store);
+    answering.vms.insert(&vm);
+  }
+  void forget_vm(PagedVm& vm) {
+    service_.forget_vm(vm);
+    const auto answering = stores_.find(vm.store);
+    if (answering == stores_.end() || answering->second.vms.erase(&vm) == 0 || !answering->second.vms.empty()) return;
+    ready_.forget(answering->second.descriptor, vm.store);
+    stores_.erase(answering);
+  }
 
   // True when faults were served.
   bool serve_space(AddressSpace* key, MonoTime now, Waiting waiting) {
@@ -380,7 +409,7 @@ class Loop final : public FaultLoop {
     if (service_.hooks().space_gone) service_.hooks().space_gone(vm, *space);
     if (vm.spaces().empty() && !vm.dead.exchange(true)) {
       service_.free_all(vm);
-      service_.forget_vm(vm);
+      forget_vm(vm);
       service_.flush_releases();
       if (service_.hooks().vm_gone) service_.hooks().vm_gone(vm);
     }
@@ -406,6 +435,7 @@ class Loop final : public FaultLoop {
   std::mutex mailbox_mutex_;
   std::vector<std::function<void()>> mailbox_;
   std::unordered_map<AddressSpace*, Watched> watched_;
+  std::unordered_map<const void*, Answering> stores_;
   std::vector<std::shared_ptr<AddressSpace>> paused_;
   MonoTime resume_at_{};
   std::vector<Drained> drained_;

@@ -7,7 +7,6 @@
 namespace tidepool::daemon {
 namespace {
 
-constexpr std::size_t kFetchOps = 64;
 constexpr std::size_t kMaxReleases = 1024;  // handed to the store at once
 constexpr Nanoseconds kLongestDiscard = std::chrono::seconds(10);
 constexpr std::size_t kUsualWaiting = 256;  // faults waiting at once, without an allocation
@@ -31,7 +30,7 @@ FaultService::FaultService(const FaultLoopConfig& config, FaultLoopHooks hooks, 
 FaultService::~FaultService() = default;
 
 Result<> FaultService::prepare() {
-  auto buffers = Mapping::anonymous(Bytes{kFetchOps * kFetchPages * kPageSize});
+  auto buffers = Mapping::anonymous(Bytes{(kDemandOps + kBulkOps * kFetchPages) * kPageSize});
   if (!buffers) return Failure{buffers.error()};
   buffers_ = std::move(*buffers);
   auto patterns = Mapping::anonymous(Bytes{2 * kPageSize});
@@ -40,16 +39,10 @@ Result<> FaultService::prepare() {
   // Touch everything now: a fault of our own on the fault path would wait for memory that we are there to find.
   std::memset(buffers_.data(), 0, buffers_.size());
   std::memset(pattern_pages_.data(), 0, pattern_pages_.size());
-  for (std::size_t i = 0; i < kFetchOps; ++i) {
-    auto op = std::make_unique<FetchOp>();
-    op->buffer = buffers_.data() + i * kFetchPages * kPageSize;
-    op->batch.done = [this, raw = op.get()](pool::ReadBatch&) {
-      raw->completed = true;
-      if (std::this_thread::get_id() != owner_) loop_.post([this, raw] { finish(raw); });
-    };
-    free_ops_.push_back(op.get());
-    ops_.push_back(std::move(op));
-  }
+  std::byte* const bulk = buffers_.data() + kDemandOps * kPageSize;
+  for (std::size_t i = 0; i < kDemandOps; ++i) ops_.push_back(make_op(buffers_.data() + i * kPageSize, false));
+  for (std::size_t i = 0; i < kBulkOps; ++i) ops_.push_back(make_op(bulk + i * kFetchPages * kPageSize, true));
+  for (const auto& op : ops_) (op->bulk ? free_bulk_ : free_demand_).push_back(op.get());
   deferred_.reserve(kUsualWaiting);
   retrying_.reserve(kUsualWaiting);
   parked_.reserve(kUsualWaiting);
@@ -284,12 +277,11 @@ void FaultService::serve_parked(PagedVm& vm) {
 
 void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageIndex page, PageEntry entry,
                                 const WaitingFault& fault) {
-  FetchOp* op = acquire();
+  FetchOp* op = acquire(*state.vm, FetchReason::kDemand);
   if (op == nullptr) return defer(fault);
   op->vm = state.vm;
   op->space = state.space;
   op->object = segment.object;
-  op->reason = FetchReason::kDemand;
   op->write = (fault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
   op->fault = fault;
   op->first = page;

@@ -60,6 +60,8 @@ class FaultService {
 
   void free_private(AddressSpace& gone, PagedVm& vm);
   void free_all(PagedVm& vm);
+  // Takes back what its stores have not answered, and waits for them. `meanwhile` runs what other threads post.
+  void recall(const std::function<void()>& meanwhile);
   const FaultLoopHooks& hooks() const { return hooks_; }
   Bytes buffers() const { return Bytes{buffers_.size() + pattern_pages_.size()}; }
 
@@ -114,7 +116,9 @@ class FaultService {
   void settle_controls(PagedVm& vm);
 
   // fetching.cpp
-  FetchOp* acquire();
+  std::unique_ptr<FetchOp> make_op(std::byte* buffer, bool bulk);
+  FetchOp* acquire(PagedVm& vm, FetchReason reason);
+  static bool may_fetch_more(const PagedVm& vm) { return vm.bulk_ops < kBulkOpsPerVm; }
   void recycle(FetchOp* op);
   bool begin_page(FetchOp& op, PageIndex page, PageEntry entry);
   void submit(FetchOp* op);
@@ -153,7 +157,8 @@ class FaultService {
   Mapping buffers_;
   Mapping pattern_pages_;  // the zero page, and one that is filled with the pattern at hand
   std::vector<std::unique_ptr<FetchOp>> ops_;
-  std::vector<FetchOp*> free_ops_;
+  std::vector<FetchOp*> free_demand_;
+  std::vector<FetchOp*> free_bulk_;
   // One fault at most for each thread of the targets. The second vector of each pair is the one being worked through;
   // both keep their memory.
   std::vector<WaitingFault> deferred_;

@@ -11,6 +11,12 @@
 namespace tidepool::daemon {
 
 inline constexpr std::size_t kFetchPages = 16;
+// Operations of a fault loop, and how many of them one VM may have under way: a store that answers late, or not at all
+// for a while, takes nothing from the VMs of another.
+inline constexpr std::size_t kDemandOps = 512;
+inline constexpr std::size_t kDemandOpsPerVm = 128;
+inline constexpr std::size_t kBulkOps = 64;  // prefetch and restore, kFetchPages each
+inline constexpr std::size_t kBulkOpsPerVm = 24;
 // A page that the VM's own limit refuses, or whose store is away, is not tried more often than demotion can make room.
 inline constexpr auto kRetryStarved = std::chrono::milliseconds(2);
 
@@ -35,13 +41,15 @@ struct FetchOp {
   std::size_t count = 0;
   std::size_t installed = 0;  // pages from the front that need nothing more
   FetchReason reason = FetchReason::kDemand;
-  bool write = false;      // the fault was a write: no clean copy
-  bool completed = false;  // set by the store's call-back
+  bool write = false;       // the fault was a write: no clean copy
+  bool completed = false;   // the store has answered
+  bool submitting = false;  // and if so, before submit returned
   // Demand: the fault that is to be answered; its address space may be forgotten meanwhile, then there is no state.
   WaitingFault fault;
   std::array<pool::ReadItem, kFetchPages> items;
   pool::ReadBatch batch;
-  std::byte* buffer = nullptr;  // kFetchPages pages
+  std::byte* buffer = nullptr;  // one page for demand, kFetchPages for anything else
+  bool bulk = false;            // which of the two it is made for
 
   void clear() {
     vm.reset();

@@ -10,6 +10,9 @@
 namespace tidepool::daemon {
 namespace {
 
+constexpr auto kRecallPause = std::chrono::milliseconds(1);
+// Of a restore, when its VM has as many operations under way as it may.
+constexpr auto kBusyPause = std::chrono::milliseconds(1);
 constexpr auto kRestorePause = std::chrono::milliseconds(5);
 // For how long the sweeps of a restore may bring nothing home before it gives up on what is left.
 constexpr auto kFruitlessPatience = std::chrono::seconds(10);
@@ -21,16 +24,50 @@ void fill_pattern(std::byte* page, std::uint32_t pattern) {
 
 }  // namespace
 
-FetchOp* FaultService::acquire() {
-  if (free_ops_.empty()) return nullptr;
-  FetchOp* op = free_ops_.back();
-  free_ops_.pop_back();
+std::unique_ptr<FetchOp> FaultService::make_op(std::byte* buffer, bool bulk) {
+  auto op = std::make_unique<FetchOp>();
+  op->buffer = buffer;
+  op->bulk = bulk;
+  op->batch.done = [this, raw = op.get()](pool::ReadBatch&) {
+    if (std::this_thread::get_id() != owner_) {
+      loop_.post([this, raw] { finish(raw); });
+    } else if (raw->submitting) {
+      raw->completed = true;
+    } else {
+      finish(raw);
+    }
+  };
+  return op;
+}
+
+FetchOp* FaultService::acquire(PagedVm& vm, FetchReason reason) {
+  const bool bulk = reason != FetchReason::kDemand;
+  auto& free = bulk ? free_bulk_ : free_demand_;
+  if (free.empty() || (bulk ? !may_fetch_more(vm) : vm.demand_ops >= kDemandOpsPerVm)) return nullptr;
+  ++(bulk ? vm.bulk_ops : vm.demand_ops);
+  FetchOp* op = free.back();
+  free.pop_back();
+  op->reason = reason;
   return op;
 }
 
 void FaultService::recycle(FetchOp* op) {
+  --(op->bulk ? op->vm->bulk_ops : op->vm->demand_ops);
   op->clear();
-  free_ops_.push_back(op);
+  (op->bulk ? free_bulk_ : free_demand_).push_back(op);
+}
+
+void FaultService::recall(const std::function<void()>& meanwhile) {
+  for (const auto& op : ops_) {
+    if (op->vm != nullptr) op->vm->store->cancel(op->batch);
+  }
+  while (free_demand_.size() + free_bulk_.size() != ops_.size()) {
+    for (const auto& op : ops_) {
+      if (op->vm != nullptr) op->vm->store->take_answers();
+    }
+    meanwhile();
+    std::this_thread::sleep_for(kRecallPause);
+  }
 }
 
 // Takes one more page into the operation. False when the page is no longer far.
@@ -66,15 +103,16 @@ void FaultService::submit(FetchOp* op) {
   const auto items = std::span(op->items).first(op->count);
   const auto first = std::find_if(items.begin(), items.end(), pending);
   if (first == items.end()) {
-    op->completed = true;
     return finish(op);
   }
   const auto behind = std::find_if_not(first, items.end(), pending);
   op->batch.items = std::span(first, behind);
   op->batch.priority = op->reason == FetchReason::kDemand ? pool::Priority::kDemand : pool::Priority::kPrefetch;
   op->completed = false;
+  op->submitting = true;
   op->vm->store->submit_read(op->batch);
-  // Stores in local memory have answered by now; others come back through the mailbox.
+  op->submitting = false;
+  // Stores in local memory have answered by now; others are asked later, or come back through the mailbox.
   if (op->completed) finish(op);
 }
 
@@ -299,12 +337,11 @@ bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shar
   }
   next = std::min(from, end);
   if (from >= end) return false;
-  FetchOp* op = acquire();
+  FetchOp* op = acquire(*vm, reason);
   if (op == nullptr) return true;  // everything is busy: come back
   op->vm = vm;
   op->space = space;
   op->object = &object;
-  op->reason = reason;
   op->first = PageIndex{from};
   while (from < end && op->count < kFetchPages && !left_out(from) &&
          begin_page(*op, PageIndex{from}, map.load(PageIndex{from})))
@@ -344,13 +381,17 @@ bool FaultService::restore_ready() const {
 }
 
 bool FaultService::restore_step() {
-  if (restores_.empty() || free_ops_.size() < kFetchPages) return false;
+  if (restores_.empty() || free_bulk_.empty()) return false;
   if (restores_.front().not_before > clock_.now()) {
     // Another job may be ready: nobody's wait delays a neighbour.
     std::rotate(restores_.begin(), restores_.begin() + 1, restores_.end());
     if (restores_.front().not_before > clock_.now()) return false;
   }
   RestoreJob& job = restores_.front();
+  if (!may_fetch_more(*job.vm)) {
+    job.not_before = clock_.now() + kBusyPause;
+    return false;
+  }
   const std::uint64_t id = job.id;
   // Any process that shows the page will do for shared memory; a page that nobody shows goes home through the file.
   std::shared_ptr<AddressSpace> space = job.owner;

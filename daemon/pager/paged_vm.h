@@ -182,6 +182,8 @@ struct PagedVm {
   std::uint64_t next_space = 0;
   MonoTime given_back{};  // when pages were last discarded
   PrefetchTuner prefetch;
+  std::size_t demand_ops = 0;  // fetches under way (fetch.h)
+  std::size_t bulk_ops = 0;
   // For how long a page that came home is spared at first (policy/page_age.h). Set by whoever orders demotions.
   std::atomic<Nanoseconds> hold{std::chrono::seconds(20)};
   PagerCounters counters;

@@ -49,14 +49,18 @@ void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIn
         tuner.watch(object.number, at, drawn.distance[i], now);
     }
   }
-  if (window == 0 || prefetches_.size() >= kMaxPrefetches) return;
+  if (window == 0 || prefetches_.size() >= kMaxPrefetches || !may_fetch_more(vm)) return;
   prefetches_.push_back({&state, &object, page.value + static_cast<std::uint64_t>(advice->stride), advice->stride,
                          std::min(advice->pages, window)});
 }
 
 bool FaultService::prefetch_step() {
-  if (prefetches_.empty() || free_ops_.size() < kFetchPages) return false;
+  if (prefetches_.empty() || free_bulk_.empty()) return false;
   PrefetchRequest& request = prefetches_.front();
+  if (!may_fetch_more(*request.state->vm)) {
+    prefetches_.pop_front();  // advice grows old
+    return true;
+  }
   // Fetching may end the VM's service, and the request with it.
   const std::shared_ptr<PagedVm> vm = request.state->vm;
   const std::shared_ptr<AddressSpace> space = request.state->space;

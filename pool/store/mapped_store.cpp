@@ -47,6 +47,7 @@ class MappedStore final : public EmbeddedStore {
   StoreUsage usage() const override;
   void stage(std::span<WriteItem> items) override;
   void unstage(std::span<WriteItem> items) override;
+  bool lends_places() const override { return true; }
   void submit_write(WriteBatch& batch) override;
   void submit_read(ReadBatch& batch) override;
   void cancel(WriteBatch& batch) override { in_flight_.cancel(&batch); }

@@ -3,8 +3,8 @@
 //
 // Batches are asynchronous: a caller fills items, submits, and is told by `done` on whichever thread completed the
 // batch. Stores in local memory complete before submit returns; callers must not depend on that. A batch and its
-// buffers belong to the store from submit to done. Nothing here allocates per page on the read path. All methods are
-// thread-safe.
+// buffers belong to the store from submit to done; `done` may call the store again. Nothing here allocates per page on
+// the read path. All methods are thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -82,13 +82,26 @@ class PageStore {
   virtual bool uses_host_dram() const = 0;
 
   // Gives each item whose buffer is null a place to put the page, if the store can; items left null need a buffer of
-  // the caller's. Such a place holds anything, a former page's bytes included: fill all of it. Every staged item must
-  // go through submit_write or unstage. Runs of items get adjacent memory where possible.
+  // the caller's. Such a place holds anything, a former page's bytes included: fill all of it. Runs of items get
+  // adjacent memory where possible.
   virtual void stage(std::span<WriteItem> items) = 0;
+  // Gives the place back; every staged item goes through it in the end. Before submit_write, or instead: nothing is
+  // stored. After `done`: what was stored stays so; until then its place can be read, and holds what it was filled with.
+  // The item is empty afterwards.
   virtual void unstage(std::span<WriteItem> items) = 0;
+  // True: stage() gives a place to every page that can be taken now, and one left null is not (kFull). Callers then
+  // need no memory of their own for pages under way.
+  virtual bool lends_places() const { return false; }
 
   virtual void submit_write(WriteBatch& batch) = 0;
   virtual void submit_read(ReadBatch& batch) = 0;
+  // Stores that answer later: readable when answers to reads may be there, the same descriptor for the store's whole
+  // life; -1: everything is answered before submit returns, or by a thread of the store's own. Whoever waits for reads
+  // watches it and calls take_answers, which completes what has come on the calling thread and never waits: an answer
+  // then reaches a fault without another thread in between. Nobody has to.
+  virtual int answers_descriptor() const { return -1; }
+  virtual void take_answers() {}
+
   // Best effort; items that had not started complete as kCancelled. Still calls done.
   virtual void cancel(WriteBatch& batch) = 0;
   virtual void cancel(ReadBatch& batch) = 0;

@@ -35,7 +35,7 @@ bool eventually(Condition&& condition, std::chrono::seconds limit = 60s) {
 class Rig {
  public:
   explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false,
-               const kernel::KernelRoots& roots = {})
+               const kernel::KernelRoots& roots = {}, pool::PageStore* instead = nullptr)
       : process_(process), forks_(options.fork_children) {
     PagerConfig config;
     config.roots = roots;
@@ -47,9 +47,14 @@ class Rig {
     auto pager = Pager::start(config, hooks, clock_);
     EXPECT_TRUE(pager);
     pager_ = std::move(*pager);
+    vm = enrol(process, options, instead != nullptr ? *instead : store, clean_copies);
+  }
+  // A further VM with a store of its own.
+  std::shared_ptr<PagedVm> enrol(PagedProcess& process, const PagedProcessOptions& options, pool::PageStore& in,
+                                 bool clean_copies = false) {
     VmSpec spec;
     spec.name = "test";
-    spec.store = &store;
+    spec.store = &in;
     spec.keep_clean_copies = clean_copies;
     spec.objects.push_back({options.shared, options.shared ? process.memory_file() : UniqueFd{}});
     SpaceSpec space;
@@ -61,9 +66,9 @@ class Rig {
     spec.spaces.push_back(std::move(space));
     auto prepared = pager_->prepare(std::move(spec));
     EXPECT_TRUE(prepared) << prepared.error().message();
-    vm = *prepared;
-    const auto activated = pager_->activate(vm);
+    const auto activated = pager_->activate(*prepared);
     EXPECT_TRUE(activated) << activated.error().message();
+    return *prepared;
   }
   ~Rig() { pager_->stop(); }
 
@@ -78,9 +83,10 @@ class Rig {
     demote_all();
     return eventually([&] { return idle(); });
   }
-  Result<> release() {
+  Result<> release() { return release(vm); }
+  Result<> release(const std::shared_ptr<PagedVm>& which) {
     std::promise<Result<>> finished;
-    pager_->release(vm, [&](Result<> result) { finished.set_value(std::move(result)); });
+    pager_->release(which, [&](Result<> result) { finished.set_value(std::move(result)); });
     return finished.get_future().get();
   }
   // Demotes regions at random until the process has done so many operations, a thousand pages went out and came back,

@@ -1,0 +1,188 @@
+// The pager and stores that answer later, out of order, or not for a while: as behind a network.
+#include "tests/support/later_store.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/integration/pager/pager_case.h"
+
+namespace tidepool::daemon {
+namespace {
+
+using tests::LaterStore;
+
+struct LaterKind {
+  const char* name;
+  bool shared;
+  bool discard;
+  bool forks;
+  bool clean;
+  LaterStore::Answers answers;
+};
+
+class LaterKinds : public testing::TestWithParam<LaterKind> {};
+
+TEST_P(LaterKinds, LosesNothingUnderConstantDemotion) {
+  const LaterKind kind = GetParam();
+  PagedProcessOptions options;
+  options.shared = kind.shared;
+  options.discard = kind.discard;
+  options.fork_children = kind.forks;
+  PagedProcess process(options);
+  MemoryStore memory;
+  LaterStore later(memory, kind.answers, 300us, 11);
+  Rig rig(process, options, kind.clean, {}, &later);
+  process.start();
+  rig.churn(kind.forks ? 10000 : 20000, 7);
+  EXPECT_EQ(process.mismatches(), 0u);
+  const auto released = rig.release();
+  EXPECT_TRUE(released) << released.error().message();
+  EXPECT_TRUE(process.await_operations(20000));
+  process.stop_threads();
+  EXPECT_EQ(process.mismatches(), 0u);
+  EXPECT_EQ(rig.accounted(), rig.object().map->pages().value);
+  EXPECT_TRUE(eventually([&] { return memory.usage().pages.value == 0; }))
+      << memory.usage().pages.value << " pages left in the store";
+  EXPECT_EQ(memory.double_releases, 0);
+  EXPECT_EQ(memory.reads_of_nothing, 0);
+  EXPECT_EQ(rig.integrity_failures, 0);
+}
+
+constexpr auto kByThread = LaterStore::Answers::kByThread;
+constexpr auto kWhenAsked = LaterStore::Answers::kWhenAsked;
+INSTANTIATE_TEST_SUITE_P(Memory, LaterKinds,
+                         testing::Values(LaterKind{"Shared", true, false, false, false, kWhenAsked},
+                                         LaterKind{"SharedByThread", true, false, false, false, kByThread},
+                                         LaterKind{"SharedWithForks", true, false, true, false, kWhenAsked},
+                                         LaterKind{"Private", false, false, false, false, kWhenAsked},
+                                         LaterKind{"PrivateDiscarding", false, true, false, false, kByThread},
+                                         LaterKind{"PrivateCleanCopies", false, true, false, true, kWhenAsked},
+                                         LaterKind{"PrivateWithForks", false, false, true, true, kByThread}),
+                         [](const auto& kind) { return kind.param.name; });
+
+class AwayStore : public testing::TestWithParam<bool> {
+ protected:
+  // A process whose pages are all out, or all at home, and whose store then goes away.
+  void begin(unsigned threads = 4) {
+    options.shared = GetParam();
+    options.threads = threads;
+    process = std::make_unique<PagedProcess>(options);
+    rig = std::make_unique<Rig>(*process, options, false, kernel::KernelRoots{}, &later);
+  }
+  void send_out_and_go_away() {
+    ASSERT_TRUE(rig->send_all_out());
+    ASSERT_GT(rig->vm->count(PageState::kFar), 0u);
+    later.hold(true);
+  }
+  void go_away_while_writing() {
+    later.hold(true);
+    rig->demote_all();
+    ASSERT_TRUE(eventually([&] { return later.waiting_writes() != 0; }));
+  }
+  void expect_nothing_left_over() {
+    EXPECT_TRUE(eventually([&] { return memory.usage().pages.value == 0; }));
+    EXPECT_EQ(memory.double_releases, 0);
+    EXPECT_EQ(memory.reads_of_nothing, 0);
+  }
+
+  PagedProcessOptions options;
+  MemoryStore memory;
+  LaterStore later{memory, LaterStore::Answers::kWhenAsked, 100us, 3};
+  std::unique_ptr<PagedProcess> process;
+  std::unique_ptr<Rig> rig;
+};
+
+INSTANTIATE_TEST_SUITE_P(Memory, AwayStore, testing::Bool(),
+                         [](const auto& shared) { return shared.param ? "Shared" : "Private"; });
+
+TEST_P(AwayStore, KeepsNobodyFromWhatIsOnItsWayOut) {
+  begin();
+  process->start();
+  go_away_while_writing();
+  EXPECT_TRUE(process->await_operations(20000));
+  EXPECT_EQ(rig->vm->count(PageState::kFar), 0u);
+  EXPECT_EQ(rig->vm->count(PageState::kDropping), 0u);
+  later.hold(false);
+  EXPECT_TRUE(eventually([&] { return rig->idle(); }));
+  EXPECT_TRUE(process->await_operations(20000));
+  EXPECT_EQ(process->mismatches(), 0u);
+}
+
+TEST_P(AwayStore, HoldsNoPageOfAProcessThatDied) {
+  begin();
+  go_away_while_writing();
+  process->kill_now();
+  EXPECT_TRUE(eventually([&] { return rig->gone.load(); }));
+  rig->pager().abandon(rig->vm);
+  EXPECT_TRUE(eventually([&] { return rig->idle(); })) << "the store is not waited for";
+  later.hold(false);
+  expect_nothing_left_over();
+}
+
+TEST_P(AwayStore, IsNotWaitedForWhenTheHostIsFrozen) {
+  begin();
+  go_away_while_writing();
+  rig->pager().freeze_host(true);
+  EXPECT_TRUE(eventually([&] { return rig->vm->count(PageState::kDemoting) == 0; }));
+  EXPECT_EQ(later.waiting_writes(), 0u);
+  later.hold(false);
+  expect_nothing_left_over();
+  rig->pager().freeze_host(false);
+  process->start();
+  EXPECT_TRUE(process->await_operations(10000));
+  EXPECT_EQ(process->mismatches(), 0u);
+}
+
+TEST_P(AwayStore, IsNotWaitedForAtTheEnd) {
+  begin();
+  send_out_and_go_away();
+  process->start();
+  ASSERT_TRUE(eventually([&] { return later.waiting_reads() != 0; }));
+  EXPECT_FALSE(rig->vm->dead);
+  rig->pager().stop();
+  EXPECT_EQ(later.waiting_reads(), 0u);
+  EXPECT_EQ(rig->vm->count(PageState::kFetching), 0u) << "what was asked for is far again, for a successor to see";
+}
+
+TEST_P(AwayStore, StopsInTheMiddleOfADemotion) {
+  begin();
+  go_away_while_writing();
+  rig->pager().stop();
+  EXPECT_EQ(later.waiting_writes(), 0u);
+  EXPECT_EQ(rig->vm->count(PageState::kDemoting), 0u);
+  EXPECT_EQ(rig->vm->count(PageState::kFar), 0u);
+}
+
+TEST_P(AwayStore, DelaysNoNeighbour) {
+  begin();
+  PagedProcessOptions others;
+  others.shared = false;
+  others.seed = 5;
+  PagedProcess neighbour(others);
+  MemoryStore near;
+  const auto vm = rig->enrol(neighbour, others, near);
+
+  send_out_and_go_away();
+  process->start();
+  // All that it may have under way waits, by demand and by a restore.
+  std::promise<std::uint64_t> left;
+  rig->pager().restore(rig->vm, &rig->object(), {PageIndex{0}, options.pages},
+                       [&](std::uint64_t pages) { left.set_value(pages); });
+  ASSERT_TRUE(eventually([&] { return later.waiting_reads() > 8; }));
+
+  neighbour.start();
+  for (std::uint64_t region = 0; region < vm->objects[0]->map->regions(); ++region)
+    rig->pager().demote(vm, {vm->objects[0].get(), region});
+  EXPECT_TRUE(eventually([&] { return vm->counters.promoted_demand > 100; }));
+  EXPECT_TRUE(neighbour.await_operations(20000));
+  EXPECT_TRUE(rig->release(vm));
+  EXPECT_EQ(neighbour.mismatches(), 0u);
+
+  EXPECT_GT(later.waiting_reads(), 0u) << "it was away all the while";
+  later.hold(false);
+  EXPECT_EQ(left.get_future().get(), 0u);
+  EXPECT_TRUE(process->await_operations(10000));
+  EXPECT_EQ(process->mismatches(), 0u);
+}
+
+}  // namespace
+}  // namespace tidepool::daemon
