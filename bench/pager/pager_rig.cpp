@@ -36,7 +36,7 @@ PagerRig::PagerRig(TouchingProcess& process, double spin_share, bool guest) {
 
   daemon::VmSpec spec;
   spec.name = "bench";
-  spec.store = store_.get();
+  spec.store = pool::unowned(*store_);
   spec.shared_remove_discards = guest;
   spec.fixed_memory = guest;
   spec.objects.push_back({true, process.duplicate_memory_file()});

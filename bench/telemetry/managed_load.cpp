@@ -56,7 +56,7 @@ ManagedLoad::ManagedLoad(test::WatchedLoad& load, bool shared) {
   vm_->id = request.id;
   daemon::VmSpec spec;
   spec.name = vm_->name;
-  spec.store = store_.get();
+  spec.store = pool::unowned(*store_);
   spec.movable = shared;
   spec.objects.push_back({shared, shared ? backing_of(load.pid(), load.range()) : UniqueFd{}});
   daemon::SpaceSpec space;

@@ -240,7 +240,9 @@ Result<VmSpec> Adopter::describe(const Candidate& candidate, Taken& taken) {
 }
 
 Result<> Adopter::hold(const std::shared_ptr<ManagedVm>& vm) {
-  for (const DescriptorToHold& descriptor : context_.pager->descriptors(*vm->memory)) {
+  std::vector<DescriptorToHold> descriptors = context_.pager->descriptors(*vm->memory);
+  for (const auto& [name, fd] : context_.pool->held_descriptors(vm->name)) descriptors.push_back({name, fd});
+  for (const DescriptorToHold& descriptor : descriptors) {
     if (auto held = context_.clerk->store(descriptor.name, descriptor.fd); !held) return held;
     vm->held_names.push_back(descriptor.name);
   }
@@ -379,15 +381,18 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
                             const Operations::Handle* handle) {
   const std::shared_ptr<ManagedVm>& vm = enrolment.vm;
   const auto fail = [&](const Error& error) -> Result<Mode> {
-    for (const std::string& name : vm->held_names) (void)context_.clerk->remove(name);
     vm->footholds.clear();
     vm->memory.reset();
+    leave_pool(*vm);
     return Failure{error};
   };
   const Config config = context_.config();
   VmSpec& spec = enrolment.spec;
   spec.name = vm->name;
-  spec.store = context_.store.store.get();
+  auto store = context_.pool->open_for(vm->name);
+  if (!store) return fail(store.error());
+  vm->in_pool = true;
+  spec.store = std::move(*store);
   spec.shared_remove_discards = vm->hypervisor;
   spec.fixed_memory = vm->hypervisor;
   spec.kill_on_integrity_failure = config.safety.on_integrity_failure == IntegrityAction::kKill;

@@ -80,6 +80,7 @@ class Adopter {
   // the agent or with the holder; what was placed in its processes is the caller's to undo.
   Result<Mode> enrol(Enrolment& enrolment, std::span<const PlacedFoothold> placed, const Operations::Handle* handle);
   void become(ManagedVm& vm, Mode wanted);
+  void leave_pool(ManagedVm& vm);
   Result<> hold(const std::shared_ptr<ManagedVm>& vm);
   Result<> bring_home(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle);
   void undo(Taken& taken);

@@ -1,6 +1,7 @@
 // The way back: everything home, and the process as it was found.
 #include <algorithm>
 #include <condition_variable>
+#include <utility>
 
 #include "daemon/agent/adopter.h"
 
@@ -34,6 +35,13 @@ Result<> Adopter::bring_home(const std::shared_ptr<ManagedVm>& vm, const Operati
   return failure(std::errc::timed_out, "release", vm->name, "the process may be stopped; it stays served");
 }
 
+// Nothing of the VM is far, or nobody is left to ask for it.
+void Adopter::leave_pool(ManagedVm& vm) {
+  if (std::exchange(vm.in_pool, false)) context_.pool->close_for(vm.name);
+  for (const std::string& name : vm.held_names) (void)context_.clerk->remove(name);
+  vm.held_names.clear();
+}
+
 Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle) {
   {
     const std::lock_guard lock(vm->mutex);
@@ -61,7 +69,7 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
                      "its descriptor " + std::to_string(foothold.number) + " stays open: " + gone.error().message());
     }
   }
-  for (const std::string& name : vm->held_names) (void)context_.clerk->remove(name);
+  leave_pool(*vm);
   context_.vms.remove(vm->name);
   context_.event(vm->name, "released", "everything is home");
   const std::lock_guard lock(vm->mutex);
@@ -71,7 +79,7 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
 
 void Adopter::bury(const std::shared_ptr<ManagedVm>& vm) {
   if (vm->workload) context_.swap_mover->forget(vm->workload);
-  for (const std::string& name : vm->held_names) (void)context_.clerk->remove(name);
+  leave_pool(*vm);
   context_.vms.remove(vm->name);
   context_.event(vm->name, "gone", "the process ended");
 }

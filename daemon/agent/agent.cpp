@@ -30,8 +30,8 @@ AgentImpl::~AgentImpl() {
   auto_.stop();
   if (context_.clerk) context_.clerk->watch({});
   // A pool without VMs is of no use to a successor; also when the start failed half-way.
-  if (context_.clerk && context_.store.store && context_.vms.all().empty()) {
-    for (const auto& [name, fd] : context_.store->held_descriptors()) (void)context_.clerk->remove(name);
+  if (context_.clerk && context_.pool && context_.vms.all().empty()) {
+    for (const auto& [name, fd] : context_.pool->held_descriptors()) (void)context_.clerk->remove(name);
   }
   metrics_.reset();
   recorder_.end_all();
@@ -47,8 +47,8 @@ Result<> AgentImpl::open() {
   auto clerk = DescriptorClerk::open(config.keeper, context_.roots);
   if (!clerk) return Failure{clerk.error()};
   context_.clerk = std::move(*clerk);
-  if (auto opened = open_store(config); !opened) return opened;
-  for (const auto& [name, fd] : context_.store->held_descriptors()) {
+  if (auto opened = open_pool(config); !opened) return opened;
+  for (const auto& [name, fd] : context_.pool->held_descriptors()) {
     if (auto held = context_.clerk->store(name, fd); !held) return held;
   }
   if (auto started = start_pager(config); !started) return started;
@@ -65,7 +65,7 @@ Result<> AgentImpl::open() {
   return listen_for_handoffs(config);
 }
 
-Result<> AgentImpl::open_store(const Config& config) {
+Result<> AgentImpl::open_pool(const Config& config) {
   const auto whole = pool::medium_size(config.pool.path, context_.roots);
   if (!whole) return Failure{whole.error()};
   pool::StoreConfig wanted;
@@ -76,7 +76,11 @@ Result<> AgentImpl::open_store(const Config& config) {
   wanted.roots = context_.roots;
   auto store = pool::create_store(wanted);
   if (!store) return Failure{store.error()};
-  context_.store = std::move(*store);
+  const std::string backing = !config.pool.path.empty()                 ? config.pool.path
+                              : config.pool.store == StoreKind::kMapped ? "memfd"
+                              : config.pool.codec == Codec::kZstd       ? "DRAM (zstd)"
+                                                                        : "DRAM (lz4)";
+  context_.pool = pool::make_embedded_pool(std::move(*store), backing, *whole);
   return {};
 }
 
@@ -187,11 +191,9 @@ Result<> AgentImpl::reload() {
     field.copy(old, next);  // what is in force is what is shown
   }
   if (next.pool.capacity != old.pool.capacity) {
-    if (const auto whole = pool::medium_size(old.pool.path, context_.roots)) {
-      if (auto resized = context_.store->set_capacity(next.pool.capacity.resolve(*whole)); !resized) {
-        restart_pending_.emplace_back("pool.embedded.capacity");
-        next.pool.capacity = old.pool.capacity;
-      }
+    if (auto resized = context_.pool->set_capacity(next.pool.capacity.resolve(context_.pool->whole())); !resized) {
+      restart_pending_.emplace_back("pool.embedded.capacity");
+      next.pool.capacity = old.pool.capacity;
     }
   }
   set_log_level(next.log.level);

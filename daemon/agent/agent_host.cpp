@@ -19,7 +19,7 @@ Result<HealthReport> AgentImpl::health() {
   report.checks.push_back({"fault-loop", driver_->alive(), driver_->alive() ? "going round" : "stands still"});
   const std::string trouble = context_.clerk->trouble();
   report.checks.push_back({"holder", trouble.empty(), trouble.empty() ? context_.clerk->kind() : trouble});
-  const pool::StoreErrors errors = context_.store->errors();
+  const pool::StoreErrors errors = context_.pool->errors();
   report.checks.push_back(
       {"pool", errors.corrupt_pages == 0, std::to_string(errors.corrupt_pages) + " pages failed their checksum"});
   {

@@ -77,7 +77,7 @@ class AgentImpl final : public Agent {
   Result<ChangeReport> pool_resize(const Amount& capacity, bool plan) override;
 
  private:
-  Result<> open_store(const Config& config);
+  Result<> open_pool(const Config& config);
   Result<> start_pager(const Config& config);
   void start_swap_mover();
   void integrity_failure(PagedVm& memory);

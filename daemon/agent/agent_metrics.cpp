@@ -99,7 +99,7 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
                                         {"values", intake.values_absurd},
                                         {"duplicates", intake.duplicate_vms},
                                         {"clock", intake.clock_jumps}};
-  snapshot.host.integrity_failures.push_back({"checksum", context.store->errors().corrupt_pages});
+  snapshot.host.integrity_failures.push_back({"checksum", context.pool->errors().corrupt_pages});
   snapshot.host.adoption_stop = context.adoption_stops.snapshot();
   snapshot.host.policy_tick = driver.tick_times().snapshot();
   for (const telemetry::TrackerStatus& tracker : driver.trackers()) {
@@ -108,8 +108,8 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
                                       tracker.info.malformed});
   }
   snapshot.host.dropped_samples = driver.dropped_samples();
-  const pool::StoreUsage usage = context.store->usage();
-  snapshot.stores.push_back({context.store->kind(), usage.used, usage.capacity});
+  const pool::StoreUsage usage = context.pool->usage();
+  snapshot.stores.push_back({context.pool->kind(), usage.used, usage.capacity});
   add_kernel_tier(context, snapshot);
   for (const auto& vm : context.vms.all()) {
     snapshot.vms.push_back(sample_of(context, *vm));
@@ -117,7 +117,7 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
       snapshot.vms.back().dry_run = telemetry::DryRunSample{paper->far, paper->stall};
     if (vm->workload) continue;  // its waits are not measured one by one
     snapshot.fault_latency.push_back(
-        {context.store->kind(), snapshot.vms.back().service_class, vm->memory->fault_latency.snapshot()});
+        {context.pool->kind(), snapshot.vms.back().service_class, vm->memory->fault_latency.snapshot()});
   }
   return snapshot;
 }

@@ -57,7 +57,7 @@ VmMemory memory_of(const PagedVm& memory) {
 
 void add_account(const Context& context, const PagedVm& memory, VmStatus& status) {
   status.mechanism = "pager";
-  const pool::StoreUsage usage = context.store->usage();
+  const pool::StoreUsage usage = context.pool->usage();
   if (usage.pages.value != 0) {
     const double share =
         static_cast<double>(status.memory.far.value) / static_cast<double>(to_bytes(usage.pages).value);
@@ -247,7 +247,7 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
     explain_kernel_tier(context, say);
     return explanation;
   }
-  if (const pool::StoreUsage pool = context.store->usage(); pool.used.value > pool.capacity.value / 10 * 8) {
+  if (const pool::StoreUsage pool = context.pool->usage(); pool.used.value > pool.capacity.value / 10 * 8) {
     say.push_back("The pool has little room left: " + short_text(pool.used) + " of " + short_text(pool.capacity) +
                   " used; what does not fit stays resident.");
   }

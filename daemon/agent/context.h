@@ -14,7 +14,7 @@
 #include "daemon/kernel_tier/swap_mover.h"
 #include "daemon/pager/pager.h"
 #include "kmod-interfaces/kernel_roots.h"
-#include "pool/store/store_factory.h"
+#include "pool/pool.h"
 
 namespace tidepool::daemon {
 
@@ -55,7 +55,7 @@ struct Context {
   Config config_;
 
  public:
-  pool::RunningStore store;
+  std::unique_ptr<pool::Pool> pool;
   std::unique_ptr<DescriptorClerk> clerk;
   std::unique_ptr<Pager> pager;
   std::unique_ptr<SwapMover> swap_mover;

@@ -37,8 +37,8 @@ Bytes metadata_of(const PagedVm& memory) {
 
 HostOverhead overhead_of(const Context& context) {
   HostOverhead overhead;
-  const pool::StoreUsage usage = context.store->usage();
-  overhead.pool = context.store->uses_host_dram() ? usage.used : usage.metadata;
+  const pool::StoreUsage usage = context.pool->usage();
+  overhead.pool = context.pool->uses_host_dram() ? usage.used : usage.metadata;
   overhead.kernel = kernel_tier_dram(context);
   overhead.frames = context.pager->buffers();
   Bytes counted = usage.process_memory + overhead.frames;

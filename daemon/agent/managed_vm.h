@@ -56,6 +56,7 @@ struct ManagedVm {
   std::shared_ptr<Workload> workload;
   std::vector<PlacedFoothold> footholds;
   std::vector<std::string> held_names;  // descriptors that the holder has
+  bool in_pool = false;                 // has a store of its name there
 
   std::vector<AddressRange> growing;  // of the policy thread: new mappings, when last looked for
 

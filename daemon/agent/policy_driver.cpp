@@ -375,8 +375,8 @@ void PolicyDriver::find_growth() {
 
 void PolicyDriver::bound_clean_copies() {
   // Copies of resident pages cost room: keep them only while there is plenty, and never where the room is DRAM.
-  const pool::StoreUsage usage = context_.store->usage();
-  const bool plenty = !context_.store->uses_host_dram() && usage.used.value < usage.capacity.value / 4 * 3;
+  const pool::StoreUsage usage = context_.pool->usage();
+  const bool plenty = !context_.pool->uses_host_dram() && usage.used.value < usage.capacity.value / 4 * 3;
   for (const auto& vm : context_.vms.paged()) vm->memory->keep_clean_copies = plenty;
 }
 

@@ -52,14 +52,14 @@ policy::HostView host_view_of(const Context& context) {
   host.require_evacuable = config.safety.require_evacuable;
   host.frozen = context.frozen;
   host.keeper_away = !context.clerk->holding();
-  const pool::StoreUsage usage = context.store->usage();
+  const pool::StoreUsage usage = context.pool->usage();
   policy::TierView pool;
   pool.name = "pool";
   pool.capacity = usage.capacity;
   pool.used = usage.used;
   const Bytes stored = to_bytes(usage.pages);
   if (stored.value > (1u << 20)) pool.ratio = static_cast<double>(usage.used.value) / static_cast<double>(stored.value);
-  pool.host_dram = context.store->uses_host_dram();
+  pool.host_dram = context.pool->uses_host_dram();
   host.tiers.push_back(std::move(pool));
   host.tiers.push_back(kernel_tier_view(context));
   return host;

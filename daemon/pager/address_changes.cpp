@@ -244,7 +244,7 @@ void FaultService::record_layout(const PagedVm& vm) {
   }
 }
 
-void FaultService::free_object(MemoryObject& object, pool::PageStore& store) {
+void FaultService::free_object(MemoryObject& object, const std::shared_ptr<pool::PageStore>& store) {
   for (std::uint64_t region = 0; region < object.map->regions(); ++region) {
     const std::uint64_t end = std::min((region + 1) * kPagesPerRegion, object.map->pages().value);
     for (std::uint64_t page = region * kPagesPerRegion; page < end; ++page) {
@@ -258,7 +258,7 @@ void FaultService::free_object(MemoryObject& object, pool::PageStore& store) {
         const pool::Location location = entry.location();
         freed = object.map->exchange(PageIndex{page}, entry,
                                      busy ? entry.with_discarded() : PageEntry::plain(PageState::kReleased));
-        if (freed && frees_copy) release_later(&store, location);
+        if (freed && frees_copy) release_later(store, location);
       }
     }
   }
@@ -266,20 +266,20 @@ void FaultService::free_object(MemoryObject& object, pool::PageStore& store) {
 
 // What only that address space showed: nobody can ask for it any more.
 void FaultService::free_private(AddressSpace& gone, PagedVm& vm) {
-  for (const auto& object : gone.forked_objects) free_object(*object, *vm.store);
+  for (const auto& object : gone.forked_objects) free_object(*object, vm.store);
   for (const auto& object : vm.objects) {
     if (object->shared) continue;
     const auto shows = [&](const std::shared_ptr<AddressSpace>& space) {
       return std::ranges::any_of(space->own_segments().all(),
                                  [&](const Segment& s) { return s.object == object.get(); });
     };
-    if (std::ranges::none_of(vm.spaces(), shows)) free_object(*object, *vm.store);
+    if (std::ranges::none_of(vm.spaces(), shows)) free_object(*object, vm.store);
   }
   record_layout(vm);
 }
 
 void FaultService::free_all(PagedVm& vm) {
-  for (const auto& object : vm.objects) free_object(*object, *vm.store);
+  for (const auto& object : vm.objects) free_object(*object, vm.store);
 }
 
 }  // namespace tidepool::daemon

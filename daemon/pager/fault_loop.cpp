@@ -236,23 +236,23 @@ class Loop final : public FaultLoop {
 
   // Of stores that answer later, the answers: named by the store's address, as spaces are by theirs.
   struct Answering {
-    pool::PageStore* store;
+    std::shared_ptr<pool::PageStore> store;
     int descriptor;
     std::unordered_set<const PagedVm*> vms;  // that have pages there
   };
   void watch_store(const PagedVm& vm) {
     const int descriptor = vm.store->answers_descriptor();
     if (descriptor < 0) return;
-    Answering& answering = stores_.try_emplace(vm.store, Answering{vm.store, descriptor, {}}).first->second;
+    Answering& answering = stores_.try_emplace(vm.store.get(), Answering{vm.store, descriptor, {}}).first->second;
     // If it cannot be watched, a thread of the store's own brings the answers.
-    if (answering.vms.empty()) (void)ready_.watch(descriptor, vm.store);
+    if (answering.vms.empty()) (void)ready_.watch(descriptor, vm.store.get());
     answering.vms.insert(&vm);
   }
   void forget_vm(PagedVm& vm) {
     service_.forget_vm(vm);
-    const auto answering = stores_.find(vm.store);
+    const auto answering = stores_.find(vm.store.get());
     if (answering == stores_.end() || answering->second.vms.erase(&vm) == 0 || !answering->second.vms.empty()) return;
-    ready_.forget(answering->second.descriptor, vm.store);
+    ready_.forget(answering->second.descriptor, vm.store.get());
     stores_.erase(answering);
   }
 

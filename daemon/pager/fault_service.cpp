@@ -312,7 +312,7 @@ void FaultService::background_step() {
   restore_step();
 }
 
-void FaultService::release_later(pool::PageStore* store, pool::Location location) {
+void FaultService::release_later(const std::shared_ptr<pool::PageStore>& store, pool::Location location) {
   if (releases_store_ != store || releases_.size() >= kMaxReleases) flush_releases();
   releases_store_ = store;
   releases_.push_back(location);
@@ -321,6 +321,7 @@ void FaultService::release_later(pool::PageStore* store, pool::Location location
 void FaultService::flush_releases() {
   if (releases_.empty()) return;
   releases_store_->release(releases_);
+  releases_store_.reset();
   releases_.clear();
 }
 

@@ -146,8 +146,8 @@ class FaultService {
   std::unique_ptr<MemoryObject> clone_private(PagedVm& vm, MemoryObject& parent);
   void note_restlessness(PagedVm& vm, const AddressSpace& space, AddressRange changed);
   void record_layout(const PagedVm& vm);
-  void free_object(MemoryObject& object, pool::PageStore& store);
-  void release_later(pool::PageStore* store, pool::Location location);
+  void free_object(MemoryObject& object, const std::shared_ptr<pool::PageStore>& store);
+  void release_later(const std::shared_ptr<pool::PageStore>& store, pool::Location location);
 
   const FaultLoopConfig config_;
   const FaultLoopHooks hooks_;
@@ -170,7 +170,7 @@ class FaultService {
   std::deque<RestoreJob> restores_;
   std::uint64_t next_restore_ = 1;
   std::vector<pool::Location> releases_;
-  pool::PageStore* releases_store_ = nullptr;
+  std::shared_ptr<pool::PageStore> releases_store_;
   std::thread::id owner_;
 };
 

@@ -162,7 +162,7 @@ struct DemotionNews {
 struct PagedVm {
   VmId id;
   std::string name;
-  pool::PageStore* store = nullptr;
+  std::shared_ptr<pool::PageStore> store;
   // Only for private memory, whose content cannot change behind the protection's back.
   std::atomic<bool> keep_clean_copies{false};
   // REMOVE on shared memory frees far copies only for programs known to mean "punch" by it (QEMU); MADV_DONTNEED keeps

@@ -129,7 +129,7 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   auto vm = std::make_shared<PagedVm>();
   vm->id = VmId{next_vm_++};
   vm->name = spec.name;
-  vm->store = spec.store;
+  vm->store = std::move(spec.store);
   vm->keep_clean_copies = spec.keep_clean_copies;
   vm->shared_remove_discards = spec.shared_remove_discards;
   vm->fixed_memory = spec.fixed_memory;

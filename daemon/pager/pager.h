@@ -44,7 +44,7 @@ struct VmSpec {
   std::string name;
   std::vector<ObjectSpec> objects;
   std::vector<SpaceSpec> spaces;
-  pool::PageStore* store = nullptr;  // must outlive the VM
+  std::shared_ptr<pool::PageStore> store;
   bool keep_clean_copies = false;
   bool shared_remove_discards = false;
   bool fixed_memory = false;  // see AddressSpace::fixed

@@ -86,8 +86,8 @@ class PageStore {
   // adjacent memory where possible.
   virtual void stage(std::span<WriteItem> items) = 0;
   // Gives the place back; every staged item goes through it in the end. Before submit_write, or instead: nothing is
-  // stored. After `done`: what was stored stays so; until then its place can be read, and holds what it was filled with.
-  // The item is empty afterwards.
+  // stored. After `done`: what was stored stays so; until then its place can be read, and holds what it was filled
+  // with. The item is empty afterwards.
   virtual void unstage(std::span<WriteItem> items) = 0;
   // True: stage() gives a place to every page that can be taken now, and one left null is not (kFull). Callers then
   // need no memory of their own for pages under way.
@@ -112,5 +112,10 @@ class PageStore {
   // The page is gone when the last owner has released it: nobody can read it any more, whatever becomes of its memory.
   virtual void release(std::span<const Location> locations) = 0;
 };
+
+// For whoever shares a store that is somebody else's and outlives all who use it.
+inline std::shared_ptr<PageStore> unowned(PageStore& store) {
+  return {std::shared_ptr<void>(), &store};
+}
 
 }  // namespace tidepool::pool

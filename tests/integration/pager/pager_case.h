@@ -54,7 +54,7 @@ class Rig {
                                  bool clean_copies = false) {
     VmSpec spec;
     spec.name = "test";
-    spec.store = &in;
+    spec.store = pool::unowned(in);
     spec.keep_clean_copies = clean_copies;
     spec.objects.push_back({options.shared, options.shared ? process.memory_file() : UniqueFd{}});
     SpaceSpec space;

@@ -1,0 +1,47 @@
+// The pooled memory of a host, as its agent sees it: what there is of it, and each VM's store in it.
+//
+// Two kinds: an embedded store that all VMs share, and memory servers, where each VM has a store with slices and a key
+// of its own. Thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "pool/store/embedded_store.h"
+#include "pool/store/store_factory.h"
+
+namespace tidepool::pool {
+
+class Pool {
+ public:
+  virtual ~Pool() = default;
+
+  virtual std::string kind() const = 0;     // "mapped", "compressed", "servers"; label of metrics
+  virtual std::string backing() const = 0;  // for people: "memfd", "/dev/dax0.0", "3 servers"
+  virtual bool uses_host_dram() const = 0;  // see PageStore
+  virtual StoreUsage usage() const = 0;     // all VMs together
+  virtual StoreErrors errors() const = 0;
+  // A share is of this; 0: there is no whole, and only an amount in bytes makes sense.
+  virtual Bytes whole() const = 0;
+  // As EmbeddedStore's.
+  virtual Result<> set_capacity(Bytes capacity) = 0;
+
+  // Names and descriptors that must be kept for a successor, of the pool as such.
+  virtual std::vector<std::pair<std::string, int>> held_descriptors() const = 0;
+
+  // The store for the pages of a VM, which has the name until it is closed; EEXIST otherwise. Whoever has pages in it
+  // owns it too.
+  virtual Result<std::shared_ptr<PageStore>> open_for(const std::string& vm) = 0;
+  // Those of one VM's store; empty where it is everybody's.
+  virtual std::vector<std::pair<std::string, int>> held_descriptors(const std::string& vm) const = 0;
+  // The VM has no pages any more, or nobody who could ask for them: what it leased is given back. Reads and writes that
+  // are under way end.
+  virtual void close_for(const std::string& vm) = 0;
+};
+
+std::unique_ptr<Pool> make_embedded_pool(RunningStore store, std::string backing, Bytes whole);
+
+}  // namespace tidepool::pool
