@@ -108,11 +108,13 @@ std::uint64_t Whole::figure(const std::string& name, const std::string& key) con
 }
 
 bool Whole::await_moved(const std::string& name, Bytes out, Bytes home) const {
-  const std::uint64_t out_before = figure(name, "demoted_bytes_total");
-  const std::uint64_t home_before = figure(name, "promoted_bytes_total");
+  return await_moved_in_all(name, Bytes{figure(name, "demoted_bytes_total")} + out,
+                            Bytes{figure(name, "promoted_bytes_total")} + home);
+}
+
+bool Whole::await_moved_in_all(const std::string& name, Bytes out, Bytes home) const {
   const bool moved = await([&] {
-    return figure(name, "demoted_bytes_total") >= out_before + out.value &&
-           figure(name, "promoted_bytes_total") >= home_before + home.value;
+    return figure(name, "demoted_bytes_total") >= out.value && figure(name, "promoted_bytes_total") >= home.value;
   });
   EXPECT_TRUE(moved) << json::serialize(show(name));
   return moved;

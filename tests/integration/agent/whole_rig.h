@@ -48,6 +48,8 @@ class Whole : public AgentProcess {
   bool has(const std::string& name) const;
   // Waits until so much has gone out, and come home, since now.
   bool await_moved(const std::string& name, Bytes out, Bytes home) const;
+  // The same, since it was adopted.
+  bool await_moved_in_all(const std::string& name, Bytes out, Bytes home) const;
   bool await_far(const std::string& name, Bytes far) const;
   // What the keeper holds, by name.
   std::vector<std::string> held() const;

@@ -61,22 +61,22 @@ INSTANTIATE_TEST_SUITE_P(Memory, LaterKinds,
 
 class AwayStore : public testing::TestWithParam<bool> {
  protected:
-  // A process whose pages are all out, or all at home, and whose store then goes away.
-  void begin(unsigned threads = 4) {
+  // A process whose pages are all out, or all at home, and whose store then goes away. Call it after making any other.
+  void begin() {
     options.shared = GetParam();
-    options.threads = threads;
     process = std::make_unique<PagedProcess>(options);
-    rig = std::make_unique<Rig>(*process, options, false, kernel::KernelRoots{}, &later);
+    later = std::make_unique<LaterStore>(memory, LaterStore::Answers::kWhenAsked, 100us, 3);
+    rig = std::make_unique<Rig>(*process, options, false, kernel::KernelRoots{}, later.get());
   }
   void send_out_and_go_away() {
     ASSERT_TRUE(rig->send_all_out());
     ASSERT_GT(rig->vm->count(PageState::kFar), 0u);
-    later.hold(true);
+    later->hold(true);
   }
   void go_away_while_writing() {
-    later.hold(true);
+    later->hold(true);
     rig->demote_all();
-    ASSERT_TRUE(eventually([&] { return later.waiting_writes() != 0; }));
+    ASSERT_TRUE(eventually([&] { return later->waiting_writes() != 0; }));
   }
   void expect_nothing_left_over() {
     EXPECT_TRUE(eventually([&] { return memory.usage().pages.value == 0; }));
@@ -86,8 +86,8 @@ class AwayStore : public testing::TestWithParam<bool> {
 
   PagedProcessOptions options;
   MemoryStore memory;
-  LaterStore later{memory, LaterStore::Answers::kWhenAsked, 100us, 3};
   std::unique_ptr<PagedProcess> process;
+  std::unique_ptr<LaterStore> later;
   std::unique_ptr<Rig> rig;
 };
 
@@ -101,7 +101,7 @@ TEST_P(AwayStore, KeepsNobodyFromWhatIsOnItsWayOut) {
   EXPECT_TRUE(process->await_operations(20000));
   EXPECT_EQ(rig->vm->count(PageState::kFar), 0u);
   EXPECT_EQ(rig->vm->count(PageState::kDropping), 0u);
-  later.hold(false);
+  later->hold(false);
   EXPECT_TRUE(eventually([&] { return rig->idle(); }));
   EXPECT_TRUE(process->await_operations(20000));
   EXPECT_EQ(process->mismatches(), 0u);
@@ -114,7 +114,7 @@ TEST_P(AwayStore, HoldsNoPageOfAProcessThatDied) {
   EXPECT_TRUE(eventually([&] { return rig->gone.load(); }));
   rig->pager().abandon(rig->vm);
   EXPECT_TRUE(eventually([&] { return rig->idle(); })) << "the store is not waited for";
-  later.hold(false);
+  later->hold(false);
   expect_nothing_left_over();
 }
 
@@ -123,8 +123,8 @@ TEST_P(AwayStore, IsNotWaitedForWhenTheHostIsFrozen) {
   go_away_while_writing();
   rig->pager().freeze_host(true);
   EXPECT_TRUE(eventually([&] { return rig->vm->count(PageState::kDemoting) == 0; }));
-  EXPECT_EQ(later.waiting_writes(), 0u);
-  later.hold(false);
+  EXPECT_EQ(later->waiting_writes(), 0u);
+  later->hold(false);
   expect_nothing_left_over();
   rig->pager().freeze_host(false);
   process->start();
@@ -136,10 +136,10 @@ TEST_P(AwayStore, IsNotWaitedForAtTheEnd) {
   begin();
   send_out_and_go_away();
   process->start();
-  ASSERT_TRUE(eventually([&] { return later.waiting_reads() != 0; }));
+  ASSERT_TRUE(eventually([&] { return later->waiting_reads() != 0; }));
   EXPECT_FALSE(rig->vm->dead);
   rig->pager().stop();
-  EXPECT_EQ(later.waiting_reads(), 0u);
+  EXPECT_EQ(later->waiting_reads(), 0u);
   EXPECT_EQ(rig->vm->count(PageState::kFetching), 0u) << "what was asked for is far again, for a successor to see";
 }
 
@@ -147,17 +147,17 @@ TEST_P(AwayStore, StopsInTheMiddleOfADemotion) {
   begin();
   go_away_while_writing();
   rig->pager().stop();
-  EXPECT_EQ(later.waiting_writes(), 0u);
+  EXPECT_EQ(later->waiting_writes(), 0u);
   EXPECT_EQ(rig->vm->count(PageState::kDemoting), 0u);
   EXPECT_EQ(rig->vm->count(PageState::kFar), 0u);
 }
 
 TEST_P(AwayStore, DelaysNoNeighbour) {
-  begin();
   PagedProcessOptions others;
   others.shared = false;
   others.seed = 5;
   PagedProcess neighbour(others);
+  begin();
   MemoryStore near;
   const auto vm = rig->enrol(neighbour, others, near);
 
@@ -167,7 +167,7 @@ TEST_P(AwayStore, DelaysNoNeighbour) {
   std::promise<std::uint64_t> left;
   rig->pager().restore(rig->vm, &rig->object(), {PageIndex{0}, options.pages},
                        [&](std::uint64_t pages) { left.set_value(pages); });
-  ASSERT_TRUE(eventually([&] { return later.waiting_reads() > 8; }));
+  ASSERT_TRUE(eventually([&] { return later->waiting_reads() > 8; }));
 
   neighbour.start();
   for (std::uint64_t region = 0; region < vm->objects[0]->map->regions(); ++region)
@@ -177,8 +177,8 @@ TEST_P(AwayStore, DelaysNoNeighbour) {
   EXPECT_TRUE(rig->release(vm));
   EXPECT_EQ(neighbour.mismatches(), 0u);
 
-  EXPECT_GT(later.waiting_reads(), 0u) << "it was away all the while";
-  later.hold(false);
+  EXPECT_GT(later->waiting_reads(), 0u) << "it was away all the while";
+  later->hold(false);
   EXPECT_EQ(left.get_future().get(), 0u);
   EXPECT_TRUE(process->await_operations(10000));
   EXPECT_EQ(process->mismatches(), 0u);
