@@ -55,7 +55,7 @@ class FaultService {
   void retry_deferred();
   void background_step();
   void flush_releases();
-  bool has_background_work() const { return !prefetches_.empty() || restore_ready(); }
+  bool has_background_work() const { return (!prefetches_.empty() && !free_bulk_.empty()) || restore_ready(); }
   bool has_deferred() const { return !deferred_.empty() || !restores_.empty(); }
 
   void free_private(AddressSpace& gone, PagedVm& vm);

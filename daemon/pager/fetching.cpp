@@ -377,21 +377,24 @@ void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, Pa
 }
 
 bool FaultService::restore_ready() const {
-  return !restores_.empty() && restores_.front().not_before <= clock_.now();
+  if (restores_.empty() || free_bulk_.empty()) return false;
+  const MonoTime now = clock_.now();
+  return std::ranges::any_of(restores_, [&](const RestoreJob& job) { return job.not_before <= now; });
 }
 
 bool FaultService::restore_step() {
   if (restores_.empty() || free_bulk_.empty()) return false;
-  if (restores_.front().not_before > clock_.now()) {
-    // Another job may be ready: nobody's wait delays a neighbour.
+  // The next one that can go on: nobody's wait delays a neighbour.
+  const MonoTime now = clock_.now();
+  std::size_t looked_at = 0;
+  for (; looked_at < restores_.size(); ++looked_at) {
+    RestoreJob& candidate = restores_.front();
+    if (candidate.not_before <= now && may_fetch_more(*candidate.vm)) break;
+    if (candidate.not_before <= now) candidate.not_before = now + kBusyPause;
     std::rotate(restores_.begin(), restores_.begin() + 1, restores_.end());
-    if (restores_.front().not_before > clock_.now()) return false;
   }
+  if (looked_at == restores_.size()) return false;
   RestoreJob& job = restores_.front();
-  if (!may_fetch_more(*job.vm)) {
-    job.not_before = clock_.now() + kBusyPause;
-    return false;
-  }
   const std::uint64_t id = job.id;
   // Any process that shows the page will do for shared memory; a page that nobody shows goes home through the file.
   std::shared_ptr<AddressSpace> space = job.owner;

@@ -193,11 +193,15 @@ Words load(const Words& more, Bytes size) {
 
 ProcessState settled_state(pid_t pid) {
   ProcessState state;
+  int seen_alike = 0;
   await([&] {
     const ProcessState former = state;
     state = state_of_process(pid);
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    return state == former;
+    // Every signal is blocked while a thread is being made.
+    const bool makes_a_thread = state.signals.starts_with("ffff");
+    seen_alike = state == former && !makes_a_thread ? seen_alike + 1 : 0;
+    return seen_alike == 4;
   });
   return state;
 }
