@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
@@ -33,8 +34,11 @@ constexpr Nanoseconds kPrivateTurn = std::chrono::milliseconds(50);  // at most
 // Regions of one VM whose memory is not fixed: its drops are few at a time, and nothing is frozen long before its own.
 constexpr std::size_t kWaitingForTurn = 2;
 constexpr auto kIdle = std::chrono::milliseconds(200);
-constexpr std::size_t kScratches = 2;  // regions being stored at once, where stores lend no places
-// Regions of one VM being stored at once: what a store that answers late may hold of its memory.
+// Regions being stored at once, where stores lend no places: in local memory, and by stores that answer later. Apart,
+// so that the one never waits for the other; the second only gets its memory when it is first needed.
+constexpr std::size_t kScratches = 2;
+constexpr std::size_t kScratchesForLater = 8;
+// Regions of one VM being stored at once: what a store that answers later may hold of its memory.
 constexpr std::size_t kStoringPerVm = 4;
 constexpr auto kRecallPoll = std::chrono::milliseconds(1);
 
@@ -50,6 +54,24 @@ struct Running {
   bool gone = false;             // what it moves is nobody's any more
 };
 
+// Places for the copies of regions that are being stored.
+class Scratch {
+ public:
+  void divide(std::byte* memory, std::size_t places) {
+    for (std::size_t i = 0; i < places; ++i) free_.push_back(memory + i * DemotionJob::kCopies.value);
+  }
+  bool any() const { return !free_.empty(); }
+  std::byte* take() {
+    std::byte* const place = free_.back();
+    free_.pop_back();
+    return place;
+  }
+  void give(std::byte* place) { free_.push_back(place); }
+
+ private:
+  std::vector<std::byte*> free_;
+};
+
 class Thread final : public Demoter {
  public:
   Thread(const DemoterConfig& config, std::function<FaultLoop&(PagedVm&)> loop_of, const Clock& clock)
@@ -62,8 +84,7 @@ class Thread final : public Demoter {
     scratch_ = std::move(*scratch);
     // Touched now: demotion must not need memory at the moment when there is none left.
     std::memset(scratch_.data(), 0, scratch_.size());
-    for (std::size_t i = 0; i < kScratches; ++i)
-      free_scratch_.push_back(scratch_.data() + i * DemotionJob::kCopies.value);
+    near_scratch_.divide(scratch_.data(), kScratches);
     second_reading_ = scratch_.data() + kScratches * DemotionJob::kCopies.value;
     thread_ = std::thread([this] { run(); });
     ::pthread_setname_np(thread_.native_handle(), "demoter");
@@ -100,7 +121,7 @@ class Thread final : public Demoter {
     const std::lock_guard lock(mutex_);
     return wanted_.size();
   }
-  Bytes buffers() const override { return Bytes{scratch_.size()}; }
+  Bytes buffers() const override { return Bytes{scratch_.size() + later_bytes_}; }
   void stop() override {
     {
       const std::lock_guard lock(mutex_);
@@ -306,18 +327,30 @@ class Thread final : public Demoter {
     const PagedVm& vm = *running.job->vm();
     Active& own = active_[&vm];
     const bool lent = vm.store->lends_places();
-    if (own.storing >= kStoringPerVm || (!lent && free_scratch_.empty())) return false;
+    if (own.storing >= kStoringPerVm || (!lent && !scratch_for(vm).any())) return false;
     if (object_goes_alone(vm, running.job->object()) && ++own.at_work > kWaitingForTurn) return false;
     ++own.storing;
     if (lent) return true;
-    running.scratch = free_scratch_.back();
-    free_scratch_.pop_back();
+    running.scratch = scratch_for(vm).take();
     return true;
   }
 
   void stored(Running& running) {
-    --active_[running.job->vm().get()].storing;
-    if (running.scratch != nullptr) free_scratch_.push_back(std::exchange(running.scratch, nullptr));
+    const PagedVm& vm = *running.job->vm();
+    --active_[&vm].storing;
+    if (running.scratch != nullptr) scratch_for(vm).give(std::exchange(running.scratch, nullptr));
+  }
+
+  Scratch& scratch_for(const PagedVm& vm) {
+    if (!vm.store->answers_later()) return near_scratch_;
+    if (later_bytes_ == 0) {
+      auto memory = Mapping::anonymous(DemotionJob::kCopies * kScratchesForLater);
+      if (!memory) return later_scratch_;  // none: those VMs wait
+      later_memory_ = std::move(*memory);
+      later_bytes_ = later_memory_.size();
+      later_scratch_.divide(later_memory_.data(), kScratchesForLater);
+    }
+    return later_scratch_;
   }
 
   void advance(bool host_frozen, MonoTime now) {
@@ -450,8 +483,11 @@ class Thread final : public Demoter {
   const std::function<FaultLoop&(PagedVm&)> loop_of_;
   const Clock& clock_;
   Mapping scratch_;
-  std::vector<std::byte*> free_scratch_;
+  Scratch near_scratch_;
   std::byte* second_reading_ = nullptr;
+  Mapping later_memory_;
+  std::atomic<std::size_t> later_bytes_{0};
+  Scratch later_scratch_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

@@ -101,6 +101,8 @@ class PageStore {
   // then reaches a fault without another thread in between. Nobody has to.
   virtual int answers_descriptor() const { return -1; }
   virtual void take_answers() {}
+  // True: what is submitted may be under way for a while.
+  virtual bool answers_later() const { return answers_descriptor() >= 0; }
 
   // Best effort; items that had not started complete as kCancelled. Still calls done.
   virtual void cancel(WriteBatch& batch) = 0;

@@ -30,8 +30,9 @@ class LaterStore final : public pool::PageStore {
   // Who brings the answers to reads: a thread of the store's, or whoever watches answers_descriptor() and asks.
   enum class Answers { kByThread, kWhenAsked };
 
-  LaterStore(pool::PageStore& behind, Answers answers, std::chrono::microseconds slowest, std::uint64_t seed)
-      : behind_(behind), answers_(answers), slowest_(slowest), random_(seed) {
+  LaterStore(pool::PageStore& behind, Answers answers, std::chrono::microseconds slowest, std::uint64_t seed,
+             bool lends = true)
+      : behind_(behind), answers_(answers), lends_(lends), slowest_(slowest), random_(seed) {
     if (answers == Answers::kWhenAsked) event_ = UniqueFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
     thread_ = std::thread([this] { work(); });
   }
@@ -61,6 +62,7 @@ class LaterStore final : public pool::PageStore {
   bool uses_host_dram() const override { return behind_.uses_host_dram(); }
   pool::StoreUsage usage() const override { return behind_.usage(); }
   void stage(std::span<pool::WriteItem> items) override {
+    if (!lends_) return;
     const std::lock_guard lock(mutex_);
     for (auto& item : items) {
       if (item.buffer != nullptr) continue;
@@ -74,7 +76,8 @@ class LaterStore final : public pool::PageStore {
       item = {};
     }
   }
-  bool lends_places() const override { return true; }
+  bool lends_places() const override { return lends_; }
+  bool answers_later() const override { return true; }
   void submit_write(pool::WriteBatch& batch) override { queue(&batch); }
   void submit_read(pool::ReadBatch& batch) override { queue(&batch); }
   int answers_descriptor() const override { return event_.valid() ? event_.get() : -1; }
@@ -170,6 +173,7 @@ class LaterStore final : public pool::PageStore {
 
   pool::PageStore& behind_;
   const Answers answers_;
+  const bool lends_;
   const std::chrono::microseconds slowest_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;

@@ -17,6 +17,7 @@ struct LaterKind {
   bool forks;
   bool clean;
   LaterStore::Answers answers;
+  bool lends = true;
 };
 
 class LaterKinds : public testing::TestWithParam<LaterKind> {};
@@ -29,7 +30,7 @@ TEST_P(LaterKinds, LosesNothingUnderConstantDemotion) {
   options.fork_children = kind.forks;
   PagedProcess process(options);
   MemoryStore memory;
-  LaterStore later(memory, kind.answers, 300us, 11);
+  LaterStore later(memory, kind.answers, 300us, 11, kind.lends);
   Rig rig(process, options, kind.clean, {}, &later);
   process.start();
   rig.churn(kind.forks ? 10000 : 20000, 7);
@@ -51,9 +52,9 @@ constexpr auto kByThread = LaterStore::Answers::kByThread;
 constexpr auto kWhenAsked = LaterStore::Answers::kWhenAsked;
 INSTANTIATE_TEST_SUITE_P(Memory, LaterKinds,
                          testing::Values(LaterKind{"Shared", true, false, false, false, kWhenAsked},
-                                         LaterKind{"SharedByThread", true, false, false, false, kByThread},
+                                         LaterKind{"SharedByThread", true, false, false, false, kByThread, false},
                                          LaterKind{"SharedWithForks", true, false, true, false, kWhenAsked},
-                                         LaterKind{"Private", false, false, false, false, kWhenAsked},
+                                         LaterKind{"Private", false, false, false, false, kWhenAsked, false},
                                          LaterKind{"PrivateDiscarding", false, true, false, false, kByThread},
                                          LaterKind{"PrivateCleanCopies", false, true, false, true, kWhenAsked},
                                          LaterKind{"PrivateWithForks", false, false, true, true, kByThread}),
