@@ -36,13 +36,14 @@ enum class MessageType : std::uint16_t {
   kCredit = 9,     // server, unasked (id 0): how much may be under way from now on
   kDraining = 10,  // server, unasked: it wants to end; attach no more
 };
-// The answer to a request has the request's type and id, and this flag.
-inline constexpr std::uint16_t kAnswerFlag = 1;
+// Bits of Header::flags; others are ignored.
+inline constexpr std::uint16_t kAnswerFlag = 1;  // the answer to the request of this type and id
+inline constexpr std::uint16_t kTagFlag = 2;     // a tag follows the body; see frame_guard.h
 
 enum class ErrorCode : std::uint32_t {
   kOk = 0,
   kMalformed = 1,  // the frame makes no sense; the connection closes
-  kVersion = 2,    // no common protocol version
+  kNoVersion = 2,  // no common protocol version
   kDenied = 3,     // no valid token for that
   kNoSuchSlice = 4,
   kStaleEpoch = 5,  // somebody holds the slice with a higher epoch
@@ -112,6 +113,7 @@ struct Claims {
   bool operator==(const Claims&) const = default;
 };
 inline constexpr std::size_t kClaimsBytes = 56;
+inline constexpr std::uint32_t kClaimsForm = 1;  // its first four bytes
 
 using Proof = std::array<std::uint8_t, 32>;
 struct Attach {
