@@ -260,7 +260,7 @@ std::optional<Welcome> parse_welcome(std::span<const std::byte> body) {
   welcome.max_pages_per_frame = reader.get<std::uint32_t>();
   welcome.credit_pages = reader.get<std::uint32_t>();
   if (name_bytes > kMaxName || name_bytes > body.size() - kWelcomeBytes) return std::nullopt;
-  if (welcome.max_pages_per_frame == 0) return std::nullopt;
+  if (welcome.max_pages_per_frame < kMaxPagesPerFrame) return std::nullopt;
   welcome.name.assign(reinterpret_cast<const char*>(body.data()) + kWelcomeBytes, name_bytes);
   return welcome;
 }

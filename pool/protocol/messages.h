@@ -22,7 +22,8 @@ inline constexpr std::uint16_t kVersion = 1;
 inline constexpr std::size_t kHeaderBytes = 24;
 inline constexpr std::size_t kTagBytes = 16;  // of a frame, and of a sealed page
 inline constexpr std::uint32_t kMaxPagesPerFrame = 64;
-inline constexpr std::uint32_t kSlotBytes = 4096;  // the longest stored form of a page
+inline constexpr std::uint32_t kMaxUncreditedRequests = 64;  // unanswered ones other than READ and WRITE
+inline constexpr std::uint32_t kSlotBytes = 4096;            // the longest stored form of a page
 
 enum class MessageType : std::uint16_t {
   kHello = 1,    // client, first

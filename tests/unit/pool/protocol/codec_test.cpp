@@ -65,7 +65,7 @@ TEST(Codec, GreetingsComeBackAsTheyWere) {
   EXPECT_EQ(welcome->features, kFeatureAuthenticatedFrames);
   EXPECT_EQ(welcome->random, sample_welcome().random);
   EXPECT_EQ(welcome->boot, sample_welcome().boot);
-  EXPECT_EQ(welcome->max_pages_per_frame, 32u);
+  EXPECT_EQ(welcome->max_pages_per_frame, 96u);
   EXPECT_EQ(welcome->credit_pages, 256u);
   EXPECT_EQ(welcome->name, "shelf-3");
 }

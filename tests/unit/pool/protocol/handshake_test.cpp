@@ -114,12 +114,12 @@ TEST(Handshake, TheValuesAreThoseOfTheDocument) {
   };
   const LeaseSecret secret = lease_secret(server_key(), sample_claims());
   EXPECT_EQ(hex(secret), "966324fead01527458b5a8987a4b6b145ddfa98b87a8f74727cb50c4b492519e");
-  EXPECT_EQ(hex(transcript()), "36977aa64223383aec76123acc6e0898ffd72d0d7145fc4b6b3012ed50916b84");
+  EXPECT_EQ(hex(transcript()), "e4ba8df26687996a8e0e739b700e9463d1e8d8a092e3dca8eb5d1641ef3ae5f7");
   EXPECT_EQ(hex(attach_proof(secret, transcript(), sample_claims())),
-            "cdffd804abf57e4a8c2dbed5f93a02fa6d88cb1ad636d703bfd5e95ba27f500c");
+            "4b1f945fa443e54237c61bbd36e9e87a9de98fea7098d9db6c686206de44c8e3");
   const FrameKeys keys = frame_keys(secret, sample_hello().random, sample_welcome().random, transcript());
-  EXPECT_EQ(hex(keys.to_server), "39fe5e12449a279abb5aae1978b90e3c253b4e5762c82377ef1778b3866d566f");
-  EXPECT_EQ(hex(keys.to_client), "918fb7a8effd8a1fff630919dfb15cfefb108d571bfa953516eafb860f775b06");
+  EXPECT_EQ(hex(keys.to_server), "b24887582262db3fe49f0d1ef150490fa326dd0f98d42a4051dfd206075fa88b");
+  EXPECT_EQ(hex(keys.to_client), "15117955e200f762217492a1110e0ae0c5c3662bc10eef0cb653d08fc516d9b8");
 }
 
 TEST(Handshake, TheHighestCommonVersionIsTaken) {

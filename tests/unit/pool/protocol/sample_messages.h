@@ -34,7 +34,7 @@ inline Welcome sample_welcome() {
   return {.features = kFeatureAuthenticatedFrames,
           .random = counted_bytes<Random>(99),
           .boot = counted_bytes<BootId>(40),
-          .max_pages_per_frame = 32,
+          .max_pages_per_frame = 96,
           .credit_pages = 256,
           .name = "shelf-3"};
 }
