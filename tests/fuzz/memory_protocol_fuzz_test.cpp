@@ -2,6 +2,8 @@
 // and streams whose frames have tags.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "pool/protocol/frame_guard.h"
 #include "pool/protocol/frame_reader.h"
 #include "tests/fuzz/fuzz_driver.h"
@@ -41,7 +43,9 @@ std::size_t walked(const PageView<Entry>& pages) {
   std::size_t bytes = 0;
   for (auto walk = pages.walk(); walk.next();) {
     EXPECT_LE(walk.payload().size(), kSlotBytes);
-    for (const std::byte byte : walk.payload()) bytes += byte == std::byte{0} ? 1 : 1;
+    // Looked at, so that a sanitizer sees where it lies.
+    for (const std::byte byte : walk.payload())
+      bytes += std::max(std::to_integer<std::size_t>(byte) & 1u, std::size_t{1});
   }
   return bytes;
 }
@@ -58,7 +62,9 @@ TEST(FuzzMemoryProtocol, RequestsAsAServerReadsThem) {
   fuzz::fuzz(corpus, 30000, [&](std::string_view input, Mutator&) {
     const auto body = bytes_of(input);
     Buffer again;
-    if (const auto hello = parse_hello(body)) ASSERT_LE(hello->lowest_version, hello->highest_version);
+    if (const auto hello = parse_hello(body)) {
+      ASSERT_LE(hello->lowest_version, hello->highest_version);
+    }
     if (const auto attach = parse_attach(body)) {
       ++accepted;
       append_attach(again, 1, *attach);
