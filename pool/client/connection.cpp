@@ -16,6 +16,9 @@ namespace {
 using protocol::ErrorCode;
 using protocol::MessageType;
 
+// Of the patience: an answer that is due for so long does not come any more.
+constexpr int kNeverAnswered = 8;
+
 MonoTime now() {
   return SystemClock().now();
 }
