@@ -19,10 +19,6 @@ using protocol::MessageType;
 // Of the patience: an answer that is due for so long does not come any more.
 constexpr int kNeverAnswered = 8;
 
-MonoTime now() {
-  return SystemClock().now();
-}
-
 }  // namespace
 
 void Endings::tell(LinkCounters& counters) {
@@ -59,7 +55,7 @@ Result<> Connection::open(UniqueFd socket, Greeting greeting, int epoll, std::ui
   greeting_ = std::move(greeting);
   credit_ = greeting_.welcome.credit_pages;
   open_ = true;
-  last_received_ = now().since_boot.count();
+  last_received_ = monotonic_now().since_boot.count();
   return {};
 }
 
@@ -139,7 +135,7 @@ std::optional<RequestTable::Id> Connection::send_attach(const Lease& lease) {
     incoming_ = std::move(*incoming);
     outgoing_ = std::move(*outgoing);
   }
-  const RequestTable::Id id = enter({.type = MessageType::kAttach, .sent_at = now()});
+  const RequestTable::Id id = enter({.type = MessageType::kAttach, .sent_at = monotonic_now()});
   if (keys) keying_ = id;
   scratch_.clear();
   protocol::append_attach(scratch_, id,
@@ -171,7 +167,7 @@ void Connection::send_release(protocol::SliceId slice) {
   slices_.erase(found);
   if (broken_ || table_.full() || table_.without_credit() >= protocol::kMaxUncreditedRequests) return;
   scratch_.clear();
-  protocol::append_release(scratch_, enter({.type = MessageType::kRelease, .sent_at = now()}), scope);
+  protocol::append_release(scratch_, enter({.type = MessageType::kRelease, .sent_at = monotonic_now()}), scope);
   transmit({});
 }
 

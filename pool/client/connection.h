@@ -29,6 +29,10 @@
 
 namespace tidepool::pool {
 
+inline MonoTime monotonic_now() {
+  return SystemClock().now();
+}
+
 struct LinkCounters {
   std::atomic<std::uint64_t> requests{0};
   std::atomic<std::uint64_t> lost{0};

@@ -71,7 +71,7 @@ bool Connection::receive(Endings& endings) {
     if (bytes > 0) {
       reader_.received(static_cast<std::size_t>(bytes));
       counters_.bytes_received += static_cast<std::uint64_t>(bytes);
-      last_received_ = SystemClock().now().since_boot.count();
+      last_received_ = monotonic_now().since_boot.count();
       // It gave less than it could have: there was no more.
       drained = static_cast<std::size_t>(bytes) < room.size();
     } else if (bytes == 0) {
@@ -181,7 +181,7 @@ bool Connection::take_answer(const protocol::Frame& frame, Endings& endings) {
       sent.type == MessageType::kRead ? take_pages(frame.body, request) : take_statuses(frame.body, request);
   if (!taken) return nonsense("its answer does not fit what was asked");
   if (request != nullptr && request->op == LinkOp::kRead && request->priority == Priority::kDemand)
-    counters_.demand_reads.record(SystemClock().now() - sent.sent_at);
+    counters_.demand_reads.record(monotonic_now() - sent.sent_at);
   end(LinkOutcome::kAnswered);
   return true;
 }

@@ -50,7 +50,7 @@ void Connection::submit(LinkRequest& request) {
       request.refusal = why;
       endings.add(request, LinkOutcome::kRefused);
     };
-    request.sent_at = SystemClock().now();
+    request.sent_at = monotonic_now();
     if (!serving_) {
       endings.add(request, LinkOutcome::kLost);
     } else if (!makes_sense(request)) {
@@ -87,7 +87,7 @@ RequestTable::Id Connection::enter(const SentRequest& sent) {
 }
 
 void Connection::send(LinkRequest& request) {
-  request.sent_at = SystemClock().now();
+  request.sent_at = monotonic_now();
   const RequestTable::Id id = enter({.type = type_of(request.op),
                                      .request = &request,
                                      .credit_pages = credit_of(request),

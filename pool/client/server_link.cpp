@@ -17,10 +17,6 @@ constexpr std::size_t kMostCommands = 65536;
 // One call of take_answers ends, however fast they come.
 constexpr int kMostTurns = 16;
 
-MonoTime time_now() {
-  return SystemClock().now();
-}
-
 void signal(int eventfd) {
   const std::uint64_t one = 1;
   static_cast<void>(!::write(eventfd, &one, sizeof one));
@@ -80,7 +76,7 @@ void ServerLink::attach(const Lease& lease, std::function<void(AttachOutcome, pr
   auto job = std::make_unique<AttachJob>();
   job->lease = lease;
   job->done = std::move(done);
-  job->until = time_now() + options_.attach_patience;
+  job->until = monotonic_now() + options_.attach_patience;
   {
     const std::lock_guard lock(mutex_);
     if (commands_.size() < kMostCommands) commands_.push_back({.attach = std::move(job)});
@@ -111,7 +107,7 @@ bool ServerLink::cancel(LinkRequest& request) {
 }
 
 void ServerLink::take_answers() {
-  last_taken_ = time_now().since_boot.count();
+  last_taken_ = monotonic_now().since_boot.count();
   Endings endings;
   for (int turn = 0; turn < kMostTurns; ++turn) {
     const bool more = demand_.receive(endings);

@@ -21,10 +21,6 @@ constexpr std::uint64_t kBulk = 2;
 // How long the thread goes on looking every take_after once there was no demand any more.
 constexpr Nanoseconds kStaysBusy = std::chrono::milliseconds(20);
 
-MonoTime now() {
-  return SystemClock().now();
-}
-
 int whole_milliseconds(Nanoseconds wait) {
   const auto rounded = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
   return static_cast<int>(std::clamp<std::int64_t>(rounded, 1, 60'000));
@@ -53,7 +49,7 @@ Result<ServerLink::Known> ServerLink::greet_on(Connection& connection, std::uint
 }
 
 Result<> ServerLink::begin_session() {
-  const Patience patience{now() + options_.connect_patience, stop_.get()};
+  const Patience patience{monotonic_now() + options_.connect_patience, stop_.get()};
   const auto met = greet_on(demand_, EPOLLRDHUP, patience);
   if (!met) return Failure{met.error()};
   const auto again = greet_on(bulk_, EPOLLIN | EPOLLRDHUP, patience);
@@ -71,7 +67,7 @@ std::string ServerLink::run_session() {
   const auto attach_anew = [&](const Lease& lease) {
     auto job = std::make_unique<AttachJob>();
     job->lease = lease;
-    job->until = now() + options_.attach_patience;
+    job->until = monotonic_now() + options_.attach_patience;
     attacher_.add(std::move(job));
     ++anew_;
   };
@@ -101,7 +97,7 @@ void ServerLink::come_up() {
   if (strange_) leases_.clear();
   known_ = met_;
   up_ = true;
-  up_since_ = now();
+  up_since_ = monotonic_now();
   demand_.serve(answers_.get());
   bulk_.serve(-1);
   {
@@ -121,7 +117,7 @@ void ServerLink::end_session(const std::string& why) {
     state_ = LinkState::kLost;
     why_ = shown;
   }
-  if (up_ && now() - up_since_ > options_.longest_retry) retry_ = options_.shortest_retry;
+  if (up_ && monotonic_now() - up_since_ > options_.longest_retry) retry_ = options_.shortest_retry;
   up_ = told_draining_ = false;
   anew_ = 0;
   created_while_asking_.reset();
@@ -138,11 +134,11 @@ void ServerLink::end_session(const std::string& why) {
 void ServerLink::wait_for_retry() {
   // Not all clients of a server that comes back at the same moment.
   const double part = std::uniform_real_distribution<>(0.5, 1.0)(random_);
-  const MonoTime until = now() + std::chrono::duration_cast<Nanoseconds>(part * retry_);
+  const MonoTime until = monotonic_now() + std::chrono::duration_cast<Nanoseconds>(part * retry_);
   retry_ = std::min(2 * retry_, options_.longest_retry);
   while (!stopping_) {
     give_up_late_attaches();
-    const Nanoseconds left = until - now();
+    const Nanoseconds left = until - monotonic_now();
     if (left <= Nanoseconds{0}) return;
     pollfd stop{stop_.get(), POLLIN, 0};
     ::poll(&stop, 1, whole_milliseconds(std::min(left, check_every())));
@@ -198,7 +194,7 @@ void ServerLink::settle_anew(const AttachJob& job) {
 }
 
 void ServerLink::give_up_late_attaches() {
-  const MonoTime time = now();
+  const MonoTime time = monotonic_now();
   std::vector<std::unique_ptr<AttachJob>> late;
   if (attacher_.take_late(time, late)) demand_.fail("it does not answer ATTACH");
   {
@@ -234,7 +230,7 @@ void ServerLink::drain_wake() {
 }
 
 void ServerLink::wait_and_serve() {
-  const auto soon = [&] { return !attacher_.empty() || demand_.under_way() > 0 || now() < busy_until_; };
+  const auto soon = [&] { return !attacher_.empty() || demand_.under_way() > 0 || monotonic_now() < busy_until_; };
   Nanoseconds wait = soon() ? options_.take_after : check_every();
   if (wait > options_.take_after) {
     // Whoever sends from here on wakes this thread; whoever did before is seen now.
@@ -261,7 +257,7 @@ void ServerLink::wait_and_serve() {
       demand_ended = true;
     }
   }
-  const MonoTime time = now();
+  const MonoTime time = monotonic_now();
   if (demand_.under_way() > 0) {
     busy_until_ = time + kStaysBusy;
     if (time - MonoTime{Nanoseconds{last_taken_.load()}} >= options_.take_after) receive_on(demand_);
