@@ -58,7 +58,7 @@ class ServerLink final : public Link {
   Result<> begin_session();
   Result<Known> greet_on(Connection& connection, std::uint32_t events, const Patience& patience);
   std::string run_session();  // why it ended
-  void end_session(const std::string& why);
+  void end_session(const std::string& why, bool quietly);
   void wait_for_retry();
   void take_commands();
   void tend_attaches();

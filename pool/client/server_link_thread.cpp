@@ -31,8 +31,12 @@ int whole_milliseconds(Nanoseconds wait) {
 void ServerLink::run() {
   while (!stopping_) {
     const auto begun = begin_session();
-    end_session(begun ? run_session() : begun.error().message());
-    if (!stopping_) wait_for_retry();
+    const std::string why = begun ? run_session() : begun.error().message();
+    // Servers do not keep connections on which no lease was shown. That is no loss.
+    const bool unused = up_ && leases_.empty() && attacher_.empty() &&
+                        monotonic_now() - up_since_ > options_.longest_retry && !stopping_;
+    end_session(why, unused);
+    if (!unused && !stopping_) wait_for_retry();
   }
 }
 
@@ -100,18 +104,20 @@ void ServerLink::come_up() {
   up_since_ = monotonic_now();
   demand_.serve(answers_.get());
   bulk_.serve(-1);
+  bool tell = strange_;
   {
     const std::lock_guard lock(mutex_);
+    tell = tell || state_ != LinkState::kUp;
     state_ = LinkState::kUp;
     why_.clear();
   }
-  if (link_events_.up) link_events_.up(!strange_);
+  if (tell && link_events_.up) link_events_.up(!strange_);
 }
 
-void ServerLink::end_session(const std::string& why) {
+void ServerLink::end_session(const std::string& why, bool quietly) {
   const std::string shown = printable(why);
   bool tell = false;
-  {
+  if (!quietly) {
     const std::lock_guard lock(mutex_);
     tell = state_ != LinkState::kLost;
     state_ = LinkState::kLost;

@@ -196,6 +196,22 @@ TEST(ServerLink, AnIdleServerIsAskedWhetherItLives) {
   EXPECT_EQ(rig.ups().size(), 1u);
 }
 
+// Servers cut whoever shows no lease.
+TEST(ServerLink, ALinkThatHoldsNothingLosesNothing) {
+  LinkRig rig({}, [](ServerLinkOptions& options) { options.longest_retry = 5ms; });
+  ASSERT_TRUE(rig.up_times(1));
+  for (std::size_t connections = 2; connections <= 6; connections += 2) {
+    ASSERT_TRUE(eventually([&] { return rig.server().accepted() >= connections; }));
+    // Longer than longest_retry: what is cut at once is a loss.
+    std::this_thread::sleep_for(300ms);
+    rig.server().cut();
+  }
+  ASSERT_TRUE(eventually([&] { return rig.server().accepted() >= 8; }));
+  EXPECT_EQ(rig.attach(1).outcome, AttachOutcome::kCreated);
+  EXPECT_TRUE(rig.downs().empty());
+  EXPECT_EQ(rig.ups().size(), 1u);
+}
+
 TEST(ServerLink, ClosingEndsWhatIsUnderWay) {
   LinkRig rig;
   ASSERT_EQ(rig.attach(1).outcome, AttachOutcome::kCreated);
