@@ -13,7 +13,6 @@
 namespace tidepool::pool {
 namespace {
 
-using protocol::ErrorCode;
 using protocol::MessageType;
 
 // Of the patience: an answer that is due for so long does not come any more.

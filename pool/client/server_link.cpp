@@ -77,11 +77,13 @@ void ServerLink::attach(const Lease& lease, std::function<void(AttachOutcome, pr
   job->lease = lease;
   job->done = std::move(done);
   job->until = monotonic_now() + options_.attach_patience;
+  Command refused;
   {
     const std::lock_guard lock(mutex_);
-    if (commands_.size() < kMostCommands) commands_.push_back({.attach = std::move(job)});
+    Command& command = commands_.size() < kMostCommands ? commands_.emplace_back() : refused;
+    command.attach = std::move(job);
   }
-  if (job) return job->done(AttachOutcome::kLost, protocol::ErrorCode::kOk);
+  if (refused.attach) return refused.attach->done(AttachOutcome::kLost, protocol::ErrorCode::kOk);
   wake();
 }
 
