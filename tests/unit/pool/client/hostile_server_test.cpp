@@ -6,7 +6,6 @@ namespace tidepool::pool {
 namespace {
 
 using namespace std::chrono_literals;
-using protocol::ErrorCode;
 using protocol::SliceId;
 
 struct Misdeed {

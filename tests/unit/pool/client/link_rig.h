@@ -108,7 +108,7 @@ class Asked {
 
 class LinkRig {
  public:
-  explicit LinkRig(ServerSettings settings = {}, std::function<void(ServerLinkOptions&)> change = {})
+  explicit LinkRig(ServerSettings settings = {}, const std::function<void(ServerLinkOptions&)>& change = {})
       : settings_(with_key(std::move(settings))), server_(settings_) {
     ServerLinkOptions options{.name = "a", .address = server_.address()};
     options.authenticate_unix = true;

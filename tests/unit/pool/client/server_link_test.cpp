@@ -55,6 +55,7 @@ TEST_P(EveryWay, ManyThreadsAskAtOnce) {
   constexpr int kThreads = 4;
   constexpr int kRounds = 150;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   std::atomic<int> wrong{0};
   for (int thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&, thread] {

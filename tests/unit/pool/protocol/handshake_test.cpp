@@ -19,7 +19,7 @@ Buffer hello_frame(Hello hello = sample_hello()) {
   append_hello(frame, 1, hello);
   return frame;
 }
-Buffer welcome_frame(Welcome welcome = sample_welcome()) {
+Buffer welcome_frame(const Welcome& welcome = sample_welcome()) {
   Buffer frame;
   append_welcome(frame, 1, welcome);
   return frame;
