@@ -228,7 +228,7 @@ TEST(Codec, TheLongestWriteFits) {
   std::vector<WriteEntry> entries(kMaxPagesPerFrame, {.length = kSlotBytes});
   Buffer frame;
   append_write(frame, 1, sample_scope(), entries);
-  append_payload(frame, kMaxPagesPerFrame * kSlotBytes);
+  append_payload(frame, std::size_t{kMaxPagesPerFrame} * kSlotBytes);
   ASSERT_EQ(frame.size(), kHeaderBytes + kMaxBodyBytes);
   const auto write = parse_write(body_of(frame));
   ASSERT_TRUE(write);

@@ -53,7 +53,7 @@ TEST(FrameReader, LongStreamsOfLongFramesFitIntoItsMemory) {
   std::vector<SampleFrame> samples{{"the longest", {}, true}, {"a short one", {}, true}};
   append_write(samples[0].bytes, 1, sample_scope(),
                std::vector<WriteEntry>(kMaxPagesPerFrame, WriteEntry{.length = kSlotBytes}));
-  append_payload(samples[0].bytes, kMaxPagesPerFrame * kSlotBytes);
+  append_payload(samples[0].bytes, std::size_t{kMaxPagesPerFrame} * kSlotBytes);
   append_ping(samples[1].bytes, 1);
   Buffer stream;
   for (int i = 0; i < 20; ++i) {
