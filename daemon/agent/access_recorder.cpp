@@ -14,7 +14,7 @@
 #include <thread>
 
 #include "base/quantity_text.h"
-#include "daemon/control/log.h"
+#include "service/log.h"
 #include "telemetry/trace/trace_writer.h"
 
 namespace tidepool::daemon {

@@ -14,8 +14,8 @@
 #include "daemon/agent/agent_impl.h"
 #include "daemon/control/config_loader.h"
 #include "daemon/control/config_schema.h"
-#include "daemon/control/log.h"
 #include "pool/store/medium.h"
+#include "service/log.h"
 
 namespace tidepool::daemon {
 namespace {

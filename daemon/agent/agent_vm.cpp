@@ -5,8 +5,8 @@
 #include "daemon/agent/agent_impl.h"
 #include "daemon/agent/change_plan.h"
 #include "daemon/agent/process_search.h"
-#include "daemon/control/log.h"
 #include "daemon/vm/vm_name.h"
+#include "service/log.h"
 
 namespace tidepool::daemon {
 namespace {

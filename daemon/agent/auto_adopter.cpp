@@ -7,9 +7,9 @@
 #include <algorithm>
 
 #include "daemon/agent/process_search.h"
-#include "daemon/control/log.h"
 #include "daemon/vm/vm_name.h"
 #include "kmod-interfaces/proc_text.h"
+#include "service/log.h"
 
 namespace tidepool::daemon {
 

@@ -10,10 +10,10 @@
 #include <algorithm>
 #include <array>
 
-#include "daemon/control/notify.h"
 #include "kmod-interfaces/lock_file.h"
 #include "kmod-interfaces/own_process.h"
 #include "pool/keeper/make_fd_holder.h"
+#include "service/notify.h"
 
 namespace tidepool::daemon {
 

@@ -17,9 +17,9 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "daemon/control/log.h"
-#include "daemon/control/unix_listener.h"
 #include "daemon/control/worker_pool.h"
+#include "service/log.h"
+#include "service/unix_listener.h"
 
 namespace tidepool::daemon {
 namespace {

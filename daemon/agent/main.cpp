@@ -12,12 +12,12 @@
 #include "daemon/control/api_json.h"
 #include "daemon/control/api_server.h"
 #include "daemon/control/config_loader.h"
-#include "daemon/control/log.h"
-#include "daemon/control/notify.h"
-#include "daemon/control/unix_listener.h"
 #include "daemon/vm/doctor.h"
 #include "kmod-interfaces/kernel_features.h"
 #include "kmod-interfaces/own_process.h"
+#include "service/log.h"
+#include "service/notify.h"
+#include "service/unix_listener.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/text.h"
-#include "daemon/control/log.h"
+#include "service/log.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -9,9 +9,9 @@
 
 #include "base/text.h"
 #include "daemon/control/config_schema.h"
-#include "daemon/control/log.h"
-#include "daemon/control/notify.h"
 #include "daemon/vm/eligibility.h"
+#include "service/log.h"
+#include "service/notify.h"
 #include "telemetry/hotness/trackers.h"
 
 namespace tidepool::daemon {

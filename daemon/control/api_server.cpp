@@ -16,9 +16,9 @@
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_router.h"
 #include "daemon/control/audit_log.h"
-#include "daemon/control/log.h"
-#include "daemon/control/unix_listener.h"
 #include "daemon/control/worker_pool.h"
+#include "service/log.h"
+#include "service/unix_listener.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "base/result.h"
 #include "daemon/control/agent_service.h"
-#include "daemon/control/unix_listener.h"
+#include "service/unix_listener.h"
 
 namespace tidepool::daemon {
 

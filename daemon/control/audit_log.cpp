@@ -13,7 +13,7 @@
 #include "base/text.h"
 #include "base/unique_fd.h"
 #include "daemon/control/api_json.h"
-#include "daemon/control/log.h"
+#include "service/log.h"
 
 namespace tidepool::daemon {
 namespace {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/units.h"
+#include "service/log.h"
 
 namespace tidepool::daemon {
 
@@ -26,7 +27,6 @@ enum class SwapUse : std::uint8_t {
   kAny,   // a disk without zswap too
   kOff,
 };
-enum class LogLevel : std::uint8_t { kError, kWarn, kInfo, kDebug };
 enum class FdHolderKind : std::uint8_t {
   kAuto,  // systemd's fd store when started by systemd, otherwise the keeper
   kKeeper,

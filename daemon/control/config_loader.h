@@ -3,23 +3,15 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
 #include "daemon/control/config.h"
+#include "service/config_reader.h"
 
 namespace tidepool::daemon {
 
-struct ConfigProblem {
-  unsigned line = 0;  // from 1; 0: of the file as a whole
-  unsigned column = 0;
-  std::string message;
-
-  // "tidepool.toml:3:5: unknown key 'api.sokcet'; did you mean 'api.socket'?"
-  std::string text(std::string_view file) const;
-};
+using config::ConfigProblem;
 
 struct ConfigCheck {
   Config config;  // complete only when there is no problem

@@ -2,22 +2,18 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <map>
-#include <span>
 
 #include "base/quantity_text.h"
+#include "service/config_kinds.h"
 
 namespace tidepool::daemon {
 namespace {
 
-template <class E>
-using Names = std::span<const std::pair<E, std::string_view>>;
+using namespace config;
 
 constexpr std::array<std::pair<Mode, std::string_view>, 3> kModes{
     {{Mode::kObserve, "observe"}, {Mode::kDryRun, "dry-run"}, {Mode::kActive, "active"}}};
-constexpr std::array<std::pair<LogLevel, std::string_view>, 4> kLevels{
-    {{LogLevel::kError, "error"}, {LogLevel::kWarn, "warn"}, {LogLevel::kInfo, "info"}, {LogLevel::kDebug, "debug"}}};
 constexpr std::array<std::pair<StoreKind, std::string_view>, 2> kStores{
     {{StoreKind::kMapped, "mapped"}, {StoreKind::kCompressed, "compressed"}}};
 constexpr std::array<std::pair<Codec, std::string_view>, 2> kCodecs{{{Codec::kLz4, "lz4"}, {Codec::kZstd, "zstd"}}};
@@ -28,200 +24,9 @@ constexpr std::array<std::pair<IntegrityAction, std::string_view>, 2> kActions{
 constexpr std::array<std::pair<FdHolderKind, std::string_view>, 3> kHolders{
     {{FdHolderKind::kAuto, "auto"}, {FdHolderKind::kKeeper, "keeper"}, {FdHolderKind::kSystemd, "systemd"}}};
 
-template <class E>
-std::string_view name_of(Names<E> names, E value) {
-  for (const auto& [candidate, name] : names)
-    if (candidate == value) return name;
-  return "?";
-}
-
-template <class E>
-std::optional<E> value_of(Names<E> names, std::string_view text) {
-  for (const auto& [value, name] : names)
-    if (name == text) return value;
-  return std::nullopt;
-}
-
-// A kind of value: its documented name, how it is read (absent: not of this kind) and written.
-template <class T>
-struct Kind {
-  std::string type;
-  std::string expected;
-  std::function<std::optional<T>(const ConfigValue&)> read;
-  std::function<std::string(const T&)> write;
-};
-
-std::string toml_string(std::string_view text) {
-  return "\"" + std::string(text) + "\"";
-}
-
-template <class E>
-Kind<E> choice(Names<E> names) {
-  std::string all;
-  for (const auto& [value, name] : names) all += (all.empty() ? "" : " or ") + toml_string(name);
-  return {all, all,
-          [names](const ConfigValue& value) -> std::optional<E> {
-            const auto* text = std::get_if<std::string>(&value);
-            return text ? value_of(names, *text) : std::nullopt;
-          },
-          [names](const E& value) { return toml_string(name_of(names, value)); }};
-}
-
-template <class T, class Parse, class Write>
-Kind<T> from_text(std::string type, std::string expected, Parse parse, Write write) {
-  return {std::move(type), std::move(expected),
-          [parse](const ConfigValue& value) -> std::optional<T> {
-            const auto* text = std::get_if<std::string>(&value);
-            if (!text) return std::nullopt;
-            return parse(*text);
-          },
-          [write](const T& value) { return toml_string(write(value)); }};
-}
-
-Kind<bool> boolean() {
-  return {"boolean", "true or false",
-          [](const ConfigValue& value) -> std::optional<bool> {
-            const auto* flag = std::get_if<bool>(&value);
-            return flag ? std::optional(*flag) : std::nullopt;
-          },
-          [](const bool& value) { return value ? "true" : "false"; }};
-}
-
-template <class T>
-Kind<T> count(std::int64_t least, std::int64_t most) {
-  const std::string range = std::to_string(least) + " to " + std::to_string(most);
-  return {"integer, " + range, "an integer from " + range,
-          [=](const ConfigValue& value) -> std::optional<T> {
-            const auto* number = std::get_if<std::int64_t>(&value);
-            if (!number || *number < least || *number > most) return std::nullopt;
-            return static_cast<T>(*number);
-          },
-          [](const T& value) { return std::to_string(value); }};
-}
-
-Kind<std::string> word() {
-  return from_text<std::string>(
-      "text", "a word of letters, digits, '-' and '_'",
-      [](const std::string& text) { return is_word(text) ? std::optional(text) : std::nullopt; },
-      [](const std::string& text) { return text; });
-}
-
-bool absolute(const std::string& path) {
-  return path.starts_with('/') && path.find('\0') == std::string::npos;
-}
-
-Kind<std::string> path(bool may_be_empty) {
-  return from_text<std::string>(
-      may_be_empty ? "path or \"\"" : "path", may_be_empty ? "an absolute path, or \"\"" : "an absolute path",
-      [may_be_empty](const std::string& text) -> std::optional<std::string> {
-        if (text.empty() ? may_be_empty : absolute(text)) return text;
-        return std::nullopt;
-      },
-      [](const std::string& text) { return text; });
-}
-
-// sun_path holds 108 bytes with the terminating zero.
-Kind<std::string> socket_path(bool may_be_empty) {
-  Kind<std::string> kind = path(may_be_empty);
-  kind.expected += " of at most 107 bytes";
-  kind.read = [inner = kind.read](const ConfigValue& value) {
-    std::optional<std::string> text = inner(value);
-    if (text && text->size() > 107) text.reset();
-    return text;
-  };
-  return kind;
-}
-
-Kind<std::string> endpoint() {
-  return from_text<std::string>(
-      "host:port or \"\"", "\"host:port\" with a port from 1 to 65535, or \"\"",
-      [](const std::string& text) -> std::optional<std::string> {
-        if (text.empty()) return text;
-        const std::size_t colon = text.rfind(':');
-        if (colon == std::string::npos || colon == 0 || colon + 1 == text.size() || text.size() - colon > 6)
-          return std::nullopt;
-        unsigned port = 0;
-        for (const char c : text.substr(colon + 1)) {
-          if (c < '0' || c > '9') return std::nullopt;
-          port = port * 10 + static_cast<unsigned>(c - '0');
-        }
-        if (port == 0 || port > 65535) return std::nullopt;
-        return text;
-      },
-      [](const std::string& text) { return text; });
-}
-
-Kind<std::string> glob() {
-  return from_text<std::string>(
-      "pattern", "a pattern that is not empty",
-      [](const std::string& text) { return text.empty() ? std::nullopt : std::optional(text); },
-      [](const std::string& text) { return text; });
-}
-
-Kind<std::vector<std::string>> path_globs() {
-  return {"list of path patterns", "a list of absolute path patterns",
-          [](const ConfigValue& value) -> std::optional<std::vector<std::string>> {
-            const auto* list = std::get_if<std::vector<std::string>>(&value);
-            if (!list) return std::nullopt;
-            for (const std::string& pattern : *list)
-              if (!absolute(pattern)) return std::nullopt;
-            return *list;
-          },
-          [](const std::vector<std::string>& list) {
-            std::string text = "[";
-            for (const std::string& item : list) text += (text.size() > 1 ? ", " : "") + toml_string(item);
-            return text + "]";
-          }};
-}
-
-Kind<double> share() {
-  return from_text<double>("share", "a share such as \"25%\", at most \"100%\"", parse_share, share_text);
-}
-
-// A rate per second: "256MiB/s". The "/s" is wanted, so that nobody reads it as an amount.
-Kind<Bytes> rate() {
-  return from_text<Bytes>(
-      "rate", "a rate such as \"256MiB/s\", more than 0",
-      [](const std::string& text) -> std::optional<Bytes> {
-        if (!text.ends_with("/s")) return std::nullopt;
-        const std::optional<Bytes> bytes = parse_bytes(std::string_view(text).substr(0, text.size() - 2));
-        return bytes && bytes->value > 0 ? bytes : std::nullopt;
-      },
-      [](Bytes bytes) { return exact_text(bytes) + "/s"; });
-}
-
 Kind<Amount> amount() {
   return from_text<Amount>("size or share", "a size such as \"4GiB\" or a share such as \"25%\"", parse_amount,
                            [](const Amount& value) { return text_of(value); });
-}
-
-Kind<std::chrono::milliseconds> duration() {
-  return from_text<std::chrono::milliseconds>("duration", "a duration such as \"500ms\", \"2s\" or \"2m\"",
-                                              parse_duration,
-                                              [](std::chrono::milliseconds value) { return exact_text(value); });
-}
-
-// `get` returns a reference to the member, of a const and of a mutable target.
-template <class Target, class T, class Get>
-ConfigFieldOf<Target> field(std::string key, bool restart, Kind<T> kind, Get get) {
-  return {std::move(key),
-          kind.type,
-          restart,
-          [kind, get](const ConfigValue& value, Target& target) -> SetResult {
-            std::optional<T> parsed = kind.read(value);
-            if (!parsed) return kind.expected;
-            get(target) = std::move(*parsed);
-            return std::nullopt;
-          },
-          [kind, get](const Target& target) -> std::string {
-            const auto& member = get(target);
-            if constexpr (requires { member.has_value(); }) {
-              return member ? kind.write(*member) : std::string{};
-            } else {
-              return kind.write(member);
-            }
-          },
-          [get](const Target& from, Target& to) { get(to) = get(from); }};
 }
 
 template <class T, class Get>
@@ -267,7 +72,7 @@ std::vector<ConfigField> service_fields() {
       at_start("api.workers", count<unsigned>(1, 64), MEMBER(api.workers)),
       at_start("api.max_connections", count<unsigned>(1, 10000), MEMBER(api.max_connections)),
       at_start("api.request_timeout", duration(), MEMBER(api.request_timeout)),
-      live("log.level", choice<LogLevel>(kLevels), MEMBER(log.level)),
+      live("log.level", choice<LogLevel>(kLogLevels), MEMBER(log.level)),
       at_start("keeper.holder", choice<FdHolderKind>(kHolders), MEMBER(keeper.holder)),
       at_start("keeper.socket", socket_path(false), MEMBER(keeper.socket)),
       at_start("keeper.program", path(true), MEMBER(keeper.program)),
@@ -344,9 +149,6 @@ const std::vector<RuleField>& rule_fields() {
 std::string_view text_of(Mode mode) {
   return name_of<Mode>(kModes, mode);
 }
-std::string_view text_of(LogLevel level) {
-  return name_of<LogLevel>(kLevels, level);
-}
 std::string_view text_of(StoreKind kind) {
   return name_of<StoreKind>(kStores, kind);
 }
@@ -365,12 +167,6 @@ std::string_view text_of(FdHolderKind kind) {
 
 std::string text_of(const Amount& amount) {
   return amount.share ? share_text(*amount.share) : exact_text(amount.bytes);
-}
-
-bool is_word(std::string_view text) {
-  return !text.empty() && text.size() <= 64 && std::ranges::all_of(text, [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_';
-  });
 }
 
 std::optional<Mode> parse_mode(std::string_view text) {

@@ -9,6 +9,10 @@
 #include "base/result.h"
 #include "telemetry/metrics/metrics_snapshot.h"
 
+namespace tidepool {
+class FamiliesEndpoint;
+}
+
 namespace tidepool::telemetry {
 
 // The exposition of one snapshot, as the endpoint would send it.
@@ -33,9 +37,8 @@ class MetricsEndpoint {
   int port() const;
 
  private:
-  struct Impl;
-  explicit MetricsEndpoint(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit MetricsEndpoint(std::unique_ptr<FamiliesEndpoint> endpoint);
+  std::unique_ptr<FamiliesEndpoint> endpoint_;
 };
 
 }  // namespace tidepool::telemetry

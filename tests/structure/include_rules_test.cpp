@@ -26,9 +26,10 @@ const std::vector<FolderRule>& folder_rules() {
       {"base/", {}},
       {"policy/", {"base/"}},
       {"kmod-interfaces/", {"base/"}},
-      {"pool/", {"base/", "kmod-interfaces/"}},
-      {"telemetry/", {"base/", "policy/", "kmod-interfaces/"}},
-      {"daemon/", {"base/", "policy/", "kmod-interfaces/", "pool/", "telemetry/"}},
+      {"service/", {"base/", "kmod-interfaces/"}},
+      {"pool/", {"base/", "kmod-interfaces/", "service/"}},
+      {"telemetry/", {"base/", "policy/", "kmod-interfaces/", "service/"}},
+      {"daemon/", {"base/", "policy/", "kmod-interfaces/", "service/", "pool/", "telemetry/"}},
       // The program that people hold must not pull the agent in: it knows the API as documented, and nothing behind it.
       {"cli/", {"base/"}},
       {"tests/", {""}},

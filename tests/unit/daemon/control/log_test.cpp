@@ -1,4 +1,4 @@
-#include "daemon/control/log.h"
+#include "service/log.h"
 
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>

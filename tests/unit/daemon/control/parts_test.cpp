@@ -12,9 +12,9 @@
 #include <thread>
 
 #include "base/unique_fd.h"
-#include "daemon/control/log.h"
-#include "daemon/control/notify.h"
 #include "daemon/control/worker_pool.h"
+#include "service/log.h"
+#include "service/notify.h"
 #include "tests/integration/control/raw_client.h"
 
 namespace tidepool::daemon::testing {

@@ -1,4 +1,4 @@
-#include "daemon/control/unix_listener.h"
+#include "service/unix_listener.h"
 
 #include <grp.h>
 #include <sys/socket.h>
@@ -12,7 +12,7 @@
 
 #include "kmod-interfaces/lock_file.h"
 
-namespace tidepool::daemon {
+namespace tidepool {
 namespace {
 
 constexpr int kBacklog = 128;
@@ -34,11 +34,11 @@ Failure in_use(const std::string& path, const std::string& why) {
   return failure(std::errc::address_in_use, "listen on", path, why);
 }
 
-Result<UniqueFd> take_lock(const std::string& path) {
+Result<UniqueFd> take_lock(const std::string& path, const std::string& who) {
   const std::string lock_path = path + ".lock";
   auto lock = kernel::take_lock_file(lock_path);
   if (!lock && lock.error().code == std::errc::device_or_resource_busy)
-    return in_use(path, "another agent is running" + kernel::lock_file_owner_text(lock_path) +
+    return in_use(path, "another " + who + " is running" + kernel::lock_file_owner_text(lock_path) +
                             "; stop it first, or give this one a socket of its own");
   return lock;
 }
@@ -66,17 +66,17 @@ void hand_to_group(const std::string& path, const std::string& group) {
   struct group* found = nullptr;
   std::array<char, 16384> buffer{};
   if (::getgrnam_r(group.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 || !found) return;
-  // Best effort: without the privilege to chown, the socket stays with the agent's own group.
+  // Best effort: without the privilege to chown, the socket stays with this process's own group.
   [[maybe_unused]] const int changed = ::lchown(path.c_str(), static_cast<uid_t>(-1), found->gr_gid);
 }
 
 }  // namespace
 
-Result<UnixListener> UnixListener::bind(const std::string& path, const std::string& group) {
+Result<UnixListener> UnixListener::bind(const std::string& path, const std::string& group, const std::string& who) {
   const Result<sockaddr_un> address = address_of(path);
   if (!address) return Failure(address.error());
   UnixListener listener;
-  Result<UniqueFd> lock = take_lock(path);
+  Result<UniqueFd> lock = take_lock(path, who);
   if (!lock) return Failure(lock.error());
   listener.lock_ = std::move(*lock);
   if (Result<> cleared = clear_leftover(path, *address); !cleared) return Failure(cleared.error());
@@ -103,4 +103,4 @@ UnixListener::~UnixListener() {
   if (::lstat(path_.c_str(), &info) == 0 && info.st_dev == device_ && info.st_ino == inode_) ::unlink(path_.c_str());
 }
 
-}  // namespace tidepool::daemon
+}  // namespace tidepool

@@ -3,12 +3,17 @@
 // spdlog::info("event=... vm={} ...").
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
-#include "daemon/control/config.h"
+namespace tidepool {
 
-namespace tidepool::daemon {
+enum class LogLevel : std::uint8_t { kError, kWarn, kInfo, kDebug };
+inline constexpr std::array<std::pair<LogLevel, std::string_view>, 4> kLogLevels{
+    {{LogLevel::kError, "error"}, {LogLevel::kWarn, "warn"}, {LogLevel::kInfo, "info"}, {LogLevel::kDebug, "debug"}}};
 
 // Call once, before threads start. `program` names the lines of programs that share a terminal.
 void start_log(std::string_view program, LogLevel level);
@@ -17,4 +22,4 @@ std::string in_quotes(std::string_view text);
 // Thread-safe; for a reload.
 void set_log_level(LogLevel level);
 
-}  // namespace tidepool::daemon
+}  // namespace tidepool

@@ -1,4 +1,4 @@
-#include "daemon/control/log.h"
+#include "service/log.h"
 
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -13,7 +13,7 @@
 
 #include "base/text.h"
 
-namespace tidepool::daemon {
+namespace tidepool {
 namespace {
 
 // "<3>" before a line is how standard error tells the journal a priority (sd-daemon(3)).
@@ -99,4 +99,4 @@ void set_log_level(LogLevel level) {
   spdlog::set_level(to_spdlog(level));
 }
 
-}  // namespace tidepool::daemon
+}  // namespace tidepool

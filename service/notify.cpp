@@ -1,4 +1,4 @@
-#include "daemon/control/notify.h"
+#include "service/notify.h"
 
 #include <systemd/sd-daemon.h>
 
@@ -6,7 +6,7 @@
 #include <ctime>
 #include <string>
 
-namespace tidepool::daemon {
+namespace tidepool {
 namespace {
 
 // A line feed would begin another assignment.
@@ -58,4 +58,4 @@ std::optional<std::chrono::microseconds> ServiceManager::watchdog_interval() {
   return std::chrono::microseconds(usec);
 }
 
-}  // namespace tidepool::daemon
+}  // namespace tidepool
