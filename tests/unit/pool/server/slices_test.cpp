@@ -1,0 +1,193 @@
+#include "pool/server/slices.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/unit/pool/server/slices_kit.h"
+
+namespace tidepool::pool::server {
+namespace {
+
+using namespace literals;
+using namespace testing;
+
+TEST(Slices, GiveBackWhatWasWritten) {
+  const ManualClock clock;
+  auto store = make_store(clock, 8);
+  const AttachResult made = store->attach(claims(1, 1, 1, 200), true);
+  ASSERT_EQ(made.status, ErrorCode::kOk);
+  EXPECT_TRUE(made.created);
+  PageBytes page;
+  EXPECT_EQ(get(*made.slice, 3, page).status, ErrorCode::kEmpty);
+  EXPECT_EQ(put(*made.slice, 199, 5, 7, 1, 1000), ErrorCode::kOk);
+  const auto answer = get(*made.slice, 199, page);
+  EXPECT_EQ(answer.status, ErrorCode::kOk);
+  EXPECT_EQ(answer.version, 5u);
+  EXPECT_EQ(answer.length, 1000u);
+  EXPECT_EQ(answer.tag[15], 7u);
+  EXPECT_EQ(page[999], std::byte{7});
+  EXPECT_EQ(page[1000], std::byte{0}) << "nothing behind what is stored is shown";
+  EXPECT_EQ(put(*made.slice, 200, 6, 7), ErrorCode::kOutOfRange);
+  EXPECT_EQ(get(*made.slice, 200, page).status, ErrorCode::kOutOfRange);
+  EXPECT_EQ(store->figures().stored_pages, 1u);
+}
+
+TEST(Slices, TakeOnlyVersionsThatGrow) {
+  const ManualClock clock;
+  auto store = make_store(clock, 8);
+  const auto slice = store->attach(claims(1, 1), true).slice;
+  EXPECT_EQ(put(*slice, 0, 0, 1), ErrorCode::kStaleVersion) << "0 means: never";
+  EXPECT_EQ(put(*slice, 0, 5, 1), ErrorCode::kOk);
+  EXPECT_EQ(put(*slice, 0, 5, 2), ErrorCode::kStaleVersion);
+  EXPECT_EQ(put(*slice, 0, 4, 2), ErrorCode::kStaleVersion);
+  EXPECT_EQ(slice->discard(LeaseEpoch{1}, {0, 5}), ErrorCode::kStaleVersion);
+  EXPECT_EQ(slice->discard(LeaseEpoch{1}, {0, 6}), ErrorCode::kOk);
+  EXPECT_EQ(put(*slice, 0, 6, 2), ErrorCode::kStaleVersion) << "a late WRITE must not bring a page back";
+  PageBytes page;
+  const auto answer = get(*slice, 0, page);
+  EXPECT_EQ(answer.status, ErrorCode::kEmpty);
+  EXPECT_EQ(answer.version, 6u);
+  EXPECT_EQ(put(*slice, 0, 7, 3), ErrorCode::kOk);
+}
+
+TEST(Slices, BelongToTheirHolder) {
+  const ManualClock clock;
+  auto store = make_store(clock, 8);
+  ASSERT_EQ(store->attach(claims(1, 1), true).status, ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(1, 2), true).status, ErrorCode::kDenied);
+  EXPECT_EQ(store->attach(claims(1, 2, 9), true).status, ErrorCode::kDenied) << "a higher epoch does not change that";
+  EXPECT_EQ(store->attach(claims(1, 1, 1, 65), true).status, ErrorCode::kDenied) << "another size";
+  const AttachResult again = store->attach(claims(1, 1), true);
+  EXPECT_EQ(again.status, ErrorCode::kOk);
+  EXPECT_FALSE(again.created);
+}
+
+TEST(Slices, AreFencedByAHigherEpoch) {
+  const ManualClock clock;
+  auto store = make_store(clock, 8);
+  const auto slice = store->attach(claims(1, 1, 3), true).slice;
+  ASSERT_EQ(put(*slice, 0, 1, 1, 3), ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(1, 1, 2), true).status, ErrorCode::kStaleEpoch);
+  ASSERT_EQ(store->attach(claims(1, 1, 4), true).status, ErrorCode::kOk);
+  PageBytes page;
+  EXPECT_EQ(put(*slice, 0, 2, 2, 3), ErrorCode::kStaleEpoch);
+  EXPECT_EQ(get(*slice, 0, page, 3).status, ErrorCode::kStaleEpoch);
+  EXPECT_EQ(slice->discard(LeaseEpoch{3}, {0, 2}), ErrorCode::kStaleEpoch);
+  EXPECT_EQ(store->release(*slice, LeaseEpoch{3}), ErrorCode::kStaleEpoch);
+  EXPECT_EQ(get(*slice, 0, page, 4).status, ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(1, 1, 3), true).status, ErrorCode::kStaleEpoch);
+}
+
+TEST(Slices, AfterTheLeaseAreReadButNotWritten) {
+  ManualClock clock;
+  auto store = make_store(clock, 8);
+  const auto slice = store->attach(claims(1, 1, 1, 64, 1000), true).slice;
+  ASSERT_EQ(put(*slice, 0, 1, 1), ErrorCode::kOk);
+  clock.advance(std::chrono::milliseconds(999));
+  EXPECT_EQ(put(*slice, 0, 2, 2), ErrorCode::kOk);
+  clock.advance(std::chrono::milliseconds(1));
+  EXPECT_EQ(put(*slice, 0, 3, 3), ErrorCode::kExpired);
+  EXPECT_EQ(slice->discard(LeaseEpoch{1}, {0, 3}), ErrorCode::kExpired);
+  EXPECT_EQ(slice->check(LeaseEpoch{1}, true), ErrorCode::kExpired);
+  PageBytes page;
+  EXPECT_EQ(get(*slice, 0, page).status, ErrorCode::kOk);
+  EXPECT_EQ(page[0], std::byte{2});
+  clock.advance(std::chrono::hours(24 * 365));
+  EXPECT_EQ(get(*slice, 0, page).status, ErrorCode::kOk) << "time alone takes no page away";
+  // Renewed; and the same epoch with less time left takes none away.
+  ASSERT_EQ(store->attach(claims(1, 1, 1, 64, 1000), true).status, ErrorCode::kOk);
+  ASSERT_EQ(store->attach(claims(1, 1, 1, 64, 10), true).status, ErrorCode::kOk);
+  clock.advance(std::chrono::milliseconds(500));
+  EXPECT_EQ(put(*slice, 0, 3, 3), ErrorCode::kOk);
+  // A lease of the longest time there is does not wrap around.
+  ASSERT_EQ(store->attach(claims(1, 1, 1, 64, UINT64_MAX), true).status, ErrorCode::kOk);
+  clock.advance(std::chrono::hours(24 * 365));
+  EXPECT_EQ(put(*slice, 0, 4, 4), ErrorCode::kOk);
+}
+
+bool all_zero(const SliceStore& store) {
+  const std::byte* memory = store.medium().data();
+  return std::all_of(memory, memory + store.medium().size().value, [](std::byte each) { return each == std::byte{0}; });
+}
+
+TEST(Slices, ThatWereReleasedReadZeroBeforeAnybodyElseHasThem) {
+  const ManualClock clock;
+  auto store = make_store(clock, 4);
+  const auto slice = store->attach(claims(1, 1, 5, 256), true).slice;
+  for (std::uint32_t slot = 0; slot < 256; ++slot) ASSERT_EQ(put(*slice, slot, 1, 0xaa, 5), ErrorCode::kOk);
+  ASSERT_FALSE(all_zero(*store));
+  ASSERT_EQ(store->release(*slice, LeaseEpoch{5}), ErrorCode::kOk);
+  PageBytes page;
+  EXPECT_EQ(get(*slice, 0, page, 5).status, ErrorCode::kNoSuchSlice);
+  EXPECT_EQ(put(*slice, 0, 2, 1, 5), ErrorCode::kNoSuchSlice);
+  EXPECT_EQ(store->release(*slice, LeaseEpoch{5}), ErrorCode::kNoSuchSlice);
+  EXPECT_EQ(store->attach(claims(2, 2), true).status, ErrorCode::kFull) << "not zeroed yet, so not lent";
+  EXPECT_EQ(store->figures().scrubbing, Bytes{4 * kChunkBytes});
+  EXPECT_EQ(store->figures().lent, Bytes{});
+  while (store->scrub(1)) {
+  }
+  EXPECT_EQ(store->medium().populated(), Bytes{}) << "the host has its pages back";
+  EXPECT_TRUE(all_zero(*store));
+  EXPECT_EQ(store->figures().stored_pages, 0u);
+  const AttachResult other = store->attach(claims(2, 2, 1, 256), true);
+  ASSERT_EQ(other.status, ErrorCode::kOk);
+  for (std::uint32_t slot = 0; slot < 256; ++slot)
+    ASSERT_EQ(get(*other.slice, slot, page).status, ErrorCode::kEmpty) << slot;
+}
+
+TEST(Slices, DoNotGoBackToAnEpochFromBeforeTheirRelease) {
+  const ManualClock clock;
+  auto store = make_store(clock, 8);
+  const auto slice = store->attach(claims(1, 1, 5), true).slice;
+  ASSERT_EQ(store->release(*slice, LeaseEpoch{5}), ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(1, 1, 4), true).status, ErrorCode::kStaleEpoch);
+  EXPECT_EQ(store->attach(claims(1, 2, 5), true).status, ErrorCode::kStaleEpoch);
+  EXPECT_EQ(store->attach(claims(1, 2, 6), true).status, ErrorCode::kOk);
+}
+
+TEST(Slices, StayWithinEveryBound) {
+  const ManualClock clock;
+  SliceLimits limits;
+  limits.slices = 4;
+  limits.slice_bytes = 1_MiB;
+  limits.slices_per_holder = 3;
+  limits.holder_bytes = 1_MiB + 512_KiB;
+  auto store = make_store(clock, 10, limits);
+  EXPECT_EQ(store->attach(claims(1, 1, 1, 0), true).status, ErrorCode::kOutOfRange);
+  EXPECT_EQ(store->attach(claims(1, 1, 1, 257), true).status, ErrorCode::kFull) << "a slice too big";
+  EXPECT_EQ(store->attach(claims(1, 1, 1, UINT32_MAX), true).status, ErrorCode::kFull);
+  EXPECT_EQ(store->attach(claims(1, 1, 1, 256), true).status, ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(2, 1, 1, 192), true).status, ErrorCode::kFull) << "too much for one holder";
+  EXPECT_EQ(store->attach(claims(2, 1, 1, 1), true).status, ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(3, 1, 1, 1), true).status, ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(4, 1, 1, 1), true).status, ErrorCode::kFull) << "too many for one holder";
+  EXPECT_EQ(store->attach(claims(4, 2, 1, 256), true).status, ErrorCode::kOk);
+  EXPECT_EQ(store->attach(claims(5, 3, 1, 1), true).status, ErrorCode::kFull) << "too many";
+  limits.slices = 5;
+  store->set_limits(limits);
+  EXPECT_EQ(store->attach(claims(5, 3, 1, 1), true).status, ErrorCode::kFull) << "no memory";
+  EXPECT_EQ(store->figures().refused_full, 6u);
+  EXPECT_EQ(store->figures().lent, Bytes{10 * kChunkBytes});
+}
+
+TEST(Slices, AreMadeOnlyWhenAskedTo) {
+  const ManualClock clock;
+  auto store = make_store(clock, 8);
+  Claims without = claims(1, 1);
+  without.rights &= ~protocol::kRightCreate;
+  EXPECT_EQ(store->attach(without, true).status, ErrorCode::kNoSuchSlice);
+  EXPECT_EQ(store->attach(claims(1, 1), false).status, ErrorCode::kDrainingNow);
+  EXPECT_EQ(store->attach(claims(1, 1), true).status, ErrorCode::kOk);
+  EXPECT_EQ(store->attach(without, false).status, ErrorCode::kOk) << "what is there stays reachable while draining";
+}
+
+TEST(Slices, CountTheirMarksIntoTheCapacity) {
+  const Bytes medium = SliceStore::medium_within(1_GiB);
+  const Bytes marks{medium.value / protocol::kSlotBytes * kMarkBytes};
+  EXPECT_LE(medium + marks, 1_GiB);
+  EXPECT_GT(medium, 1_GiB - 16_MiB);
+}
+
+}  // namespace
+}  // namespace tidepool::pool::server
