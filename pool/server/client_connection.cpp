@@ -1,0 +1,127 @@
+#include "pool/server/client_connection.h"
+
+#include <liburing.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+namespace tidepool::pool::server {
+
+using protocol::FrameReader;
+
+ClientConnection::ClientConnection(UniqueFd socket, bool must_authenticate, ServerState& state, LoopCounters& counters,
+                                   MonoTime now)
+    : socket_(std::move(socket)),
+      state_(state),
+      counters_(counters),
+      session_(state, counters, must_authenticate),
+      out_(session_.credit()),
+      began_(now),
+      progress_(now) {}
+
+ClientConnection::~ClientConnection() {
+  if (counted_pending_) state_.pending.fetch_sub(1);
+  state_.connections.fetch_sub(1);
+}
+
+bool ClientConnection::wants_receive() const {
+  return phase_ == Phase::kOpen && !receiving_ && !waiting_;
+}
+bool ClientConnection::wants_send() const {
+  return phase_ != Phase::kCut && !sending_ && !out_.empty();
+}
+
+void ClientConnection::prepare_receive(io_uring_sqe& entry, bool poll_first) {
+  const std::span<std::byte> room = reader_.room();
+  io_uring_prep_recv(&entry, socket_.get(), room.data(), room.size(), 0);
+  // An attempt that is known to find nothing is spared.
+  if (poll_first && !more_to_read_) entry.ioprio |= IORING_RECVSEND_POLL_FIRST;
+  receiving_ = true;
+}
+
+void ClientConnection::prepare_send(io_uring_sqe& entry, MonoTime now) {
+  const std::span<const std::byte> bytes = out_.next();
+  io_uring_prep_send(&entry, socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  sending_ = true;
+  progress_ = now;
+}
+
+void ClientConnection::received(int result, bool more) {
+  receiving_ = false;
+  more_to_read_ = more;
+  if (result == -EINTR || result == -EAGAIN) return;
+  if (result <= 0) return cut();
+  count(counters_.bytes_received, static_cast<std::uint64_t>(result));
+  reader_.received(static_cast<std::size_t>(result));
+  work();
+}
+
+void ClientConnection::sent(int result, MonoTime now) {
+  sending_ = false;
+  progress_ = now;
+  if (result == -EINTR || result == -EAGAIN) return;
+  if (result <= 0) return cut();
+  count(counters_.bytes_sent, static_cast<std::uint64_t>(result));
+  out_.sent(static_cast<std::size_t>(result));
+  if (phase_ == Phase::kClosing && out_.empty()) return cut();
+  work();
+}
+
+void ClientConnection::work() {
+  if (phase_ == Phase::kOpen && out_.room().size() >= 2 * Session::kSmallAnswer) follow(session_.announce(out_));
+  while (phase_ == Phase::kOpen) {
+    if (!waiting_) {
+      protocol::Frame frame;
+      const FrameReader::Got got = reader_.next(frame);
+      if (got == FrameReader::Got::kMore) return;
+      if (got == FrameReader::Got::kBad) {
+        if (out_.room().size() < Session::kSmallAnswer) return cut();
+        return follow(session_.malformed(out_));
+      }
+      waiting_ = frame;
+    }
+    if (out_.room().size() < session_.room_for_answer(waiting_->header, out_)) return;
+    const protocol::Frame frame = *waiting_;
+    waiting_.reset();
+    follow(session_.handle(frame, out_));
+    note_admission();
+  }
+}
+
+void ClientConnection::note_admission() {
+  if (!counted_pending_ || !session_.admitted()) return;
+  counted_pending_ = false;
+  state_.pending.fetch_sub(1);
+}
+
+void ClientConnection::follow(Session::Next next) {
+  if (next == Session::Next::kGoOn) return;
+  if (next == Session::Next::kCut || (out_.empty() && !sending_)) return cut();
+  phase_ = Phase::kClosing;
+}
+
+void ClientConnection::look_at_clock(MonoTime now, const ConnectionLimits& limits) {
+  if (phase_ == Phase::kCut) return;
+  if (!session_.admitted() && now - began_ > limits.handshake_time) {
+    count(counters_.cut_silent);
+    return cut();
+  }
+  if (sending_ && now - progress_ > limits.stall_time) {
+    count(counters_.cut_slow);
+    return cut();
+  }
+  work();
+}
+
+void ClientConnection::cut() {
+  if (phase_ == Phase::kCut) return;
+  phase_ = Phase::kCut;
+  // What is under way ends with an error, or with less than was asked for.
+  ::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+bool ClientConnection::finished() const {
+  return phase_ == Phase::kCut && !receiving_ && !sending_;
+}
+
+}  // namespace tidepool::pool::server
