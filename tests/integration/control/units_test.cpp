@@ -27,6 +27,7 @@ std::string built(const std::string& unit) {
   std::string text = read(TIDEPOOL_SOURCE_DIR "/systemd/" + unit + ".in");
   text = std::regex_replace(text, std::regex("@BINDIR@"), "/usr/bin");
   text = std::regex_replace(text, std::regex("@DOCDIR@"), "/usr/share/doc/tidepool/docs");
+  text = std::regex_replace(text, std::regex("@MEMD_CONFIG@"), "/etc/tidepool/memd.toml");
   return std::regex_replace(text, std::regex("@CONFIG@"), "/etc/tidepool/tidepool.toml");
 }
 
@@ -39,7 +40,7 @@ TEST(Units, SystemdFindsNothingWrong) {
     GTEST_SKIP() << "systemd-analyze is not installed";
   const TemporaryFolder folder;
   std::string files;
-  for (const char* unit : {"tidepoold.service", "tidepool-keeper.service"}) {
+  for (const char* unit : {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service"}) {
     std::string text = built(unit);
     ASSERT_FALSE(text.empty()) << unit;
     // Verification wants programs that exist: they do once installed.
@@ -95,6 +96,14 @@ TEST(Units, EveryCapabilityIsExplained) {
     EXPECT_TRUE(has(unit, "# " + word.substr(4) + " ")) << word << " is granted without a reason";
   }
   EXPECT_GT(count, 0);
+}
+
+TEST(Units, MemoryServerHasNoPrivileges) {
+  const std::string unit = built("tidepool-memd.service");
+  EXPECT_TRUE(has(unit, "User=tidepool-memd\n"));
+  EXPECT_TRUE(has(unit, "CapabilityBoundingSet=\n"));
+  EXPECT_TRUE(has(unit, "NoNewPrivileges=yes"));
+  EXPECT_NE(read(TIDEPOOL_SOURCE_DIR "/systemd/tidepool.sysusers").find("\nu tidepool-memd "), std::string::npos);
 }
 
 TEST(Units, KeeperOutlivesTheAgent) {

@@ -42,9 +42,10 @@ class Install : public AdoptionCase {
 };
 
 TEST_F(Install, StaysBelowItsPrefixAndNamesWhatIsThere) {
-  for (const char* program : {"tidepoold", "tidepool-adopt", "tidepool-keeper", "tidectl", "tidepool-load"})
+  for (const char* program :
+       {"tidepoold", "tidepool-adopt", "tidepool-keeper", "tidepool-memd", "tidectl", "tidepool-load"})
     EXPECT_EQ(::access((prefix_ / ("bin/" + std::string(program))).c_str(), X_OK), 0) << program;
-  for (const char* name : {"tidepoold.service", "tidepool-keeper.service"}) {
+  for (const char* name : {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service"}) {
     const std::string text = unit(name);
     EXPECT_EQ(text.find('@'), std::string::npos) << text;
     const std::regex command("\nExec(?:Start|StartPre)=(\\S+)");
@@ -71,9 +72,9 @@ TEST_F(Install, ShippedConfigurationIsRightAndAnEditedOneIsKept) {
 TEST_F(Install, SystemdAcceptsWhatIsInstalled) {
   if (::access("/usr/bin/systemd-analyze", X_OK) != 0) GTEST_SKIP() << "systemd is not installed";
   const std::string folder = prefix_ / "lib/systemd/system/";
-  const Outcome verified =
-      run_program({"/usr/bin/systemd-analyze", "verify", "--man=no", "--recursive-errors=no",
-                   folder + "tidepoold.service", folder + "tidepool-keeper.service", folder + "tidepool.slice"});
+  const Outcome verified = run_program({"/usr/bin/systemd-analyze", "verify", "--man=no", "--recursive-errors=no",
+                                        folder + "tidepoold.service", folder + "tidepool-keeper.service",
+                                        folder + "tidepool-memd.service", folder + "tidepool.slice"});
   std::istringstream lines(verified.all());
   for (std::string line; std::getline(lines, line);) EXPECT_EQ(line.find("tidepool"), std::string::npos) << line;
   const Outcome users =
