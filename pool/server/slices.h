@@ -5,14 +5,12 @@
 // checked that its peer knows the token's secret, and passes the token's claims.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <vector>
 
 #include "base/clock.h"
