@@ -59,11 +59,13 @@ MemdField at_start(std::string key, Kind<T> kind, Get get) {
   return field<MemdConfig>(std::move(key), true, std::move(kind), get);
 }
 
-// NOLINTNEXTLINE(bugprone-macro-parentheses): `auto&` is a type
+// `auto&` is a type.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define MEMBER(path)          \
   [](auto& target) -> auto& { \
     return target.path;       \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 
 std::vector<MemdField> make_fields() {
   return {

@@ -128,6 +128,7 @@ std::vector<MetricFamily> memd_metric_families(const ServerFigures& figures, con
   add_connections(series, figures);
   add_requests(series, figures);
   std::vector<MetricFamily> families;
+  families.reserve(kCatalogue.size());
   for (const MemdMetric& each : kCatalogue)
     families.push_back({std::string(each.name), std::string(each.help),
                         each.counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge,
