@@ -42,7 +42,7 @@ inline constexpr std::uint16_t kAnswerFlag = 1;
 enum class ErrorCode : std::uint32_t {
   kOk = 0,
   kMalformed = 1,  // the frame makes no sense; the connection closes
-  kVersion = 2,    // no common protocol version
+  kNoVersion = 2,  // no common protocol version
   kDenied = 3,     // no valid token for that
   kNoSuchSlice = 4,
   kStaleEpoch = 5,  // somebody holds the slice with a higher epoch
