@@ -17,7 +17,7 @@
 
 namespace tidepool::pool {
 
-enum class StoreLayoutKind : std::uint32_t { kMapped = 1, kCompressed = 2 };
+enum class StoreLayoutKind : std::uint32_t { kMapped = 1, kCompressed = 2, kRemote = 3, kFile = 4 };
 
 inline constexpr std::uint32_t kStoreLayoutVersion = 1;
 inline constexpr std::uint64_t kStoreHeaderBytes = 4096;
