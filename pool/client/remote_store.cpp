@@ -17,6 +17,8 @@ constexpr std::size_t kDiscardFrames = 4;
 constexpr std::size_t kJobsMadeAhead = 64;
 constexpr auto kWatchEvery = std::chrono::milliseconds(1);
 constexpr auto kWatchFor = std::chrono::milliseconds(100);
+// A server that is up and did not attach a slice that it should have.
+constexpr auto kAttachAgainEvery = std::chrono::milliseconds(250);
 constexpr auto kIdleEvery = std::chrono::milliseconds(100);
 
 }  // namespace
@@ -235,7 +237,7 @@ void Core::work() {
   send_discards(outbox);
   give_back_empty(outbox);
   if (now() >= attach_again_at_) {
-    attach_again_at_ = now() + std::chrono::seconds(1);
+    attach_again_at_ = now() + kAttachAgainEvery;
     for (std::size_t number = 0; number < servers_.size(); ++number)
       if (servers_[number].up) attach_again(static_cast<std::uint8_t>(number), outbox);
   }
