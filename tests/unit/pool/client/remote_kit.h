@@ -19,6 +19,19 @@ inline Result<Lease> any_lease(const LeaseWish& wish) {
   return Lease{wish.claims, {}};
 }
 
+// Like make_page's mixed content, and cheaper: schedules make millions of them.
+inline Page quick_page(std::uint64_t seed) {
+  Page page;
+  const std::size_t noise = seed % 4 == 3 ? kPageSize : 1024;
+  std::uint64_t state = seed * 0x9e3779b97f4a7c15ull + 1;
+  for (std::size_t at = 0; at < noise; at += 8) {
+    state += 0x9e3779b97f4a7c15ull;
+    const std::uint64_t word = (state ^ state >> 30) * 0xbf58476d1ce4e5b9ull;
+    std::memcpy(page.bytes.data() + at, &word, sizeof(word));
+  }
+  return page;
+}
+
 // A batch with memory of its own. Once answered, nobody may touch its buffers: they are overwritten, and looked at
 // again.
 template <class Item, class Batch>
@@ -105,7 +118,7 @@ class RemoteWorld {
   std::unique_ptr<Write> begin_write(const std::vector<std::uint64_t>& seeds) {
     auto write = std::make_unique<Write>();
     write->seeds = seeds;
-    for (const std::uint64_t seed : seeds) write->pages.push_back(make_page(seed, Content::kMixed));
+    for (const std::uint64_t seed : seeds) write->pages.push_back(quick_page(seed));
     write->items.resize(seeds.size());
     for (std::size_t i = 0; i < seeds.size(); ++i) write->items[i].buffer = write->pages[i].bytes.data();
     write->batch = {write->items, Priority::kWriteBack, [raw = write.get()](WriteBatch&) {
@@ -148,7 +161,7 @@ class RemoteWorld {
                      for (std::size_t i = 0; i < raw->items.size(); ++i) {
                        if (raw->items[i].status != PageStatus::kOk) continue;
                        ASSERT_EQ(raw->items[i].page, raw->pages[i].bytes.data());
-                       EXPECT_EQ(raw->pages[i], make_page(raw->seeds[i], Content::kMixed)) << "WRONG BYTES";
+                       EXPECT_EQ(raw->pages[i], quick_page(raw->seeds[i])) << "WRONG BYTES";
                      }
                      for (Page& page : raw->pages) page.bytes.fill(std::byte{0xdd});
                    }};

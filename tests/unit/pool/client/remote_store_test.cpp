@@ -32,7 +32,7 @@ TEST(RemoteStore, EveryPageIsAtEveryReplicaAndNobodyCanReadIt) {
   for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(world.network.server(i).pages(), 100u);
   std::set<std::vector<std::byte>> plain;
   for (std::uint64_t seed = 0; seed < 100; ++seed) {
-    const Page page = make_page(seed, Content::kMixed);
+    const Page page = quick_page(seed);
     plain.emplace(page.bytes.begin(), page.bytes.end());
   }
   for (const auto& [id, slice] : world.network.server(0).slices)
