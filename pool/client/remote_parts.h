@@ -12,6 +12,7 @@
 #include "pool/client/remote_store.h"
 #include "pool/client/slice_table.h"
 #include "pool/client/stored_form.h"
+#include "pool/store/batch_state.h"
 #include "pool/store/slot_word.h"
 
 namespace tidepool::pool::remote {
@@ -69,15 +70,6 @@ struct Slice {
   bool apart = true;                  // replicas are in different failure domains
 };
 
-// One batch of the caller's, while it is here.
-template <class Batch>
-struct BatchState {
-  Batch* batch = nullptr;
-  std::size_t next = 0;       // write: the first item that has no slot yet
-  std::size_t remaining = 0;  // items without an answer
-  bool cancelled = false;
-  BatchState* following = nullptr;
-};
 using WriteState = BatchState<WriteBatch>;
 using ReadState = BatchState<ReadBatch>;
 
@@ -171,25 +163,6 @@ struct DiscardFrame {
   std::array<LinkRequest, kMostReplicas> requests;
   std::array<std::array<LinkItem, kFramePages>, kMostReplicas> items;
   unsigned outstanding = 0;
-};
-
-// A list of things with a `following`; nothing is allocated.
-template <class T>
-struct Chain {
-  T* first = nullptr;
-  T* last = nullptr;
-
-  bool empty() const { return first == nullptr; }
-  void push(T* item) {
-    item->following = nullptr;
-    (first == nullptr ? first : last->following) = item;
-    last = item;
-  }
-  T* pop() {
-    T* item = first;
-    if (item != nullptr) first = item->following;
-    return item;
-  }
 };
 
 struct AttachCall {

@@ -62,7 +62,7 @@ bool makes_sense(const SliceTableSpec& spec) {
   return spec.slices != 0 && spec.slots_per_slice != 0 && spec.slices <= kMaxSlots / spec.slots_per_slice;
 }
 
-Failure refused(const char* why) {
+Failure table_refused(const char* why) {
   return failure(std::errc::invalid_argument, "open", kSliceTable, why);
 }
 
@@ -110,27 +110,28 @@ Result<SliceTable> SliceTable::open(UniqueFd fd) {
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) return errno_failure("inspect", kSliceTable);
   const int seals = ::fcntl(fd.get(), F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) return refused("it is not a sealed memfd");
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) return table_refused("it is not a sealed memfd");
   SliceHeader header{};
   const ssize_t got = ::pread(fd.get(), &header, sizeof(header), 0);
   if (got < 0) return errno_failure("read", kSliceTable);
-  if (static_cast<std::size_t>(got) != sizeof(header)) return refused("it is too short");
-  if (std::memcmp(header.magic, kSliceMagic, sizeof(kSliceMagic)) != 0) return refused("it is not a table of slices");
-  if (header.byte_order != kSliceByteOrder) return refused("it was written by a machine of the other byte order");
-  if (header.crc != checksum(header)) return refused("its header is damaged");
+  if (static_cast<std::size_t>(got) != sizeof(header)) return table_refused("it is too short");
+  if (std::memcmp(header.magic, kSliceMagic, sizeof(kSliceMagic)) != 0)
+    return table_refused("it is not a table of slices");
+  if (header.byte_order != kSliceByteOrder) return table_refused("it was written by a machine of the other byte order");
+  if (header.crc != checksum(header)) return table_refused("its header is damaged");
   if (header.layout_version != kSliceLayoutVersion)
-    return refused("its layout version is another one: use the program that wrote it");
+    return table_refused("its layout version is another one: use the program that wrote it");
   const SliceTableSpec spec{header.slices, header.slots_per_slice, header.holder};
   if (header.header_bytes != kHeaderBytes || header.entry_bytes != kEntryWords * 8 || !makes_sense(spec) ||
       static_cast<std::uint64_t>(status.st_size) != size_of(spec))
-    return refused("its geometry makes no sense");
+    return table_refused("its geometry makes no sense");
   auto table = map(std::move(fd), spec);
   if (!table) return table;
   for (std::size_t number = 0; number < kMostServers; ++number) {
     ServerName found{};
     std::memcpy(&found, table->name(number), sizeof(found));
     if (found.length != 0 && (found.length > protocol::kMaxName || found.crc != checksum(found)))
-      return refused("a server's name in it is damaged");
+      return table_refused("a server's name in it is damaged");
   }
   return table;
 }

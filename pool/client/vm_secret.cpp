@@ -28,7 +28,7 @@ constexpr const char* kSecret = "secret of a VM";
 constexpr long kMemfdSecret = 447;
 constexpr long kSecretMagicOfStatfs = 0x5345434d;
 
-Failure refused(const char* why) {
+Failure secret_refused(const char* why) {
   return failure(std::errc::invalid_argument, "open", kSecret, why);
 }
 
@@ -85,15 +85,16 @@ Result<std::unique_ptr<VmSecret>> VmSecret::create() {
 Result<> VmSecret::check() const {
   const Layout& layout = this->layout();
   if (std::memcmp(layout.magic, kSecretMagic, sizeof(kSecretMagic)) != 0)
-    return refused("it holds no key, or one that was wiped");
-  if (layout.byte_order != kSecretByteOrder) return refused("it was written by a machine of the other byte order");
+    return secret_refused("it holds no key, or one that was wiped");
+  if (layout.byte_order != kSecretByteOrder)
+    return secret_refused("it was written by a machine of the other byte order");
   if (layout.layout_version != kSecretLayoutVersion)
-    return refused("its layout version is another one: use the program that wrote it");
-  if (layout.bytes != sizeof(Layout) || layout.crc != checksum(layout)) return refused("it is damaged");
-  if (layout.cipher != kAes256Gcm) return refused("its key is for a cipher that this program does not know");
+    return secret_refused("its layout version is another one: use the program that wrote it");
+  if (layout.bytes != sizeof(Layout) || layout.crc != checksum(layout)) return secret_refused("it is damaged");
+  if (layout.cipher != kAes256Gcm) return secret_refused("its key is for a cipher that this program does not know");
   const std::uint64_t word = layout.incarnation;
   if (word != with_complement(word & 0xffffffffull) || (word & 0xffffffffull) > kMostIncarnations)
-    return refused("its incarnation is damaged");
+    return secret_refused("its incarnation is damaged");
   return {};
 }
 
@@ -103,9 +104,9 @@ Result<std::unique_ptr<VmSecret>> VmSecret::open(UniqueFd fd) {
   const bool hidden = is_hidden(fd.get());
   if (!hidden) {
     const int seals = ::fcntl(fd.get(), F_GET_SEALS);
-    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) return refused("it is not a sealed memfd");
+    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) return secret_refused("it is not a sealed memfd");
   }
-  if (static_cast<std::uint64_t>(status.st_size) != kPageSize) return refused("its size is wrong");
+  if (static_cast<std::uint64_t>(status.st_size) != kPageSize) return secret_refused("its size is wrong");
   auto secret = map(std::move(fd), hidden);
   if (!secret) return secret;
   if (auto sound = (*secret)->check(); !sound) return Failure{sound.error()};

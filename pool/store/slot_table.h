@@ -73,9 +73,10 @@ class SlotTable {
   std::atomic_ref<std::uint64_t> word(std::uint64_t slot) const {
     return std::atomic_ref<std::uint64_t>(entries_[slot * entry_words_]);
   }
-  // The entry's second word, where entries have two.
-  std::atomic_ref<std::uint64_t> second(std::uint64_t slot) const {
-    return std::atomic_ref<std::uint64_t>(entries_[slot * entry_words_ + 1]);
+  // The entry's other words, where entries have them.
+  std::atomic_ref<std::uint64_t> second(std::uint64_t slot) const { return other(slot, 1); }
+  std::atomic_ref<std::uint64_t> other(std::uint64_t slot, unsigned index) const {
+    return std::atomic_ref<std::uint64_t>(entries_[slot * entry_words_ + index]);
   }
   SlotWord load(std::uint64_t slot) const { return SlotWord::unpack(word(slot).load(std::memory_order_acquire)); }
 
