@@ -53,6 +53,7 @@ class Core final : public RemoteStore {
   }
   void for_each_live(const std::function<void(Location, std::uint32_t)>& visit) const override;
   RemoteFigures figures() const override;
+  void give_back_all() override;
   void work() override;
 
  private:

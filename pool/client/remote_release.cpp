@@ -57,6 +57,24 @@ void Core::send_discards(Outbox& outbox) {
   }
 }
 
+void Core::give_back_all() {
+  std::unique_lock lock(mutex_);
+  Outbox outbox;
+  for (std::size_t index = 0; index < slices_.size(); ++index) {
+    if (slices_[index].state != SliceState::kReady) continue;
+    for (std::uint64_t number = index * slots_per_slice_; number < (index + 1) * slots_per_slice_; ++number) {
+      const SlotWord word = table_.load(number);
+      if (word.state == SlotState::kFree) continue;
+      table_.word(number).store(SlotWord{.generation = static_cast<std::uint8_t>(word.generation + 1)}.pack(),
+                                std::memory_order_release);
+      if (word.state == SlotState::kLive) --pages_;
+    }
+    give_back(index, outbox);
+  }
+  discards_.clear();
+  post(lock, outbox);
+}
+
 void Core::discarded(DiscardFrame& frame) {
   const std::lock_guard lock(mutex_);
   if (--frame.outstanding != 0) return;

@@ -105,6 +105,9 @@ class RemoteStore : public PageStore {
   // Every live page and how many owners it has. Not a snapshot: call it before others use the store.
   virtual void for_each_live(const std::function<void(Location, std::uint32_t references)>& visit) const = 0;
   virtual RemoteFigures figures() const = 0;
+  // The VM is over: every slice goes back to its servers, as far as they can be reached now, and with it every page.
+  // Nothing may be under way; nothing can be read any more.
+  virtual void give_back_all() = 0;
   // What waits for its time: hedges, discards, slices to lease or to give back. Bounded; never blocks.
   virtual void work() = 0;
 };

@@ -11,12 +11,6 @@
 
 namespace tidepool::pool {
 namespace file {
-namespace {
-
-constexpr int kIdlePollMs = 100;
-
-}  // namespace
-
 Result<> FileStore::start(const FileStoreOptions& options) {
   if (secret_ != nullptr) {
     if (secret_->key() == nullptr) {

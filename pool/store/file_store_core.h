@@ -19,6 +19,8 @@
 
 namespace tidepool::pool::file {
 
+inline constexpr int kIdlePollMs = 100;
+
 using Reads = BatchState<ReadBatch>;
 using Writes = BatchState<WriteBatch>;
 

@@ -14,7 +14,6 @@ namespace {
 
 // How long the store's own thread leaves answers to a loop that has just taken some itself.
 constexpr auto kLeaveToLoop = std::chrono::milliseconds(2);
-constexpr int kIdlePollMs = 100;
 
 }  // namespace
 

@@ -113,6 +113,20 @@ TEST(RemoteStore, SlicesAreLeasedAsPagesComeAndGivenBackWhenTheyAreEmpty) {
   EXPECT_EQ(world.network.server(1).slices.size(), 1u);
 }
 
+TEST(RemoteStore, AtTheEndOfItsVmEverythingGoesBack) {
+  RemoteWorld world(30, 2);
+  world.create();
+  const auto locations = world.write(seeds_from(0, 700));
+  world.store->give_back_all();
+  world.pass(milliseconds(5));
+  EXPECT_TRUE(world.network.server(0).slices.empty());
+  EXPECT_TRUE(world.network.server(1).slices.empty());
+  EXPECT_EQ(world.read(locations[0], 0), PageStatus::kCorrupt);
+  EXPECT_EQ(world.store->usage().pages, PageCount{0});
+  const auto again = world.write({4});
+  EXPECT_EQ(world.read(again[0], 4), PageStatus::kOk);
+}
+
 TEST(RemoteStore, IsFullWhenItsCapacityOrItsServersAre) {
   RemoteWorld world(9, 2);
   world.options.capacity = Bytes{4ull << 20};
