@@ -67,6 +67,7 @@ struct Slice {
   std::vector<std::uint64_t> free{};  // a bit per slot
   std::uint64_t tried = 0;            // servers that were asked for this slice
   unsigned awaited = 0;               // answers to that
+  MonoTime refused_until{};           // a server took no writes: none before
   bool apart = true;                  // replicas are in different failure domains
 };
 
@@ -83,7 +84,9 @@ struct WriteFrame {
     StoredForm form{};
     protocol::Tag tag{};
     ReplicaMask acknowledged = 0;
-    bool withdrawn = false;  // not sent to everybody, because it was cancelled
+    // Not kPending: somebody was not sent it, or had no time, and nobody goes out of force for that. What the page
+    // gets.
+    PageStatus withdrawn = PageStatus::kPending;
     bool sealed = false;
   };
   struct Sending {

@@ -74,10 +74,22 @@ void Core::server_up(std::uint8_t number, bool same_boot) {
 }
 
 void Core::server_down(std::uint8_t number, const std::string& why) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  Outbox outbox;
   servers_[number].up = false;
   servers_[number].why = why;
+  // A link keeps what it was asked to attach until it is up again: writes do not wait for that.
+  if (leasing_ < slices_.size()) {
+    Slice& slice = slices_[leasing_];
+    for (unsigned i = 0; i < kMostReplicas; ++i) {
+      if (slice.replicas[i].entry.server != number || !slice.replicas[i].attaching) continue;
+      slice.replicas[i].attaching = false;
+      lease_answered(leasing_, {number, leasing_, i, {}}, AttachOutcome::kLost, ErrorCode::kOk, outbox);
+      break;  // each server is asked once
+    }
+  }
   wake();
+  post(lock, outbox);
 }
 
 void Core::server_draining(std::uint8_t number) {
@@ -91,8 +103,9 @@ bool Core::may_lease(const Server& server, MonoTime at) const {
 }
 
 std::size_t Core::best_slice(bool whole_only, bool all_reachable) const {
+  const MonoTime at = now();
   const auto fits = [&](const Slice& slice) {
-    if (slice.state != SliceState::kReady || slice.used >= slots_per_slice_) return false;
+    if (slice.state != SliceState::kReady || slice.used >= slots_per_slice_ || at < slice.refused_until) return false;
     const ReplicaMask there = reachable(slice);
     const ReplicaMask force = in_force(slice);
     if (there == 0 || (all_reachable && there != force)) return false;
@@ -196,9 +209,13 @@ void Core::attached(const AttachCall& call, AttachOutcome outcome, ErrorCode cod
   std::unique_lock lock(mutex_);
   Slice& slice = slices_[call.slice];
   Replica& replica = slice.replicas[call.replica];
-  if (slice.id != call.claims.slice || replica.entry.server != call.server || !replica.attaching) return;
-  replica.attaching = false;
   Outbox outbox;
+  if (slice.id != call.claims.slice || replica.entry.server != call.server || !replica.attaching) {
+    // Too late: it was done without.
+    if (outcome == AttachOutcome::kCreated && !closing_) outbox.releases.emplace_back(call.server, call.claims.slice);
+    return post(lock, outbox);
+  }
+  replica.attaching = false;
   if (slice.state == SliceState::kLeasing) {
     lease_answered(call.slice, call, outcome, code, outbox);
   } else if (replica.entry.state == ReplicaState::kInForce) {

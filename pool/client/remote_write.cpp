@@ -201,12 +201,19 @@ void Core::written(WriteFrame& frame, unsigned replica, LinkOutcome outcome) {
   WriteFrame::Sending& sending = frame.sendings[replica];
   for (std::size_t i = 0; i < sending.request.items.size(); ++i) {
     WriteFrame::Item& item = frame.items[sending.of[i]];
-    if (outcome == LinkOutcome::kCancelled) item.withdrawn = true;
+    if (outcome == LinkOutcome::kCancelled) item.withdrawn = PageStatus::kCancelled;
+    // It has too much to do, which is no reason to do without it from now on.
+    const ErrorCode said = outcome == LinkOutcome::kRefused ? sending.request.refusal : sending.items[i].status;
+    if ((outcome == LinkOutcome::kRefused || outcome == LinkOutcome::kAnswered) && said == ErrorCode::kOverloaded)
+      item.withdrawn = PageStatus::kUnavailable;
     if (outcome == LinkOutcome::kAnswered && sending.items[i].status == ErrorCode::kOk)
       item.acknowledged |= bit(replica);
   }
-  if (outcome == LinkOutcome::kRefused)
+  if (outcome == LinkOutcome::kRefused) {
     refused(frame.slice, frame.id, frame.servers[replica], sending.request.refusal, outbox);
+    if (sending.request.refusal != ErrorCode::kOverloaded)
+      slices_[frame.slice].refused_until = now() + options_.refused_pause;
+  }
   if (--frame.outstanding == 0) {
     end_frame(frame, outbox);
     // Sealing what comes next is not for the thread that brings answers.
@@ -224,11 +231,12 @@ void Core::end_frame(WriteFrame& frame, Outbox& outbox) {
     const std::uint64_t number = frame.slice * slots_per_slice_ + item.slot;
     SlotWord word = table_.load(number);
     const ReplicaMask have = item.acknowledged & in_force(slice);
-    if (item.withdrawn || have == 0) {
+    if (item.withdrawn != PageStatus::kPending || have == 0) {
       word = {.generation = static_cast<std::uint8_t>(word.generation + 1)};
       table_.word(number).store(word.pack(), std::memory_order_release);
       free_slot(frame.slice, item.slot);
-      answer(item.state, *item.item, item.withdrawn ? PageStatus::kCancelled : PageStatus::kUnavailable, outbox);
+      answer(item.state, *item.item, item.withdrawn != PageStatus::kPending ? item.withdrawn : PageStatus::kUnavailable,
+             outbox);
       continue;
     }
     put_out(frame.slice, in_force(slice) & static_cast<ReplicaMask>(~have), outbox);

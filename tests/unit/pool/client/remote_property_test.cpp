@@ -34,6 +34,7 @@ class Schedule {
     NetworkFaults faults;
     if (any(2) == 0) faults.most = std::chrono::milliseconds(2);
     faults.twice = 0.1;
+    faults.overloaded = any(2) == 0 ? 0.05 : 0;
     if (chaos.losses) faults.request_lost = faults.answer_lost = faults.late = 0.03;
     for (std::size_t i = 0; i < world_.network.servers(); ++i) world_.network.server(i).faults = faults;
     for (unsigned i = 0; i < chaos.liars; ++i) world_.network.server(i).lies = ServerLies::all(any(2) == 0 ? 1.0 : 0.2);

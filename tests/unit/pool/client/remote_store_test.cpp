@@ -195,6 +195,31 @@ TEST(RemoteStore, AReplicaThatMissedAWriteIsNotReadAgain) {
   EXPECT_EQ(lossy.slices.size(), 0u);
 }
 
+TEST(RemoteStore, AServerThatHasTooMuchToDoIsNotDoneWithout) {
+  RemoteWorld world(31, 2);
+  world.create();
+  world.write({1});
+  world.network.server(0).faults.overloaded = 1;
+  EXPECT_EQ(world.try_write(2), PageStatus::kUnavailable);
+  world.network.server(0).faults.overloaded = 0;
+  EXPECT_EQ(world.try_write(2), PageStatus::kOk);
+  EXPECT_EQ(world.store->figures().degraded_slices, 0u);
+}
+
+TEST(RemoteStore, WritesDoNotWaitForAServerThatWentWhileItWasAskedForASlice) {
+  RemoteWorld world(32, 2);
+  world.create();
+  auto write = world.begin_write({1});
+  world.network.cut(world.network.server(1));
+  ASSERT_TRUE(world.await(write->done));
+  EXPECT_EQ(write->items[0].status, PageStatus::kOk);
+  EXPECT_EQ(world.store->figures().degraded_slices, 1u);
+  // Its answer comes when nobody wants it any more: what it made goes back.
+  world.network.heal(world.network.server(1));
+  world.pass(milliseconds(5));
+  EXPECT_TRUE(world.network.server(1).slices.empty());
+}
+
 TEST(RemoteStore, ARestartedServerIsNotAskedForOldPages) {
   RemoteWorld world(14, 2);
   world.create();

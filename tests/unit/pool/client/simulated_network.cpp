@@ -104,6 +104,8 @@ class SimulatedLink final : public Link {
     if (!same) leases_.clear();
     known_boot_ = server_.boot;
     if (events_.up) events_.up(same);
+    for (const auto& [number, claims] : std::exchange(waiting_, {}))
+      schedule([this, number = number, claims = claims] { answer_attach(number, claims); });
   }
   void disconnect() {
     if (!up_) return;
@@ -194,6 +196,10 @@ class SimulatedLink final : public Link {
     else if (flight.epoch < found->second.epoch)
       flight.refusal = ErrorCode::kStaleEpoch;
     if (flight.refusal != ErrorCode::kOk) return;
+    if (network.chance(server.faults.overloaded)) {
+      flight.refusal = ErrorCode::kOverloaded;
+      return;
+    }
     if (flight.op == LinkOp::kWrite) ++server.write_frames;
     for (Flight::Item& item : flight.items) serve_item(network, server, found->second, flight.op, item);
   }
@@ -248,8 +254,12 @@ class SimulatedLink final : public Link {
   }
 
   void answer_attach(std::uint64_t number, const protocol::Claims& claims) {
+    if (!up_) {
+      waiting_.emplace_back(number, claims);
+      return;
+    }
     auto done = std::move(attaching_.extract(number).mapped());
-    if (!up_ || network_.chance(server_.faults.request_lost)) return done(AttachOutcome::kLost, ErrorCode::kOk);
+    if (network_.chance(server_.faults.request_lost)) return done(AttachOutcome::kLost, ErrorCode::kOk);
     const auto id = static_cast<std::uint64_t>(claims.slice);
     const auto epoch = static_cast<std::uint64_t>(claims.epoch);
     const auto found = server_.slices.find(id);
@@ -275,6 +285,7 @@ class SimulatedLink final : public Link {
   std::map<std::uint64_t, std::uint64_t> leases_;  // slice: epoch
   std::vector<std::shared_ptr<Flight>> flights_;
   std::map<std::uint64_t, std::function<void(AttachOutcome, ErrorCode)>> attaching_;
+  std::vector<std::pair<std::uint64_t, protocol::Claims>> waiting_;  // for the link to be up
   std::uint64_t next_attach_ = 0;
   std::uint64_t submitted_ = 0;
 };

@@ -23,6 +23,7 @@ struct NetworkFaults {
   double answer_lost = 0;   // done, answered kLost
   double late = 0;          // answered kLate, done afterwards
   double twice = 0;         // done again some time later
+  double overloaded = 0;    // refused as a whole
 };
 
 // How probable each is, for every page that is read.
