@@ -155,6 +155,8 @@ class Core final : public RemoteStore {
   std::size_t leasing_;      // the slice being leased; slices_.size(): none
   std::mt19937_64 random_;
   MonoTime attach_again_at_{};
+  MonoTime latencies_at_{};  // work()'s own
+  bool maybe_empty_ = true;  // a slice may have become so
 
   Mapping write_buffers_;
   std::vector<std::unique_ptr<WriteFrame>> write_frames_;

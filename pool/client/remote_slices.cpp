@@ -277,6 +277,7 @@ void Core::lease_answered(std::size_t index, const AttachCall& call, AttachOutco
   slice.free.assign((slots_per_slice_ + 63) / 64, ~0ull);
   if (slots_per_slice_ % 64 != 0) slice.free.back() = (1ull << slots_per_slice_ % 64) - 1;
   slice.state = SliceState::kReady;
+  maybe_empty_ = true;
 }
 
 void Core::attach_again(std::uint8_t number, Outbox& outbox) {
@@ -298,6 +299,7 @@ void Core::put_out(std::size_t index, ReplicaMask which, Outbox& outbox) {
   Slice& slice = slices_[index];
   which &= in_force(slice);
   if (which == 0) return;
+  maybe_empty_ = true;
   for (unsigned i = 0; i < kMostReplicas; ++i) {
     if ((which & bit(i)) == 0) continue;
     Replica& replica = slice.replicas[i];
@@ -334,6 +336,7 @@ void Core::give_back(std::size_t index, Outbox& outbox) {
 
 // One empty slice is kept for what comes next, if it is a good one.
 void Core::give_back_empty(Outbox& outbox) {
+  if (!std::exchange(maybe_empty_, false)) return;
   bool kept = false;
   for (std::size_t index = 0; index < slices_.size(); ++index) {
     const Slice& slice = slices_[index];
@@ -360,7 +363,7 @@ void Core::free_slot(std::size_t index, std::uint32_t slot) {
   Slice& slice = slices_[index];
   slice.free[slot / 64] |= 1ull << slot % 64;
   slice.hint = std::min<std::uint64_t>(slice.hint, slot / 64);
-  --slice.used;
+  if (--slice.used == 0) maybe_empty_ = true;
 }
 
 }  // namespace tidepool::pool::remote

@@ -19,6 +19,7 @@ constexpr auto kWatchEvery = std::chrono::milliseconds(1);
 constexpr auto kWatchFor = std::chrono::milliseconds(100);
 // A server that is up and did not attach a slice that it should have.
 constexpr auto kAttachAgainEvery = std::chrono::milliseconds(250);
+constexpr auto kLatenciesEvery = std::chrono::milliseconds(10);
 constexpr auto kIdleEvery = std::chrono::milliseconds(100);
 
 }  // namespace
@@ -246,6 +247,11 @@ void Core::work() {
 
 // Asked without the lock: a link has one of its own.
 void Core::refresh_latencies() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (now() - latencies_at_ < kLatenciesEvery) return;
+    latencies_at_ = now();
+  }
   for (Server& server : servers_) {
     if (server.link == nullptr) continue;
     const LinkFigures figures = server.link->figures();
