@@ -47,7 +47,7 @@ Result<> check(const StoreHeader& header, StoreLayoutKind kind) {
   if (header.layout_version != kStoreLayoutVersion)
     return refused("its layout version is another one: use the program that wrote it");
   if (header.kind != kind) return refused("it belongs to another kind of store");
-  const std::uint32_t entry = kind == StoreLayoutKind::kMapped ? 8 : 16;
+  const std::uint32_t entry = kind == StoreLayoutKind::kMapped ? 8 : kind == StoreLayoutKind::kFile ? 32 : 16;
   if (header.header_bytes != kStoreHeaderBytes || header.entry_bytes != entry || header.slots == 0 ||
       header.slots > kMaxSlots)
     return refused("its geometry makes no sense");

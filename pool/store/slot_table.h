@@ -17,7 +17,7 @@
 
 namespace tidepool::pool {
 
-enum class StoreLayoutKind : std::uint32_t { kMapped = 1, kCompressed = 2 };
+enum class StoreLayoutKind : std::uint32_t { kMapped = 1, kCompressed = 2, kRemote = 3, kFile = 4 };
 
 inline constexpr std::uint32_t kStoreLayoutVersion = 1;
 inline constexpr std::uint64_t kStoreHeaderBytes = 4096;
@@ -73,9 +73,10 @@ class SlotTable {
   std::atomic_ref<std::uint64_t> word(std::uint64_t slot) const {
     return std::atomic_ref<std::uint64_t>(entries_[slot * entry_words_]);
   }
-  // The entry's second word, where entries have two.
-  std::atomic_ref<std::uint64_t> second(std::uint64_t slot) const {
-    return std::atomic_ref<std::uint64_t>(entries_[slot * entry_words_ + 1]);
+  // The entry's other words, where entries have them.
+  std::atomic_ref<std::uint64_t> second(std::uint64_t slot) const { return other(slot, 1); }
+  std::atomic_ref<std::uint64_t> other(std::uint64_t slot, unsigned index) const {
+    return std::atomic_ref<std::uint64_t>(entries_[slot * entry_words_ + index]);
   }
   SlotWord load(std::uint64_t slot) const { return SlotWord::unpack(word(slot).load(std::memory_order_acquire)); }
 

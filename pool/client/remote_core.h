@@ -1,0 +1,202 @@
+// The remote store itself; its parts are in remote_store.cpp (making, finding, the thread), remote_slices.cpp (servers
+// and leases), remote_write.cpp, remote_read.cpp and remote_release.cpp.
+//
+// One lock guards everything that is not marked otherwise. It is never held while a page is sealed, opened or copied,
+// nor while a link or a function of the caller's is called: what is to be called is collected in an Outbox and done by
+// post(). (A steal copies one page under it.)
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "base/mapping.h"
+#include "pool/client/placement.h"
+#include "pool/client/remote_parts.h"
+#include "pool/client/sealer_pool.h"
+#include "pool/client/slice_table.h"
+#include "pool/store/slot_table.h"
+
+namespace tidepool::pool::remote {
+
+class Core final : public RemoteStore {
+ public:
+  Core(SlotTable table, SliceTable slices, LeaseSource leases, std::shared_ptr<VmSecret> secret,
+       const RemoteStoreOptions& options);
+  ~Core() override;
+
+  // Second part of construction.
+  Result<> prepare(std::vector<RemoteServer> servers);
+  // Sorts out what another process left. After prepare, before start.
+  Result<> recover();
+  void start();
+
+  std::string kind() const override { return "remote"; }
+  StoreUsage usage() const override;
+  bool uses_host_dram() const override { return false; }
+  void stage(std::span<WriteItem>) override {}
+  void unstage(std::span<WriteItem> items) override;
+  void submit_write(WriteBatch& batch) override;
+  void submit_read(ReadBatch& batch) override;
+  void cancel(WriteBatch& batch) override;
+  void cancel(ReadBatch& batch) override;
+  Result<> retain(Location location) override { return table_.retain(location); }
+  void release(std::span<const Location> locations) override;
+  int answers_descriptor() const override { return answers_.get(); }
+  void take_answers() override;
+
+  std::vector<std::pair<std::string, int>> held_descriptors() const override {
+    return {{"table", table_.fd()}, {"slices", slice_table_.fd()}, {"secret", secret_->fd()}};
+  }
+  void for_each_live(const std::function<void(Location, std::uint32_t)>& visit) const override;
+  RemoteFigures figures() const override;
+  void give_back_all() override;
+  void work() override;
+
+ private:
+  enum class Room : std::uint8_t { kFound, kWait, kFull, kUnavailable };
+
+  // remote_store.cpp
+  MonoTime now() const { return clock_->now(); }
+  Result<> add_server(RemoteServer server);
+  Result<> join_answers();
+  Result<> ensure_codec(std::uint8_t kind, int level);
+  void recover_slot(std::uint64_t slot, std::array<bool, StoredForm::kLastCodec + 1>& codecs);
+  void refresh_latencies();
+  // Lets the lock go and does what was collected under it.
+  void post(std::unique_lock<std::mutex>& lock, Outbox& outbox);
+  void wake();
+  void run();
+  Bytes process_memory() const;
+
+  // remote_slices.cpp
+  void server_up(std::uint8_t number, bool same_boot);
+  void server_down(std::uint8_t number, const std::string& why);
+  void server_draining(std::uint8_t number);
+  bool may_lease(const Server& server, MonoTime at) const;
+  bool reachable(const Replica& replica) const {
+    return replica.entry.state == ReplicaState::kInForce && replica.attached && servers_[replica.entry.server].up;
+  }
+  ReplicaMask in_force(const Slice& slice) const;
+  ReplicaMask reachable(const Slice& slice) const;
+  // A slice with a free slot, or why there is none now. Begins a lease when that helps.
+  Room find_room(std::size_t& slice, Outbox& outbox);
+  std::size_t best_slice(bool whole_only, bool all_reachable) const;
+  bool begin_lease(std::size_t wanted, Outbox& outbox);
+  bool ask_servers(std::size_t index, std::size_t wanted, Outbox& outbox);
+  void attached(const AttachCall& call, AttachOutcome outcome, protocol::ErrorCode code);
+  void lease_answered(std::size_t index, const AttachCall& call, AttachOutcome outcome, protocol::ErrorCode code,
+                      Outbox& outbox);
+  void attach_again(std::uint8_t server, Outbox& outbox);
+  void attach(const AttachCall& call);
+  protocol::Claims claims_of(const Slice& slice, std::uint32_t rights) const;
+  // They are read no more. Their slices go back to their servers.
+  void put_out(std::size_t index, ReplicaMask which, Outbox& outbox);
+  // The server says that it has nothing of this slice, or is another one than it was.
+  void refused(std::size_t index, protocol::SliceId id, std::uint8_t server, protocol::ErrorCode code, Outbox& outbox);
+  void give_back(std::size_t index, Outbox& outbox);
+  void give_back_empty(Outbox& outbox);
+  std::uint32_t take_slot(Slice& slice);
+  void free_slot(std::size_t index, std::uint32_t slot);
+
+  // remote_write.cpp
+  void pump_writes(Outbox& outbox);
+  bool fill_frame(WriteFrame& frame, Outbox& outbox);
+  void fail_front(PageStatus status, Outbox& outbox);
+  void answer(WriteState* state, WriteItem& item, PageStatus status, Outbox& outbox);
+  void send_frame(WriteFrame* frame);
+  StoredForm make_ready(const std::byte* page, std::byte* to);
+  void written(WriteFrame& frame, unsigned replica, LinkOutcome outcome);
+  void end_frame(WriteFrame& frame, Outbox& outbox);
+  void recycle(WriteFrame& frame);
+
+  // remote_read.cpp
+  bool begin_read(ReadItem& item, ReadJob*& job, ReadState*& state, ReadBatch& batch, Outbox& outbox);
+  bool steal(ReadItem& item);
+  // Asks for what nobody is asked for now, and settles what nobody can be asked for.
+  void advance(ReadJob& job, Outbox& outbox);
+  unsigned choose(const Slice& slice, ReplicaMask among) const;
+  bool ask(ReadJob& job, unsigned replica, bool hedge, Outbox& outbox);
+  void settle(ReadJob& job, ReadJob::Item& item, PageStatus status);
+  void finish_if_done(ReadJob& job, Outbox& outbox);
+  void answered(ReadRequest& request, LinkOutcome outcome);
+  bool opens(ReadRequest& request, std::size_t i, const ReadJob::Item& item);
+  bool hand_out(ReadRequest& request, std::size_t i, const ReadJob::Item& item);
+  void recycle(ReadRequest& request, Outbox& outbox);
+  void serve_waiting(Outbox& outbox);
+  void hedge_late(Outbox& outbox);
+  void unlink(ReadJob& job);
+
+  // remote_release.cpp
+  void send_discards(Outbox& outbox);
+  void discarded(DiscardFrame& frame);
+
+  SlotTable table_;
+  SliceTable slice_table_;
+  const LeaseSource leases_;
+  const std::shared_ptr<VmSecret> secret_;
+  const RemoteStoreOptions options_;
+  const SystemClock system_clock_{};
+  const Clock* const clock_;
+  std::unique_ptr<SealerPool> sealers_;
+  std::array<std::unique_ptr<Codec>, StoredForm::kLastCodec + 1> codecs_;  // by kind
+  const std::uint64_t slots_per_slice_;
+  UniqueFd answers_;
+  std::vector<Link*> answering_;  // by what `answers_` says of them
+
+  mutable std::mutex mutex_;
+  std::vector<Server> servers_;  // by number in the slice table; names and links do not change after prepare
+  std::vector<std::string> domains_;
+  std::vector<Slice> slices_;
+  std::size_t current_ = 0;  // where the last page went
+  std::size_t leasing_;      // the slice being leased; slices_.size(): none
+  std::mt19937_64 random_;
+  MonoTime attach_again_at_{};
+  MonoTime latencies_at_{};  // work()'s own
+  bool maybe_empty_ = true;  // a slice may have become so
+
+  Mapping write_buffers_;
+  std::vector<std::unique_ptr<WriteFrame>> write_frames_;
+  std::vector<WriteFrame*> free_frames_;
+  std::deque<WriteState*> write_queue_;
+  std::vector<WriteState*> writes_;  // all that are here
+  std::vector<std::unique_ptr<WriteState>> write_states_;
+  std::vector<WriteState*> free_write_states_;
+
+  Mapping read_buffers_;
+  std::vector<std::unique_ptr<ReadRequest>> read_requests_;
+  std::vector<ReadRequest*> free_requests_;
+  std::vector<std::unique_ptr<ReadJob>> read_jobs_;
+  std::vector<ReadJob*> free_jobs_;
+  std::vector<std::unique_ptr<ReadState>> read_states_;
+  std::vector<ReadState*> free_read_states_;
+  Chain<ReadJob> waiting_demand_;
+  Chain<ReadJob> waiting_others_;
+  ReadJob* newest_job_ = nullptr;
+
+  std::vector<Discard> discards_;
+  std::vector<std::unique_ptr<DiscardFrame>> discard_frames_;
+  std::vector<DiscardFrame*> free_discard_frames_;
+
+  RemoteFigures counted_;  // the part that only grows
+  std::uint64_t pages_ = 0;
+  std::uint64_t reads_ = 0;
+  std::uint64_t queued_pages_ = 0;
+  std::uint64_t under_way_pages_ = 0;
+  Bytes touched_{};       // of the buffers
+  unsigned posting_ = 0;  // threads in post()
+  bool closing_ = false;
+
+  std::condition_variable wake_;
+  std::condition_variable posted_;
+  bool wanted_ = false;
+  bool asleep_ = false;
+  bool watching_ = false;  // asleep, but for a moment only
+  MonoTime last_read_{};
+  std::thread thread_;
+};
+
+}  // namespace tidepool::pool::remote

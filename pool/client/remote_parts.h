@@ -1,0 +1,194 @@
+// What the remote store is made of; included by its own sources only.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pool/client/link.h"
+#include "pool/client/remote_store.h"
+#include "pool/client/slice_table.h"
+#include "pool/client/stored_form.h"
+#include "pool/store/batch_state.h"
+#include "pool/store/slot_word.h"
+
+namespace tidepool::pool::remote {
+
+inline constexpr std::size_t kFramePages = protocol::kMaxPagesPerFrame;
+inline constexpr std::size_t kFrameBytes = kFramePages * kPageSize;
+
+// A set of a slice's replicas, by their index in it.
+using ReplicaMask = std::uint8_t;
+constexpr ReplicaMask bit(unsigned replica) {
+  return static_cast<ReplicaMask>(1u << replica);
+}
+constexpr unsigned first_of(ReplicaMask mask) {
+  return static_cast<unsigned>(std::countr_zero(mask));
+}
+
+struct Server {
+  std::string name;              // empty: no such server
+  std::unique_ptr<Link> link{};  // null: known from a predecessor's time only
+  double weight = 1;
+  int domain = 0;
+  std::uint64_t most_slices = 0;
+  bool up = false;
+  bool seen = false;  // has been up in this store's life
+  bool draining = false;
+  bool full = false;         // why it refused a slice
+  MonoTime refused_until{};  // no new slice before
+  std::string why{};
+  std::uint64_t slices = 0;
+  std::uint32_t reads_under_way = 0;
+  Nanoseconds typical_read{0};  // as of the last work()
+  Nanoseconds slow_read{0};
+  std::uint64_t wrong_answers = 0;
+  std::uint64_t hedges = 0;
+  std::uint64_t boots = 0;
+};
+
+struct Replica {
+  ReplicaEntry entry{};
+  bool attached = false;   // the lease is in place in this store's life
+  bool attaching = false;  // was asked for
+};
+
+enum class SliceState : std::uint8_t { kNone, kLeasing, kReady };
+
+struct Slice {
+  SliceState state = SliceState::kNone;
+  protocol::SliceId id{};
+  std::array<Replica, kMostReplicas> replicas{};
+  std::uint64_t used = 0;             // slots that are staged, live or bad
+  std::uint64_t hint = 0;             // no free slot in words before
+  std::vector<std::uint64_t> free{};  // a bit per slot
+  std::uint64_t tried = 0;            // servers that were asked for this slice
+  unsigned awaited = 0;               // answers to that
+  MonoTime refused_until{};           // a server took no writes: none before
+  bool apart = true;                  // replicas are in different failure domains
+};
+
+using WriteState = BatchState<WriteBatch>;
+using ReadState = BatchState<ReadBatch>;
+
+// Up to 64 pages of one slice on their way to its replicas.
+struct WriteFrame {
+  struct Item {
+    WriteState* state = nullptr;
+    WriteItem* item = nullptr;
+    std::uint32_t slot = 0;
+    std::uint64_t version = 0;
+    StoredForm form{};
+    protocol::Tag tag{};
+    ReplicaMask acknowledged = 0;
+    // Not kPending: somebody was not sent it, or had no time, and nobody goes out of force for that. What the page
+    // gets.
+    PageStatus withdrawn = PageStatus::kPending;
+    bool sealed = false;
+  };
+  struct Sending {
+    LinkRequest request;
+    std::array<LinkItem, kFramePages> items;
+    std::array<std::uint8_t, kFramePages> of{};  // which item of the frame
+    bool under_way = false;
+  };
+  std::array<Item, kFramePages> items;
+  std::array<Sending, kMostReplicas> sendings;
+  std::size_t count = 0;
+  std::size_t slice = 0;
+  protocol::SliceId id{};
+  ReplicaMask asked = 0;
+  std::array<std::uint8_t, kMostReplicas> servers{};
+  unsigned outstanding = 0;
+  unsigned pins = 0;  // somebody cancels: must not be used anew
+  bool ended = false;
+  std::byte* buffer = nullptr;
+  std::uint32_t number = 0;
+  std::size_t touched = 0;  // pages of the buffer
+  WriteFrame* following = nullptr;
+};
+
+struct ReadJob;
+
+// One READ to one server, with room of its own for the answer: one that was overtaken touches nothing of the caller's.
+struct ReadRequest {
+  LinkRequest request;
+  std::array<LinkItem, kFramePages> items;
+  std::array<std::uint8_t, kFramePages> of{};  // which item of the job
+  std::array<bool, kFramePages> mine{};        // whose answer is the one that counts
+  std::byte* buffer = nullptr;
+  ReadJob* job = nullptr;  // null: nobody waits for it any more
+  unsigned replica = 0;
+  std::uint8_t server = 0;
+  bool hedge = false;
+  std::size_t touched = 0;  // pages of the buffer
+  ReadRequest* following = nullptr;
+};
+
+// Up to 64 pages of one slice that a batch wants.
+struct ReadJob {
+  struct Item {
+    ReadItem* item = nullptr;
+    std::uint32_t slot = 0;
+    std::uint64_t version = 0;
+    StoredForm form{};
+    ReplicaMask asked = 0;  // under way
+    ReplicaMask wrong = 0;  // answered, and not with the page
+    ReplicaMask mute = 0;   // could not answer
+    bool settled = false;   // has its status, or is about to
+  };
+  std::array<Item, kFramePages> items;
+  std::size_t count = 0;
+  std::size_t open = 0;  // items that are not settled
+  unsigned busy = 0;     // threads that work on an answer
+  bool waiting = false;  // for a free request
+  ReadState* state = nullptr;
+  std::size_t slice = 0;
+  Priority priority = Priority::kDemand;
+  MonoTime asked_at{};                                  // the last time
+  std::array<ReadRequest*, kMostReplicas> under_way{};  // at most one to each replica
+  ReadJob* following = nullptr;
+  ReadJob* newer = nullptr;  // of those at work
+  ReadJob* older = nullptr;
+};
+
+struct Discard {
+  std::size_t slice = 0;
+  protocol::SliceId id{};
+  std::uint32_t slot = 0;
+  std::uint64_t version = 0;
+};
+
+struct DiscardFrame {
+  std::array<LinkRequest, kMostReplicas> requests;
+  std::array<std::array<LinkItem, kFramePages>, kMostReplicas> items;
+  unsigned outstanding = 0;
+};
+
+struct AttachCall {
+  std::uint8_t server = 0;
+  std::size_t slice = 0;
+  unsigned replica = 0;
+  protocol::Claims claims{};
+};
+
+// What is to be done once the store's lock is let go: calls of links, and of the caller's own functions.
+struct Outbox {
+  Chain<WriteFrame> frames;
+  Chain<ReadRequest> reads;
+  Chain<WriteState> written;
+  Chain<ReadState> read;
+  std::vector<AttachCall> attaches;
+  std::vector<std::pair<std::uint8_t, protocol::SliceId>> releases;
+  std::vector<std::pair<std::uint8_t, LinkRequest*>> discards;
+
+  bool empty() const {
+    return frames.empty() && reads.empty() && written.empty() && read.empty() && attaches.empty() && releases.empty() &&
+           discards.empty();
+  }
+};
+
+}  // namespace tidepool::pool::remote
