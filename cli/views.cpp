@@ -190,6 +190,28 @@ void add_kernel_tier(const json::value& tier, Table& table) {
                                          nanoseconds_at(tier, "store_cost_ns") + " to store, by a probe"});
 }
 
+void add_servers(const json::value& document, Table& table) {
+  const json::array& servers = items_of(document, "servers");
+  if (servers.empty()) return;
+  const std::uint64_t degraded = number_at(document, "degraded_slices");
+  const std::uint64_t lost = number_at(document, "lost_slices");
+  table.add({"slices",
+             Cell(text_at(document, "slices") + ", " + std::to_string(degraded) + " with fewer replicas than wanted, " +
+                      std::to_string(lost) + " lost with " + text_at(document, "lost_pages_total") + " pages",
+                  degraded + lost == 0 ? Paint::kGood : Paint::kBad)});
+  for (const json::value& server : servers) {
+    const bool up = text_at(server, "up") == "true";
+    const bool draining = text_at(server, "draining") == "true";
+    std::string says = up ? (draining ? "draining" : "up") : "away";
+    if (const std::string why = text_at(server, "why"); !why.empty()) says += " (" + why + ")";
+    says += ", " + text_at(server, "slices") + " slices";
+    if (number_at(server, "typical_read_ns") != 0) says += ", reads in " + nanoseconds_at(server, "typical_read_ns");
+    for (const auto& [key, what] : {std::pair{"wrong_answers_total", "wrong answers"}, {"restarts_total", "restarts"}})
+      if (number_at(server, key) != 0) says += ", " + text_at(server, key) + " " + what;
+    table.add({"server " + text_at(server, "name"), Cell(says, up && !draining ? Paint::kGood : Paint::kBad)});
+  }
+}
+
 }  // namespace
 
 std::string pool_view(const json::value& document, bool colour) {
@@ -205,6 +227,7 @@ std::string pool_view(const json::value& document, bool colour) {
   table.add({"incompressible", text_at(document, "incompressible_total") + " pages turned away"});
   const std::uint64_t failures = number_at(document, "integrity_failures_total");
   table.add({"integrity", Cell(std::to_string(failures) + " failures", failures == 0 ? Paint::kGood : Paint::kBad)});
+  add_servers(document, table);
   if (const json::value* kernel = find(document, "kernel")) add_kernel_tier(*kernel, table);
   return table.text(colour);
 }

@@ -5,11 +5,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "pool/client/remote_store.h"
 #include "pool/store/embedded_store.h"
 #include "pool/store/store_factory.h"
 
@@ -26,6 +28,9 @@ class Pool {
   virtual StoreErrors errors() const = 0;
   // A share is of this; 0: there is no whole, and only an amount in bytes makes sense.
   virtual Bytes whole() const = 0;
+  // Of a pool at memory servers, all VMs together: slices and reads are sums; a server's state is the worst that a VM
+  // sees.
+  virtual std::optional<RemoteFigures> remote() const { return std::nullopt; }
   // As EmbeddedStore's.
   virtual Result<> set_capacity(Bytes capacity) = 0;
 

@@ -69,36 +69,40 @@ ConfigPlace place(toml::source_position at) {
 
 class ConfigReader::Walk {
  public:
-  Walk(ConfigReader& reader, const ConfigList* list) : reader_(reader), list_(list) {}
+  Walk(ConfigReader& reader, std::span<const ConfigList> lists) : reader_(reader), lists_(lists) {}
 
   void root(const toml::table& root, const std::vector<BoundField>& fields) {
-    table(root, "", "", fields, list_);
+    table(root, "", "", fields, lists_);
     if (!root.contains("schema")) reader_.problem({}, "schema is missing: the file must begin with schema = 1");
-    const toml::node* sections = list_ ? root.get(list_->name) : nullptr;
-    if (!sections) return;
-    const toml::array* list = sections->as_array();
-    if (!list || (!list->empty() && !list->is_homogeneous<toml::table>()))
-      return problem(sections->source().begin, list_->name + " must be written as [[" + list_->name + "]] sections");
-    if (list->size() > list_->most)
-      return problem(sections->source().begin, "more than " + std::to_string(list_->most) + " " + list_->name + "s");
-    for (std::size_t i = 0; i < list->size(); ++i) {
-      const toml::table& section = *list->get(i)->as_table();
-      const std::string name = list_->name + "[" + std::to_string(i) + "]";
-      reader_.places_.emplace(name, place(section.source().begin));
-      table(section, "", name + ".", list_->add(), nullptr);
+    for (const ConfigList& list : lists_) {
+      if (const toml::node* sections = root.get(list.name)) read_list(list, *sections);
     }
   }
 
  private:
+  void read_list(const ConfigList& list, const toml::node& node) {
+    const toml::array* sections = node.as_array();
+    if (!sections || (!sections->empty() && !sections->is_homogeneous<toml::table>()))
+      return problem(node.source().begin, list.name + " must be written as [[" + list.name + "]] sections");
+    if (sections->size() > list.most)
+      return problem(node.source().begin, "more than " + std::to_string(list.most) + " " + list.name + "s");
+    for (std::size_t i = 0; i < sections->size(); ++i) {
+      const toml::table& section = *sections->get(i)->as_table();
+      const std::string name = list.name + "[" + std::to_string(i) + "]";
+      reader_.places_.emplace(name, place(section.source().begin));
+      table(section, "", name + ".", list.add(), {});
+    }
+  }
+
   void problem(toml::source_position at, std::string message) { reader_.problem(place(at), std::move(message)); }
 
   void table(const toml::table& table_node, const std::string& path, const std::string& shown_prefix,
-             const std::vector<BoundField>& fields, const ConfigList* list) {
+             const std::vector<BoundField>& fields, std::span<const ConfigList> lists) {
     for (const auto& [name, node] : table_node) {
       const std::string key = path.empty() ? std::string(name.str()) : path + "." + std::string(name.str());
       const std::string full = shown_prefix + key;
       const toml::source_position at = name.source().begin;
-      if (list && key == list->name) continue;
+      if (std::ranges::find(lists, key, &ConfigList::name) != lists.end()) continue;
       reader_.places_.emplace(full, place(at));
       const auto field = std::ranges::find_if(fields, [&](const auto& each) { return each.key == key; });
       if (field != fields.end()) {
@@ -110,9 +114,9 @@ class ConfigReader::Walk {
       const bool is_section =
           std::ranges::any_of(fields, [&](const auto& each) { return each.key.starts_with(key + "."); });
       if (!is_section) {
-        unknown(at, full, key, fields, list);
+        unknown(at, full, key, fields, lists);
       } else if (const toml::table* section = node.as_table()) {
-        table(*section, key, shown_prefix, fields, list);
+        table(*section, key, shown_prefix, fields, lists);
       } else {
         problem(node.source().begin, full + " must be a table, not " + type_name(node));
       }
@@ -120,14 +124,14 @@ class ConfigReader::Walk {
   }
 
   void unknown(toml::source_position at, const std::string& full, const std::string& key,
-               const std::vector<BoundField>& fields, const ConfigList* list) {
+               const std::vector<BoundField>& fields, std::span<const ConfigList> lists) {
     std::set<std::string> names;
     for (const auto& each : fields) {
       names.insert(each.key);
       for (std::size_t dot = each.key.find('.'); dot != std::string::npos; dot = each.key.find('.', dot + 1))
         names.insert(each.key.substr(0, dot));
     }
-    if (list) names.insert(list->name);
+    for (const ConfigList& list : lists) names.insert(list.name);
     const std::vector<std::string> known(names.begin(), names.end());
     std::optional<std::string> guess = nearest(key, known);
     // The right name in the wrong section is a common mistake.
@@ -138,12 +142,13 @@ class ConfigReader::Walk {
   }
 
   ConfigReader& reader_;
-  const ConfigList* list_;
+  std::span<const ConfigList> lists_;
 };
 
-void ConfigReader::read(std::string_view toml, const std::vector<BoundField>& fields, const ConfigList* list) {
+void ConfigReader::read(std::string_view toml, const std::vector<BoundField>& fields,
+                        std::span<const ConfigList> lists) {
   try {
-    Walk(*this, list).root(toml::parse(toml), fields);
+    Walk(*this, lists).root(toml::parse(toml), fields);
   } catch (const toml::parse_error& error) {
     problem(place(error.source().begin), std::string(error.description()));
   }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,7 +58,7 @@ struct ConfigList {
 class ConfigReader {
  public:
   // Afterwards problems() tells what was wrong, in the order of lines. A schema key is wanted: schema = 1.
-  void read(std::string_view toml, const std::vector<BoundField>& fields, const ConfigList* list = nullptr);
+  void read(std::string_view toml, const std::vector<BoundField>& fields, std::span<const ConfigList> lists = {});
   // What the values together must not say; points at `key`, or at its section where the file does not have it.
   void contradiction(const std::string& key, std::string message);
   void problem(ConfigPlace at, std::string message);

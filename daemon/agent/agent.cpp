@@ -14,6 +14,8 @@
 #include "daemon/agent/agent_impl.h"
 #include "daemon/control/config_loader.h"
 #include "daemon/control/config_schema.h"
+#include "pool/client/server_pool.h"
+#include "pool/protocol/key_file.h"
 #include "pool/store/medium.h"
 #include "service/log.h"
 
@@ -66,6 +68,7 @@ Result<> AgentImpl::open() {
 }
 
 Result<> AgentImpl::open_pool(const Config& config) {
+  if (!config.memory_servers.empty()) return open_server_pool(config);
   const auto whole = pool::medium_size(config.pool.path, context_.roots);
   if (!whole) return Failure{whole.error()};
   pool::StoreConfig wanted;
@@ -81,6 +84,25 @@ Result<> AgentImpl::open_pool(const Config& config) {
                               : config.pool.codec == Codec::kZstd       ? "DRAM (zstd)"
                                                                         : "DRAM (lz4)";
   context_.pool = pool::make_embedded_pool(std::move(*store), backing, *whole);
+  return {};
+}
+
+Result<> AgentImpl::open_server_pool(const Config& config) {
+  pool::ServerPoolOptions options;
+  for (const MemoryServer& server : config.memory_servers) {
+    auto key = protocol::read_key_file(server.key_file);
+    if (!key) return Failure{key.error()};
+    options.servers.push_back({server.name, server.address, server.failure_domain, static_cast<double>(server.weight),
+                               server.capacity, *key});
+  }
+  options.store.capacity = config.servers.capacity;
+  options.store.replicas = config.servers.replicas;
+  options.store.slice = config.servers.slice;
+  if (config.servers.codec != PageCodec::kNone)
+    options.store.codec = config.servers.codec == PageCodec::kZstd ? pool::CodecKind::kZstd : pool::CodecKind::kLz4;
+  auto pool = pool::make_server_pool(std::move(options));
+  if (!pool) return Failure{pool.error()};
+  context_.pool = std::move(*pool);
   return {};
 }
 
@@ -125,9 +147,9 @@ void AgentImpl::integrity_failure(PagedVm& memory) {
     if (space->pidfd.valid()) ::syscall(SYS_pidfd_send_signal, space->pidfd.get(), signal, nullptr, 0);
   }
   if (vm == nullptr) return;
-  spdlog::error("msg=\"a far page failed its checksum; the VM is stopped\" vm={}", vm->name);
+  spdlog::error("msg=\"a far page is damaged or lost; the VM is stopped\" vm={}", vm->name);
   context_.event(vm->name, "integrity",
-                 "a far page failed its checksum; the process was sent signal " + std::to_string(signal));
+                 "a far page is damaged or lost; the process was sent signal " + std::to_string(signal));
   const std::lock_guard lock(vm->mutex);
   vm->state = VmState::kIntegrity;
 }

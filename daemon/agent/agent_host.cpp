@@ -32,9 +32,11 @@ Result<HealthReport> AgentImpl::health() {
   for (const auto& vm : context_.vms.all()) {
     const VmStatus status = status_of(context_, *vm, false);
     if (status.state == VmState::kIntegrity || status.state == VmState::kDegraded) {
-      report.checks.push_back(
-          {"vm:" + vm->name, false,
-           status.state == VmState::kIntegrity ? "stopped: a page failed its checksum" : "degraded"});
+      report.checks.push_back({"vm:" + vm->name, false,
+                               status.state == VmState::kIntegrity ? "stopped: a far page is damaged or lost"
+                               : vm->memory && vm->memory->blocked_by == kStoreAway
+                                   ? "waits for far pages that no memory server gives now"
+                                   : "degraded"});
     }
   }
   return report;

@@ -18,6 +18,15 @@ Result<PoolStatus> AgentImpl::pool_status() {
   status.incompressible = usage.incompressible;
   for (const auto& vm : context_.vms.paged()) status.integrity_failures += vm->memory->counters.integrity_failures;
   status.kernel = kernel_tier_status(context_);
+  if (const auto remote = context_.pool->remote()) {
+    for (const pool::RemoteServerFigures& server : remote->servers)
+      status.servers.push_back({server.server, server.up, server.draining, server.why, server.slices,
+                                server.link.typical_read, server.wrong_answers, server.boots});
+    status.slices = remote->slices;
+    status.degraded_slices = remote->degraded_slices;
+    status.lost_slices = remote->lost_slices;
+    status.lost_pages = remote->lost_pages;
+  }
   return status;
 }
 

@@ -237,7 +237,10 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
   if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
   if (!context.clerk->holding()) say.emplace_back("Nothing moves out: " + context.clerk->trouble() + ".");
   if (status.state == VmState::kIntegrity)
-    say.emplace_back("Stopped: a far page failed its checksum. It will not be continued with wrong bytes.");
+    say.emplace_back("Stopped: a far page is damaged or lost. It will not be continued with wrong bytes.");
+  if (vm.memory && vm.memory->blocked_by == kStoreAway)
+    say.emplace_back(
+        "It waits for far pages that no memory server gives now (tidectl pool status): it goes on when one does.");
   if (status.state == VmState::kStopped) say.emplace_back("The process is stopped: drops wait until it goes on.");
   if (const auto last = context.decisions.newest([&](const Decision& d) { return d.vm == vm.name; })) {
     say.push_back((last->action == "none" ? "Not shrinking: " : "Last decision: " + last->action + ", ") +

@@ -379,6 +379,18 @@ struct KernelTierStatus {
   std::string trouble;  // why they could not be measured last time
 };
 
+// A memory server, as this host sees it.
+struct PoolServerStatus {
+  std::string name;
+  bool up = false;
+  bool draining = false;
+  std::string why;  // not up, or not lending: the last reason
+  std::uint64_t slices = 0;
+  std::chrono::nanoseconds typical_read{0};  // median, 0: none yet
+  std::uint64_t wrong_answers = 0;
+  std::uint64_t restarts = 0;  // that cost it its pages
+};
+
 struct PoolStatus {
   std::string store;    // "compressed", "mapped"
   std::string backing;  // "DRAM (lz4)", "/dev/dax0.0"
@@ -389,6 +401,12 @@ struct PoolStatus {
   std::uint64_t incompressible = 0;  // pages turned away, total
   std::uint64_t integrity_failures = 0;
   KernelTierStatus kernel;
+  // At memory servers:
+  std::vector<PoolServerStatus> servers;
+  std::uint64_t slices = 0;
+  std::uint64_t degraded_slices = 0;  // with fewer replicas than wanted
+  std::uint64_t lost_slices = 0;      // with none
+  std::uint64_t lost_pages = 0;       // since start
 };
 
 struct RunningConfig {

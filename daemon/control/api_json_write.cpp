@@ -349,6 +349,17 @@ json::object to_json(const KernelTierStatus& tier) {
 }
 
 json::object to_json(const PoolStatus& pool) {
+  json::array servers;
+  for (const PoolServerStatus& server : pool.servers) {
+    servers.push_back(json::object{{"name", server.name},
+                                   {"up", server.up},
+                                   {"draining", server.draining},
+                                   {"why", server.why},
+                                   {"slices", server.slices},
+                                   {"typical_read_ns", server.typical_read.count()},
+                                   {"wrong_answers_total", server.wrong_answers},
+                                   {"restarts_total", server.restarts}});
+  }
   return {{"store", pool.store},
           {"backing", pool.backing},
           {"capacity_bytes", pool.capacity.value},
@@ -357,7 +368,12 @@ json::object to_json(const PoolStatus& pool) {
           {"pages", pool.pages},
           {"incompressible_total", pool.incompressible},
           {"integrity_failures_total", pool.integrity_failures},
-          {"kernel", to_json(pool.kernel)}};
+          {"kernel", to_json(pool.kernel)},
+          {"servers", std::move(servers)},
+          {"slices", pool.slices},
+          {"degraded_slices", pool.degraded_slices},
+          {"lost_slices", pool.lost_slices},
+          {"lost_pages_total", pool.lost_pages}};
 }
 
 json::object to_json(const RunningConfig& running) {

@@ -21,6 +21,8 @@ enum class Mode : std::uint8_t {
 enum class IntegrityAction : std::uint8_t { kStop, kKill };
 enum class StoreKind : std::uint8_t { kMapped, kCompressed };
 enum class Codec : std::uint8_t { kLz4, kZstd };
+// Before a page is sealed for a memory server.
+enum class PageCodec : std::uint8_t { kNone, kLz4, kZstd };
 // Which of the host's swap the kernel tier may use.
 enum class SwapUse : std::uint8_t {
   kAuto,  // compressed: zram, or zswap before a device
@@ -83,6 +85,18 @@ struct Rule {
   bool operator==(const Rule&) const = default;
 };
 
+// A [[memory_server]]: docs/memory-servers.md.
+struct MemoryServer {
+  std::string name;
+  std::string address;         // "unix:/path", "tcp:host:port"
+  std::string failure_domain;  // empty: it fails alone
+  unsigned weight = 100;       // how much of the pages, beside the others
+  Bytes capacity{};            // most that one VM leases of it; 0: as much as it gives
+  std::string key_file;
+
+  bool operator==(const MemoryServer&) const = default;
+};
+
 struct Config {
   int schema = 1;
   Mode mode = Mode::kObserve;
@@ -142,6 +156,15 @@ struct Config {
     bool operator==(const EmbeddedPool&) const = default;
   } pool;
 
+  // In force when there is a [[memory_server]].
+  struct ServerPool {
+    Bytes capacity{64ull << 30};  // that pages may take, each replica counted once
+    unsigned replicas = 2;
+    Bytes slice{64ull << 20};
+    PageCodec codec = PageCodec::kLz4;
+    bool operator==(const ServerPool&) const = default;
+  } servers;
+
   struct KernelTierUse {
     SwapUse swap = SwapUse::kAuto;
     bool operator==(const KernelTierUse&) const = default;
@@ -173,7 +196,8 @@ struct Config {
     bool operator==(const Log&) const = default;
   } log;
 
-  std::vector<Rule> rules;  // [[rule]], in the file's order
+  std::vector<Rule> rules;                   // [[rule]], in the file's order
+  std::vector<MemoryServer> memory_servers;  // [[memory_server]]
 
   bool operator==(const Config&) const = default;
 };

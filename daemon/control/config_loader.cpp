@@ -1,5 +1,6 @@
 #include "daemon/control/config_loader.h"
 
+#include <array>
 #include <boost/json.hpp>
 #include <cstdio>
 #include <list>
@@ -11,17 +12,22 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr std::size_t kMostRules = 1000;
+constexpr std::size_t kMostMemoryServers = 64;
 
 }  // namespace
 
 ConfigCheck parse_config(std::string_view toml) {
   ConfigCheck check;
   std::list<Rule> rules;  // each stays where it is while more come
-  const config::ConfigList list{"rule", kMostRules,
-                                [&rules] { return config::bind(rule_fields(), rules.emplace_back()); }};
+  std::list<MemoryServer> servers;
+  const std::array<config::ConfigList, 2> lists{
+      {{"rule", kMostRules, [&rules] { return config::bind(rule_fields(), rules.emplace_back()); }},
+       {"memory_server", kMostMemoryServers,
+        [&servers] { return config::bind(memory_server_fields(), servers.emplace_back()); }}}};
   config::ConfigReader reader;
-  reader.read(toml, config::bind(config_fields(), check.config), &list);
+  reader.read(toml, config::bind(config_fields(), check.config), lists);
   check.config.rules.assign(rules.begin(), rules.end());
+  check.config.memory_servers.assign(servers.begin(), servers.end());
   if (reader.ok()) {
     for (const Contradiction& each : find_contradictions(check.config)) reader.contradiction(each.key, each.message);
   }

@@ -61,6 +61,29 @@ void pool_store(Found& found, const Config& config) {
          "pool.embedded.codec has no meaning with pool.embedded.store = \"mapped\", which does not compress"});
 }
 
+void memory_servers(Found& found, const Config& config) {
+  const auto& servers = config.memory_servers;
+  for (std::size_t i = 0; i < servers.size(); ++i) {
+    const std::string section = "memory_server[" + std::to_string(i) + "]";
+    if (servers[i].name.empty()) found.push_back({section, section + " has no name"});
+    if (servers[i].address.empty()) found.push_back({section, section + " has no address"});
+    if (servers[i].key_file.empty())
+      found.push_back({section, section + " has no key_file: without the server's key it lends nothing"});
+    for (std::size_t j = 0; j < i; ++j)
+      if (servers[j].name == servers[i].name || servers[j].address == servers[i].address)
+        found.push_back({section, section + " and memory_server[" + std::to_string(j) + "] are the same server"});
+  }
+  if (!servers.empty() && servers.size() < config.servers.replicas)
+    found.push_back({"pool.servers.replicas", "pool.servers.replicas is " + std::to_string(config.servers.replicas) +
+                                                  ", but there " + (servers.size() == 1 ? "is" : "are") + " only " +
+                                                  std::to_string(servers.size()) + " [[memory_server]]"});
+  const Bytes slice = config.servers.slice;
+  if (slice < Bytes{2ull << 20} || slice > Bytes{1ull << 30} || slice.value % kPageSize != 0)
+    found.push_back({"pool.servers.slice", "pool.servers.slice must be 2MiB to 1GiB, in whole pages"});
+  if (config.servers.capacity < slice)
+    found.push_back({"pool.servers.capacity", "pool.servers.capacity is below pool.servers.slice: it must hold one"});
+}
+
 void adoption(Found& found, const Config& config) {
   if (!config.adopt.allow_ptrace && config.adopt.handoff_socket.empty())
     found.push_back({"adopt.allow_ptrace",
@@ -125,6 +148,7 @@ std::vector<Contradiction> find_contradictions(const Config& config) {
   guarantee_against_limit(found, config);
   host_memory(found, config);
   pool_store(found, config);
+  memory_servers(found, config);
   adoption(found, config);
   shapes(found, config);
   socket_paths(found, config);

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/quantity_text.h"
+#include "pool/client/endpoint.h"
 #include "service/config_kinds.h"
 
 namespace tidepool::daemon {
@@ -17,6 +18,8 @@ constexpr std::array<std::pair<Mode, std::string_view>, 3> kModes{
 constexpr std::array<std::pair<StoreKind, std::string_view>, 2> kStores{
     {{StoreKind::kMapped, "mapped"}, {StoreKind::kCompressed, "compressed"}}};
 constexpr std::array<std::pair<Codec, std::string_view>, 2> kCodecs{{{Codec::kLz4, "lz4"}, {Codec::kZstd, "zstd"}}};
+constexpr std::array<std::pair<PageCodec, std::string_view>, 3> kPageCodecs{
+    {{PageCodec::kNone, "none"}, {PageCodec::kLz4, "lz4"}, {PageCodec::kZstd, "zstd"}}};
 constexpr std::array<std::pair<SwapUse, std::string_view>, 3> kSwapUses{
     {{SwapUse::kAuto, "auto"}, {SwapUse::kAny, "any"}, {SwapUse::kOff, "off"}}};
 constexpr std::array<std::pair<IntegrityAction, std::string_view>, 2> kActions{
@@ -37,6 +40,14 @@ ConfigField live(std::string key, Kind<T> kind, Get get) {
 template <class T, class Get>
 ConfigField at_start(std::string key, Kind<T> kind, Get get) {
   return field<Config>(std::move(key), true, std::move(kind), get);
+}
+
+Kind<std::string> server_address() {
+  const auto parse = [](const std::string& text) -> std::optional<std::string> {
+    return pool::parse_endpoint(text) ? std::optional(text) : std::nullopt;
+  };
+  return from_text<std::string>("address", "\"unix:/path\" or \"tcp:host:port\"", parse,
+                                [](const std::string& text) { return text; });
 }
 
 template <class T, class Get>
@@ -108,6 +119,10 @@ std::vector<ConfigField> behaviour_fields() {
       live("pool.embedded.capacity", amount(), MEMBER(pool.capacity)),
       at_start("pool.embedded.codec", choice<Codec>(kCodecs), MEMBER(pool.codec)),
       at_start("pool.embedded.path", path(true), MEMBER(pool.path)),
+      at_start("pool.servers.capacity", size(), MEMBER(servers.capacity)),
+      at_start("pool.servers.replicas", count<unsigned>(1, 3), MEMBER(servers.replicas)),
+      at_start("pool.servers.slice", size(), MEMBER(servers.slice)),
+      at_start("pool.servers.codec", choice<PageCodec>(kPageCodecs), MEMBER(servers.codec)),
       live("pool.kernel.swap", choice<SwapUse>(kSwapUses), MEMBER(kernel_tier.swap)),
       at_start("pager.fault_threads", count<unsigned>(1, 64), MEMBER(pager.fault_threads)),
       at_start("pager.grace", duration(), MEMBER(pager.grace)),
@@ -140,6 +155,18 @@ const std::vector<RuleField>& rule_fields() {
       of_rule("stall_budget", share(), MEMBER(stall_budget)),
       of_rule("min_cold_age", duration(), MEMBER(min_cold_age)),
       of_rule("memory_file", path(true), MEMBER(memory_file)),
+  };
+  return fields;
+}
+
+const std::vector<MemoryServerField>& memory_server_fields() {
+  static const std::vector<MemoryServerField> fields{
+      field<MemoryServer>("name", true, word(), MEMBER(name)),
+      field<MemoryServer>("address", true, server_address(), MEMBER(address)),
+      field<MemoryServer>("failure_domain", true, word(), MEMBER(failure_domain)),
+      field<MemoryServer>("weight", true, count<unsigned>(1, 1000), MEMBER(weight)),
+      field<MemoryServer>("capacity", true, size(), MEMBER(capacity)),
+      field<MemoryServer>("key_file", true, path(false), MEMBER(key_file)),
   };
   return fields;
 }
@@ -191,6 +218,10 @@ std::vector<std::pair<std::string, std::string>> config_entries(const Config& co
       if (!text.empty()) entries.emplace_back("rule[" + std::to_string(i) + "]." + each.key, std::move(text));
     }
   }
+  for (std::size_t i = 0; i < config.memory_servers.size(); ++i) {
+    for (const MemoryServerField& each : memory_server_fields())
+      entries.emplace_back("memory_server[" + std::to_string(i) + "]." + each.key, each.text(config.memory_servers[i]));
+  }
   return entries;
 }
 
@@ -200,7 +231,7 @@ std::vector<ConfigChange> config_diff(const Config& before, const Config& after)
   const auto needs_restart = [](const std::string& key) {
     for (const ConfigField& each : config_fields())
       if (each.key == key) return each.restart;
-    return false;  // rules
+    return key.starts_with("memory_server[");  // rules are live
   };
   std::vector<ConfigChange> changes;
   for (const auto& [key, value] : config_entries(after)) {

@@ -21,9 +21,11 @@ using config::SetResult;
 
 using ConfigField = ConfigFieldOf<Config>;
 using RuleField = ConfigFieldOf<Rule>;
+using MemoryServerField = ConfigFieldOf<MemoryServer>;
 
 const std::vector<ConfigField>& config_fields();
 const std::vector<RuleField>& rule_fields();
+const std::vector<MemoryServerField>& memory_server_fields();
 
 std::string_view text_of(Mode mode);
 std::string_view text_of(StoreKind kind);

@@ -158,6 +158,8 @@ void FaultService::account_demand(FetchOp& op) {
   op.vm->prefetch.fault_took(waited);
   counters.stall_ns.fetch_add(static_cast<std::uint64_t>(waited.count()), std::memory_order_relaxed);
   counters.faults_far.fetch_add(1, std::memory_order_relaxed);
+  if (int away = kStoreAway; op.vm->blocked_by.load(std::memory_order_relaxed) == away)
+    op.vm->blocked_by.compare_exchange_strong(away, 0);
   increment_saturating(op.object->map->region(PageMap::region_of(op.first)).refaults);
 }
 
@@ -172,7 +174,11 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
     return Step::kAdvanced;
   }
   if (item.status == pool::PageStatus::kUnavailable) {
-    if (op.reason == FetchReason::kDemand) return Step::kStarved;
+    if (op.reason == FetchReason::kDemand) {
+      op.vm->counters.store_away.fetch_add(1, std::memory_order_relaxed);
+      op.vm->blocked_by = kStoreAway;
+      return Step::kStarved;
+    }
     put_back(op, op.installed++);
     return Step::kAdvanced;
   }

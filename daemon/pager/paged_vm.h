@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -147,6 +148,7 @@ struct PagerCounters {
       0};  // pages that changed between copy and drop in spite of protection (devices)
   std::atomic<std::uint64_t> integrity_failures{0};
   std::atomic<std::uint64_t> store_full{0};
+  std::atomic<std::uint64_t> store_away{0};  // far pages that a fault waited for and that nobody could give just then
   std::atomic<std::uint64_t> out_of_memory{0};
 };
 
@@ -158,6 +160,9 @@ struct DemotionNews {
   std::uint32_t pages = 0;
   std::uint32_t spared = 0;  // over: that were asked for and left alone
 };
+
+// See PagedVm::blocked_by: whoever has the far pages cannot be reached.
+inline constexpr int kStoreAway = EHOSTUNREACH;
 
 struct PagedVm {
   VmId id;

@@ -13,7 +13,7 @@
 
 #include "base/quantity_text.h"
 #include "kmod-interfaces/own_process.h"
-#include "pool/server/key_file.h"
+#include "pool/protocol/key_file.h"
 #include "pool/server/memd_config.h"
 #include "pool/server/memd_metrics.h"
 #include "pool/server/server.h"
@@ -38,7 +38,7 @@ std::optional<Loaded> load(const std::string& path, std::vector<config::ConfigPr
   problems = std::move(check.problems);
   if (!problems.empty()) return std::nullopt;
   Loaded loaded;
-  const auto key = read_key_file(check.config.key_file);
+  const auto key = protocol::read_key_file(check.config.key_file);
   if (!key) {
     problems.push_back({0, 0, "key_file: " + key.error().message()});
     return std::nullopt;

@@ -53,6 +53,8 @@ TEST(ConfigDocument, DescribesEveryKeyWithItsTypeAndDefaultAndNoOther) {
   };
   for (const ConfigField& each : config_fields()) expect(each.key, each.type, each.text(Config{}), each.restart);
   for (const RuleField& each : rule_fields()) expect("rule." + each.key, each.type, each.text(Rule{}), each.restart);
+  for (const MemoryServerField& each : memory_server_fields())
+    expect("memory_server." + each.key, each.type, each.text(MemoryServer{}), each.restart);
   for (const auto& [key, row] : rows) ADD_FAILURE() << key << " is described but not known to the loader";
 }
 

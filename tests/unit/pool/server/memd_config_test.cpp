@@ -11,7 +11,7 @@
 #include <map>
 #include <sstream>
 
-#include "pool/server/key_file.h"
+#include "pool/protocol/key_file.h"
 #include "pool/server/memd_metrics.h"
 
 namespace tidepool::pool::server {
@@ -84,7 +84,7 @@ class KeyFile : public ::testing::Test {
     return folder_ + "/key";
   }
   std::string why(const std::string& path) const {
-    const auto key = read_key_file(path);
+    const auto key = protocol::read_key_file(path);
     return key ? "" : key.error().message();
   }
   std::string folder_;
@@ -93,11 +93,11 @@ class KeyFile : public ::testing::Test {
 TEST_F(KeyFile, IsReadAsBytesOrDigits) {
   protocol::ServerKey expected{};
   expected.fill(0xab);
-  EXPECT_EQ(read_key_file(file(std::string(32, '\xab'))).value(), expected);
+  EXPECT_EQ(protocol::read_key_file(file(std::string(32, '\xab'))).value(), expected);
   std::string digits;
   for (int i = 0; i < 32; ++i) digits += "aB";
-  EXPECT_EQ(read_key_file(file(digits)).value(), expected);
-  EXPECT_EQ(read_key_file(file(digits + "\n")).value(), expected);
+  EXPECT_EQ(protocol::read_key_file(file(digits)).value(), expected);
+  EXPECT_EQ(protocol::read_key_file(file(digits + "\n")).value(), expected);
 }
 
 TEST_F(KeyFile, IsRefusedWhenItIsNoSecretOrNoKey) {

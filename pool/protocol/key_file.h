@@ -6,10 +6,10 @@
 #include "base/result.h"
 #include "pool/protocol/handshake.h"
 
-namespace tidepool::pool::server {
+namespace tidepool::protocol {
 
 // The file holds the 32 bytes, or 64 hexadecimal digits. Errors say how to make a key, or what to do about a file that
 // others may read.
-Result<protocol::ServerKey> read_key_file(const std::string& path);
+Result<ServerKey> read_key_file(const std::string& path);
 
-}  // namespace tidepool::pool::server
+}  // namespace tidepool::protocol

@@ -1,4 +1,4 @@
-#include "pool/server/key_file.h"
+#include "pool/protocol/key_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -11,10 +11,10 @@
 
 #include "base/unique_fd.h"
 
-namespace tidepool::pool::server {
+namespace tidepool::protocol {
 namespace {
 
-constexpr std::size_t kBytes = protocol::kServerKeyBytes;
+constexpr std::size_t kBytes = kServerKeyBytes;
 
 Failure wrong(const std::string& path, std::errc code, const std::string& why) {
   return failure(code, "use the key in", path, why);
@@ -22,7 +22,7 @@ Failure wrong(const std::string& path, std::errc code, const std::string& why) {
 
 }  // namespace
 
-Result<protocol::ServerKey> read_key_file(const std::string& path) {
+Result<ServerKey> read_key_file(const std::string& path) {
   // O_NONBLOCK: a FIFO given by mistake must not hang the start.
   const UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (!fd.valid())
@@ -39,7 +39,7 @@ Result<protocol::ServerKey> read_key_file(const std::string& path) {
   const ssize_t got = ::read(fd.get(), text.data(), text.size());
   if (got < 0) return errno_failure("read", path);
   std::string_view content(text.data(), static_cast<std::size_t>(got));
-  protocol::ServerKey key{};
+  ServerKey key{};
   if (content.size() == kBytes) {
     std::memcpy(key.data(), content.data(), kBytes);
     return key;
@@ -56,4 +56,4 @@ Result<protocol::ServerKey> read_key_file(const std::string& path) {
   return key;
 }
 
-}  // namespace tidepool::pool::server
+}  // namespace tidepool::protocol
