@@ -1,5 +1,7 @@
 #include "daemon/agent/agent_metrics.h"
 
+#include <algorithm>
+
 #include "daemon/agent/agent_status.h"
 #include "daemon/agent/kernel_tier_view.h"
 #include "daemon/control/config_schema.h"
@@ -70,6 +72,20 @@ void add_kernel_tier(const Context& context, telemetry::MetricsSnapshot& snapsho
   snapshot.host.kernel_tier_cpu = context.swap_mover->cpu();
 }
 
+telemetry::ServerPoolSample sample_of(const pool::RemoteFigures& figures) {
+  telemetry::ServerPoolSample sample;
+  for (const pool::RemoteServerFigures& server : figures.servers)
+    sample.servers.push_back(
+        {server.server, server.up, server.slices, server.link.typical_read, server.wrong_answers, server.boots});
+  sample.degraded_slices = figures.degraded_slices;
+  sample.lost_slices = figures.lost_slices;
+  sample.whole_slices = figures.slices - std::min(figures.slices, figures.degraded_slices + figures.lost_slices);
+  sample.lost_pages = figures.lost_pages;
+  sample.hedges = figures.hedges;
+  sample.hedges_won = figures.hedges_won;
+  return sample;
+}
+
 telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& driver) {
   telemetry::MetricsSnapshot snapshot;
   const HostStatus host = host_status(context, driver);
@@ -110,6 +126,7 @@ telemetry::MetricsSnapshot snapshot_of(Context& context, const PolicyDriver& dri
   snapshot.host.dropped_samples = driver.dropped_samples();
   const pool::StoreUsage usage = context.pool->usage();
   snapshot.stores.push_back({context.pool->kind(), usage.used, usage.capacity});
+  if (const auto remote = context.pool->remote()) snapshot.server_pool = sample_of(*remote);
   add_kernel_tier(context, snapshot);
   for (const auto& vm : context.vms.all()) {
     snapshot.vms.push_back(sample_of(context, *vm));

@@ -28,10 +28,17 @@ struct VmStore {
   MonoTime given_back{};  // MonoTime{}: not yet
 };
 
+void add_history(const RemoteFigures& own, RemoteFigures& sum);
+
 class Servers final : public Pool {
  public:
   explicit Servers(ServerPoolOptions options) : options_(std::move(options)) {
-    for (const ServerSpec& server : options_.servers) keys_[server.name] = server.key;
+    for (const ServerSpec& server : options_.servers) {
+      keys_[server.name] = server.key;
+      RemoteServerFigures& of = past_.servers.emplace_back();
+      of.server = server.name;
+      of.up = true;
+    }
     closer_ = std::jthread([this](const std::stop_token& stop) { close_stores(stop); });
   }
   ~Servers() override {
@@ -67,6 +74,7 @@ class Servers final : public Pool {
   std::condition_variable_any closing_some_;
   std::map<std::string, VmStore> vms_;
   std::list<std::pair<MonoTime, VmStore>> closing_;  // since when
+  RemoteFigures past_;                               // what happened to VMs that are no more
   SystemClock clock_;
   std::jthread closer_;
 };
@@ -185,7 +193,10 @@ void Servers::close_stores(const std::stop_token& stop) {
           (at->second.store->figures().slices == 0 && clock_.now() - at->second.given_back > kGivingBack) ||
           clock_.now() - at->first > kClosingPatience;
       const auto next = std::next(at);
-      if (ours && ended) done.splice(done.end(), closing_, at);
+      if (ours && ended) {
+        add_history(at->second.store->figures(), past_);
+        done.splice(done.end(), closing_, at);
+      }
       at = next;
     }
     lock.unlock();
@@ -198,46 +209,63 @@ void Servers::close_stores(const std::stop_token& stop) {
   }
 }
 
-RemoteFigures Servers::figures() const {
-  RemoteFigures sum;
-  for (const ServerSpec& server : options_.servers) {
-    RemoteServerFigures& of = sum.servers.emplace_back();
-    of.server = server.name;
-    of.up = true;
+// What happened, and only grows.
+void add_history(const RemoteFigures& own, RemoteFigures& sum) {
+  for (const RemoteServerFigures& from : own.servers) {
+    const auto to = std::ranges::find(sum.servers, from.server, &RemoteServerFigures::server);
+    if (to == sum.servers.end()) continue;
+    to->wrong_answers += from.wrong_answers;
+    to->hedges += from.hedges;
+    to->boots = std::max(to->boots, from.boots);
+    to->link.bytes_sent += from.link.bytes_sent;
+    to->link.bytes_received += from.link.bytes_received;
   }
-  for (const auto& store : stores()) {
+  sum.hedges += own.hedges;
+  sum.hedges_won += own.hedges_won;
+  sum.steals += own.steals;
+  sum.replicas_dropped += own.replicas_dropped;
+  sum.lost_pages += own.lost_pages;
+  sum.unavailable_reads += own.unavailable_reads;
+  sum.corrupt_reads += own.corrupt_reads;
+  sum.stale_reads += own.stale_reads;
+  sum.refused_writes += own.refused_writes;
+  sum.refused_releases += own.refused_releases;
+  sum.bad_entries += own.bad_entries;
+}
+
+// How it is now.
+void add_state(const RemoteFigures& own, RemoteFigures& sum) {
+  for (const RemoteServerFigures& from : own.servers) {
+    const auto to = std::ranges::find(sum.servers, from.server, &RemoteServerFigures::server);
+    if (to == sum.servers.end()) continue;
+    to->up = to->up && from.up;
+    to->draining = to->draining || from.draining;
+    if (!from.why.empty()) to->why = from.why;
+    to->slices += from.slices;
+    to->link.typical_read = std::max(to->link.typical_read, from.link.typical_read);
+  }
+  sum.slices += own.slices;
+  sum.degraded_slices += own.degraded_slices;
+  sum.close_slices += own.close_slices;
+  sum.lost_slices += own.lost_slices;
+  sum.queued_pages += own.queued_pages;
+  sum.under_way_pages += own.under_way_pages;
+}
+
+RemoteFigures Servers::figures() const {
+  // One that is being closed is counted once: with those that are, or in the past.
+  RemoteFigures sum;
+  std::vector<std::shared_ptr<RemoteStore>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    sum = past_;
+    for (const auto& [name, vm] : vms_) all.push_back(vm.store);
+    for (const auto& [since, vm] : closing_) all.push_back(vm.store);
+  }
+  for (const auto& store : all) {
     const RemoteFigures own = store->figures();
-    for (const RemoteServerFigures& from : own.servers) {
-      const auto to = std::ranges::find(sum.servers, from.server, &RemoteServerFigures::server);
-      if (to == sum.servers.end()) continue;
-      to->up = to->up && from.up;
-      to->draining = to->draining || from.draining;
-      if (!from.why.empty()) to->why = from.why;
-      to->slices += from.slices;
-      to->wrong_answers += from.wrong_answers;
-      to->hedges += from.hedges;
-      to->boots = std::max(to->boots, from.boots);
-      to->link.typical_read = std::max(to->link.typical_read, from.link.typical_read);
-      to->link.bytes_sent += from.link.bytes_sent;
-      to->link.bytes_received += from.link.bytes_received;
-    }
-    sum.slices += own.slices;
-    sum.degraded_slices += own.degraded_slices;
-    sum.close_slices += own.close_slices;
-    sum.lost_slices += own.lost_slices;
-    sum.queued_pages += own.queued_pages;
-    sum.under_way_pages += own.under_way_pages;
-    sum.hedges += own.hedges;
-    sum.hedges_won += own.hedges_won;
-    sum.steals += own.steals;
-    sum.replicas_dropped += own.replicas_dropped;
-    sum.lost_pages += own.lost_pages;
-    sum.unavailable_reads += own.unavailable_reads;
-    sum.corrupt_reads += own.corrupt_reads;
-    sum.stale_reads += own.stale_reads;
-    sum.refused_writes += own.refused_writes;
-    sum.refused_releases += own.refused_releases;
-    sum.bad_entries += own.bad_entries;
+    add_state(own, sum);
+    add_history(own, sum);
   }
   return sum;
 }

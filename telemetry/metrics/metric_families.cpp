@@ -234,6 +234,26 @@ void add_vm(Families& out, const VmSample& vm) {
     out.gauge("tidepool_vm_blocked", 1, labels({{"vm", vm.name}, {"reason", reason}}));
 }
 
+void add_server_pool(Families& out, const ServerPoolSample& pool) {
+  for (const MemoryServerSample& server : pool.servers) {
+    const auto of = labels({{"server", server.name}});
+    out.gauge("tidepool_memory_server_up", server.up ? 1 : 0, of);
+    out.gauge("tidepool_memory_server_slices", static_cast<double>(server.slices), of);
+    if (server.typical_read.count() != 0)
+      out.gauge("tidepool_memory_server_read_seconds", in_seconds(server.typical_read), of);
+    out.counter("tidepool_memory_server_wrong_answers_total", static_cast<double>(server.wrong_answers), of);
+    out.counter("tidepool_memory_server_restarts_total", static_cast<double>(server.restarts), of);
+  }
+  for (const auto& [state, count] :
+       {std::pair{"whole", pool.whole_slices}, {"degraded", pool.degraded_slices}, {"lost", pool.lost_slices}})
+    out.gauge("tidepool_remote_slices", static_cast<double>(count), labels({{"state", state}}));
+  out.counter("tidepool_remote_lost_pages_total", static_cast<double>(pool.lost_pages), {});
+  out.counter("tidepool_remote_hedged_reads_total", static_cast<double>(pool.hedges_won),
+              labels({{"result", "second"}}));
+  out.counter("tidepool_remote_hedged_reads_total", static_cast<double>(pool.hedges - pool.hedges_won),
+              labels({{"result", "first"}}));
+}
+
 void add_fault_latency(Families& out, const std::vector<FaultLatencySample>& samples) {
   std::map<std::pair<std::string_view, std::string_view>, LatencyHistogram::Snapshot> merged;
   for (const FaultLatencySample& sample : samples) merged[{sample.tier, sample.service_class}].merge(sample.latency);
@@ -251,6 +271,7 @@ std::vector<prometheus::MetricFamily> metric_families(const MetricsSnapshot& sna
     out.gauge("tidepool_store_used_bytes", as_double(store.used), labels({{"store", store.name}}));
     out.gauge("tidepool_store_capacity_bytes", as_double(store.capacity), labels({{"store", store.name}}));
   }
+  if (snapshot.server_pool) add_server_pool(out, *snapshot.server_pool);
   add_fault_latency(out, snapshot.fault_latency);
   return std::move(out).finish();
 }

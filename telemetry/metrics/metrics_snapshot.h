@@ -156,10 +156,31 @@ struct HostSample {
   DroppedSamples dropped_samples;
 };
 
+struct MemoryServerSample {
+  std::string name;
+  bool up = false;
+  std::uint64_t slices = 0;
+  std::chrono::nanoseconds typical_read{0};  // 0: not known
+  std::uint64_t wrong_answers = 0;           // total
+  std::uint64_t restarts = 0;                // total, that cost it its pages
+};
+
+// A pool at memory servers.
+struct ServerPoolSample {
+  std::vector<MemoryServerSample> servers;
+  std::uint64_t whole_slices = 0;
+  std::uint64_t degraded_slices = 0;  // with fewer replicas than wanted
+  std::uint64_t lost_slices = 0;
+  std::uint64_t lost_pages = 0;  // total
+  std::uint64_t hedges = 0;      // total
+  std::uint64_t hedges_won = 0;  // total
+};
+
 struct MetricsSnapshot {
   HostSample host;
   std::vector<VmSample> vms;
   std::vector<StoreSample> stores;
+  std::optional<ServerPoolSample> server_pool;
   std::vector<FaultLatencySample> fault_latency;
 };
 

@@ -115,6 +115,9 @@ TEST(MetricCatalogue, NamesUnitsAndCounters) {
                                             "tidepool_vm_blocked",
                                             "tidepool_tracker_usable",
                                             "tidepool_tracker_used",
+                                            "tidepool_memory_server_up",
+                                            "tidepool_memory_server_slices",
+                                            "tidepool_remote_slices",
                                             "tidepool_metrics_dropped_series"};
   std::set<std::string_view> names;
   for (const MetricDescription& metric : metric_catalogue()) {
