@@ -3,10 +3,8 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <condition_variable>
-#include <cstring>
 #include <deque>
 #include <list>
 #include <map>
@@ -15,7 +13,7 @@
 #include <thread>
 #include <unordered_map>
 
-#include "base/mapping.h"
+#include "daemon/pager/copy_places.h"
 #include "daemon/pager/demotion_job.h"
 
 namespace tidepool::daemon {
@@ -34,10 +32,6 @@ constexpr Nanoseconds kPrivateTurn = std::chrono::milliseconds(50);  // at most
 // Regions of one VM whose memory is not fixed: its drops are few at a time, and nothing is frozen long before its own.
 constexpr std::size_t kWaitingForTurn = 2;
 constexpr auto kIdle = std::chrono::milliseconds(200);
-// Regions being stored at once, where stores lend no places: in local memory, and by stores that answer later. Apart,
-// so that the one never waits for the other; the second only gets its memory when it is first needed.
-constexpr std::size_t kScratches = 2;
-constexpr std::size_t kScratchesForLater = 8;
 // Regions of one VM being stored at once: what a store that answers later may hold of its memory.
 constexpr std::size_t kStoringPerVm = 4;
 constexpr auto kRecallPoll = std::chrono::milliseconds(1);
@@ -50,26 +44,8 @@ struct Request {
 struct Running {
   std::uint64_t id;
   std::unique_ptr<DemotionJob> job;
-  std::byte* scratch = nullptr;  // while it stores, where the store lends no places
-  bool gone = false;             // what it moves is nobody's any more
-};
-
-// Places for the copies of regions that are being stored.
-class Scratch {
- public:
-  void divide(std::byte* memory, std::size_t places) {
-    for (std::size_t i = 0; i < places; ++i) free_.push_back(memory + i * DemotionJob::kCopies.value);
-  }
-  bool any() const { return !free_.empty(); }
-  std::byte* take() {
-    std::byte* const place = free_.back();
-    free_.pop_back();
-    return place;
-  }
-  void give(std::byte* place) { free_.push_back(place); }
-
- private:
-  std::vector<std::byte*> free_;
+  std::byte* copies = nullptr;  // while it stores, where the store lends no places
+  bool gone = false;            // what it moves is nobody's any more
 };
 
 class Thread final : public Demoter {
@@ -79,13 +55,7 @@ class Thread final : public Demoter {
   ~Thread() override { stop(); }
 
   Result<> start() {
-    auto scratch = Mapping::anonymous(DemotionJob::kCopies * kScratches + DemotionJob::kSecondReading);
-    if (!scratch) return Failure{scratch.error()};
-    scratch_ = std::move(*scratch);
-    // Touched now: demotion must not need memory at the moment when there is none left.
-    std::memset(scratch_.data(), 0, scratch_.size());
-    near_scratch_.divide(scratch_.data(), kScratches);
-    second_reading_ = scratch_.data() + kScratches * DemotionJob::kCopies.value;
+    if (auto prepared = places_.prepare(); !prepared) return prepared;
     thread_ = std::thread([this] { run(); });
     ::pthread_setname_np(thread_.native_handle(), "demoter");
     return {};
@@ -121,7 +91,7 @@ class Thread final : public Demoter {
     const std::lock_guard lock(mutex_);
     return wanted_.size();
   }
-  Bytes buffers() const override { return Bytes{scratch_.size() + later_bytes_}; }
+  Bytes buffers() const override { return places_.size(); }
   void stop() override {
     {
       const std::lock_guard lock(mutex_);
@@ -327,30 +297,18 @@ class Thread final : public Demoter {
     const PagedVm& vm = *running.job->vm();
     Active& own = active_[&vm];
     const bool lent = vm.store->lends_places();
-    if (own.storing >= kStoringPerVm || (!lent && !scratch_for(vm).any())) return false;
+    if (own.storing >= kStoringPerVm || (!lent && !places_.any(*vm.store))) return false;
     if (object_goes_alone(vm, running.job->object()) && ++own.at_work > kWaitingForTurn) return false;
     ++own.storing;
     if (lent) return true;
-    running.scratch = scratch_for(vm).take();
+    running.copies = places_.take(*vm.store);
     return true;
   }
 
   void stored(Running& running) {
     const PagedVm& vm = *running.job->vm();
     --active_[&vm].storing;
-    if (running.scratch != nullptr) scratch_for(vm).give(std::exchange(running.scratch, nullptr));
-  }
-
-  Scratch& scratch_for(const PagedVm& vm) {
-    if (!vm.store->answers_later()) return near_scratch_;
-    if (later_bytes_ == 0) {
-      auto memory = Mapping::anonymous(DemotionJob::kCopies * kScratchesForLater);
-      if (!memory) return later_scratch_;  // none: those VMs wait
-      later_memory_ = std::move(*memory);
-      later_bytes_ = later_memory_.size();
-      later_scratch_.divide(later_memory_.data(), kScratchesForLater);
-    }
-    return later_scratch_;
+    if (running.copies != nullptr) places_.give(*vm.store, std::exchange(running.copies, nullptr));
   }
 
   void advance(bool host_frozen, MonoTime now) {
@@ -373,7 +331,7 @@ class Thread final : public Demoter {
         stored(running);
         job.stage = DemotionJob::Stage::kDone;
       }
-      if (job.stage == DemotionJob::Stage::kStoring && job.store(running.scratch, second_reading_)) {
+      if (job.stage == DemotionJob::Stage::kStoring && job.store(running.copies, places_.second_reading())) {
         stored(running);
         job.stage = DemotionJob::Stage::kDropping;
         job.dropping_since = clock_.now();
@@ -482,12 +440,7 @@ class Thread final : public Demoter {
   const DemoterConfig config_;
   const std::function<FaultLoop&(PagedVm&)> loop_of_;
   const Clock& clock_;
-  Mapping scratch_;
-  Scratch near_scratch_;
-  std::byte* second_reading_ = nullptr;
-  Mapping later_memory_;
-  std::atomic<std::size_t> later_bytes_{0};
-  Scratch later_scratch_;
+  CopyPlaces places_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
