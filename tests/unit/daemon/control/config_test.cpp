@@ -131,6 +131,33 @@ TEST(Config, MetricsEndpointMustHaveAPort) {
   EXPECT_TRUE(with("[api]\nmetrics = \"[::1]:9842\"\n").ok());
 }
 
+std::string server(const std::string& name, const std::string& address) {
+  return "[[memory_server]]\nname = \"" + name + "\"\naddress = \"" + address + "\"\nkey_file = \"/k\"\n";
+}
+
+TEST(Config, MemoryServersAreReadInOrder) {
+  const ConfigCheck check = with(server("a", "tcp:10.0.0.1:7411") + "weight = 200\nfailure_domain = \"x\"\n" +
+                                 server("b", "unix:/run/b.sock") + "capacity = \"1GiB\"\n");
+  ASSERT_TRUE(check.ok());
+  ASSERT_EQ(check.config.memory_servers.size(), 2u);
+  EXPECT_EQ(check.config.memory_servers[0], (MemoryServer{"a", "tcp:10.0.0.1:7411", "x", 200, Bytes{}, "/k"}));
+  EXPECT_EQ(check.config.memory_servers[1], (MemoryServer{"b", "unix:/run/b.sock", "", 100, Bytes{1ull << 30}, "/k"}));
+}
+
+TEST(Config, MemoryServersThatMakeNoSenseAreRefused) {
+  const std::string one = server("a", "unix:/a");
+  expect_refused("[[memory_server]]\naddress = \"/run/b.sock\"\n", {"memory_server[0].address", "unix:/path"});
+  expect_refused("[[memory_server]]\nname = \"a\"\n", {"memory_server[0]", "no address"});
+  expect_refused("[[memory_server]]\nport = 1\n", {"memory_server[0].port", "unknown"});
+  expect_refused("memory_server = 3\n", {"[[memory_server]]"});
+  expect_refused(one, {"pool.servers.replicas is 2", "only 1"});
+  expect_refused(one + one, {"memory_server[1]", "the same server"});
+  expect_refused(one + server("b", "unix:/a"), {"memory_server[1]", "the same server"});
+  expect_refused("[pool.servers]\nslice = \"1MiB\"\n", {"pool.servers.slice", "2MiB to 1GiB"});
+  expect_refused("[pool.servers]\ncapacity = \"1MiB\"\n", {"pool.servers.capacity", "pool.servers.slice"});
+  EXPECT_TRUE(with("[pool.servers]\nreplicas = 1\n" + one).ok());
+}
+
 TEST(Config, ContradictionsNameBothKeys) {
   expect_refused("[defaults]\nguarantee = \"60%\"\nlimit = \"50%\"\n",
                  {"defaults.guarantee (60%)", "defaults.limit (50%)", ":4:1"});
