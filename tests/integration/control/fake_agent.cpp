@@ -419,7 +419,14 @@ Result<Explanation> FakeAgent::explain(std::string_view vm) {
 }
 
 Result<PoolStatus> FakeAgent::pool_status() {
-  PoolStatus status{"compressed", "DRAM (lz4)", 6_GiB, 1_GiB, 3_GiB, 786432, 12, 0, {}};
+  PoolStatus status;
+  status.store = "compressed";
+  status.backing = "DRAM (lz4)";
+  status.capacity = 6_GiB;
+  status.used = 1_GiB;
+  status.stored = 3_GiB;
+  status.pages = 786432;
+  status.incompressible = 12;
   KernelTierStatus& kernel = status.kernel;
   kernel.kind = "zram";
   kernel.capacity = 4_GiB;
