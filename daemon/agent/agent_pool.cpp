@@ -31,6 +31,9 @@ Result<PoolStatus> AgentImpl::pool_status() {
 }
 
 Result<ChangeReport> AgentImpl::pool_resize(const Amount& capacity, bool plan) {
+  if (context_.pool->remote())
+    return failure(std::errc::operation_not_supported, "resize", "memory servers",
+                   "change pool.servers.capacity and restart the agent");
   const Bytes wanted = capacity.resolve(context_.pool->whole());
   const pool::StoreUsage usage = context_.pool->usage();
   ChangeReport report =

@@ -119,18 +119,26 @@ TEST_P(MemoryServers, AreNotBelievedAfterTheyForgot) {
   EXPECT_EQ(target.output().find("mismatch"), std::string::npos) << target.output();
 }
 
-// What was leased of a server goes back when its VM is released.
+// What was leased of a server goes back when its VM is released, or has ended.
 TEST_P(MemoryServers, HaveAllOfTheirMemoryBackInTheEnd) {
   REQUIRE_AGENT();
   begin();
-  Target target(load({"--memory", GetParam().memory}));
-  adopt(target);
-  EXPECT_GT(first.metric("tidepool_memd_slices"), 0);
-  EXPECT_GT(second.metric("tidepool_memd_slices"), 0);
-  EXPECT_TRUE(whole->release("load"));
-  EXPECT_TRUE(await([&] { return first.metric("tidepool_memd_slices") == 0; }));
-  EXPECT_TRUE(await([&] { return second.metric("tidepool_memd_slices") == 0; }));
-  target.finish();
+  for (const bool ends : {false, true}) {
+    Target target(load({"--memory", GetParam().memory}));
+    adopt(target);
+    EXPECT_GT(first.metric("tidepool_memd_slices"), 0);
+    EXPECT_GT(second.metric("tidepool_memd_slices"), 0);
+    if (ends) {
+      target.signal(SIGKILL);
+      target.wait();
+      EXPECT_TRUE(await([&] { return !whole->has("load"); }));
+    } else {
+      EXPECT_TRUE(whole->release("load"));
+    }
+    EXPECT_TRUE(await([&] { return first.metric("tidepool_memd_slices") == 0; }));
+    EXPECT_TRUE(await([&] { return second.metric("tidepool_memd_slices") == 0; }));
+    if (!ends) target.finish();
+  }
 }
 
 }  // namespace
