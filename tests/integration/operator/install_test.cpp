@@ -47,7 +47,8 @@ TEST_F(Install, StaysBelowItsPrefixAndNamesWhatIsThere) {
     EXPECT_EQ(::access((prefix_ / ("bin/" + std::string(program))).c_str(), X_OK), 0) << program;
   for (const char* name : {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service"}) {
     const std::string text = unit(name);
-    EXPECT_EQ(text.find('@'), std::string::npos) << text;
+    // A place that was not filled in; systemd's own sets of system calls have one such sign.
+    EXPECT_FALSE(std::regex_search(text, std::regex("@[A-Z_]+@"))) << text;
     const std::regex command("\nExec(?:Start|StartPre)=(\\S+)");
     const auto begin = std::sregex_iterator(text.begin(), text.end(), command);
     EXPECT_NE(begin, std::sregex_iterator()) << name;
