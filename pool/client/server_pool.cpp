@@ -207,6 +207,15 @@ void Servers::close_stores(const std::stop_token& stop) {
     lock.lock();
     if (!closing_.empty()) closing_some_.wait_for(lock, stop, kClosingPoll, [] { return false; });
   }
+  // At the end what is leased for VMs that are no more goes back in one go.
+  bool any = false;
+  for (auto& [since, vm] : closing_) {
+    if (vm.store.use_count() != 1) continue;
+    any = true;
+    if (vm.given_back == MonoTime{}) vm.store->give_back_all();
+  }
+  lock.unlock();
+  if (any) std::this_thread::sleep_for(kGivingBack);
 }
 
 // What happened, and only grows.

@@ -141,5 +141,21 @@ TEST_P(MemoryServers, HaveAllOfTheirMemoryBackInTheEnd) {
   }
 }
 
+TEST_P(MemoryServers, HaveTheirMemoryBackWhenTheAgentEnds) {
+  REQUIRE_AGENT();
+  begin();
+  Target target(load({"--memory", GetParam().memory}));
+  adopt(target);
+  EXPECT_EQ(whole->stop(), 0);
+  EXPECT_TRUE(await([&] { return first.metric("tidepool_memd_slices") == 0; }));
+  EXPECT_TRUE(await([&] { return second.metric("tidepool_memd_slices") == 0; }));
+  target.finish();
+  // Nobody keeps them from ending.
+  for (MemdProcess* server : {&first, &second}) {
+    server->signal(SIGTERM);
+    EXPECT_EQ(server->await_end(), 0);
+  }
+}
+
 }  // namespace
 }  // namespace tidepool::tests
