@@ -187,9 +187,11 @@ class Loop final : public FaultLoop {
         if (key == nullptr) {
           run_mailbox();
         } else if (const auto store = stores_.find(key); store != stores_.end()) {
-          store->second.store->take_answers();
+          // Copies: what is answered may end the service of the last VM that has pages there.
+          const std::shared_ptr<pool::PageStore> answering = store->second.store;
+          answering->take_answers();
           served = true;
-          if (spinning) ready_.ask_directly(store->second.descriptor, key);
+          if (spinning && stores_.contains(key)) ready_.ask_directly(answering->answers_descriptor(), key);
         } else {
           auto* const space = static_cast<AddressSpace*>(key);
           const bool busy = serve_space(space, now, waiting);

@@ -216,6 +216,11 @@ void Servers::close_stores(const std::stop_token& stop) {
   }
   lock.unlock();
   if (any) std::this_thread::sleep_for(kGivingBack);
+  for (auto& [since, vm] : closing_) {
+    if (vm.store.use_count() != 1) continue;
+    vm.store.reset();
+    vm.secret->wipe();
+  }
 }
 
 // What happened, and only grows.
