@@ -34,18 +34,7 @@ TEST_P(LaterKinds, LosesNothingUnderConstantDemotion) {
   Rig rig(process, options, kind.clean, {}, &later);
   process.start();
   rig.churn(kind.forks ? 10000 : 20000, 7);
-  EXPECT_EQ(process.mismatches(), 0u);
-  const auto released = rig.release();
-  EXPECT_TRUE(released) << released.error().message();
-  EXPECT_TRUE(process.await_operations(20000));
-  process.stop_threads();
-  EXPECT_EQ(process.mismatches(), 0u);
-  EXPECT_EQ(rig.accounted(), rig.object().map->pages().value);
-  EXPECT_TRUE(eventually([&] { return memory.usage().pages.value == 0; }))
-      << memory.usage().pages.value << " pages left in the store";
-  EXPECT_EQ(memory.double_releases, 0);
-  EXPECT_EQ(memory.reads_of_nothing, 0);
-  EXPECT_EQ(rig.integrity_failures, 0);
+  rig.release_and_expect_nothing_lost(memory);
 }
 
 constexpr auto kByThread = LaterStore::Answers::kByThread;

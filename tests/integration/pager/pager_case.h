@@ -110,6 +110,21 @@ class Rig {
       ASSERT_LT(std::chrono::steady_clock::now() - last, 60s) << "the process makes no progress";
     }
   }
+  // `pages`: where they were stored in the end.
+  void release_and_expect_nothing_lost(const MemoryStore& pages) {
+    EXPECT_EQ(process_.mismatches(), 0u);
+    const auto released = release();
+    EXPECT_TRUE(released) << released.error().message();
+    EXPECT_TRUE(process_.await_operations(20000));
+    process_.stop_threads();
+    EXPECT_EQ(process_.mismatches(), 0u);
+    EXPECT_EQ(accounted(), object().map->pages().value);
+    EXPECT_TRUE(eventually([&] { return pages.usage().pages.value == 0; }))
+        << pages.usage().pages.value << " pages left in the store";
+    EXPECT_EQ(pages.double_releases, 0);
+    EXPECT_EQ(pages.reads_of_nothing, 0);
+    EXPECT_EQ(integrity_failures, 0);
+  }
   std::uint64_t accounted() {
     std::uint64_t sum = 0;
     for (unsigned state = 0; state < kPageStateCount; ++state)

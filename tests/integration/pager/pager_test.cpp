@@ -32,18 +32,7 @@ TEST_P(PagerKinds, LosesNothingUnderConstantDemotion) {
   Rig rig(process, options, kind.clean);
   process.start();
   rig.churn(kind.forks ? 40000 : 100000, 7);
-  EXPECT_EQ(process.mismatches(), 0u);
-  const auto released = rig.release();
-  EXPECT_TRUE(released) << released.error().message();
-  EXPECT_TRUE(process.await_operations(20000));
-  process.stop_threads();
-  EXPECT_EQ(process.mismatches(), 0u);
-  EXPECT_EQ(rig.accounted(), rig.object().map->pages().value);
-  EXPECT_TRUE(eventually([&] { return rig.store.usage().pages.value == 0; }))
-      << rig.store.usage().pages.value << " pages left in the store";
-  EXPECT_EQ(rig.store.double_releases, 0);
-  EXPECT_EQ(rig.store.reads_of_nothing, 0);
-  EXPECT_EQ(rig.integrity_failures, 0);
+  rig.release_and_expect_nothing_lost(rig.store);
   std::printf("demoted %lu, demand %lu, prefetched %lu, cancelled %lu, clean %lu, discarded %lu\n",
               rig.vm->counters.demoted_pages.load(), rig.vm->counters.promoted_demand.load(),
               rig.vm->counters.promoted_prefetch.load(), rig.vm->counters.demotions_cancelled.load(),
