@@ -176,7 +176,8 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
   if (item.status == pool::PageStatus::kUnavailable) {
     if (op.reason == FetchReason::kDemand) {
       op.vm->counters.store_away.fetch_add(1, std::memory_order_relaxed);
-      op.vm->blocked_by = kStoreAway;
+      int nothing = 0;  // a worse reason stays
+      op.vm->blocked_by.compare_exchange_strong(nothing, kStoreAway);
       return Step::kStarved;
     }
     put_back(op, op.installed++);
