@@ -124,8 +124,9 @@ struct LostReplica {
   LeaseEpoch epoch{};
 };
 
-// POST /v1/hosts/{name}/sync. An agent's first one has epoch 0 and gets its epoch, above that of every agent of this
-// host before it: their requests are refused from then on. The same instance gets the same epoch again.
+// POST /v1/hosts/{name}/sync. An agent's first one has epoch 0; all that it gets is an epoch, with which it syncs again
+// at once (sync_ms is 0). By that it speaks for the host: requests with another epoch are refused (kStale) from then
+// on, and whoever gets kStale begins anew with epoch 0. The same instance gets the same epoch again.
 struct SyncHost {
   std::string host;
   std::string machine;   // what tells machines apart (/etc/machine-id). Another one needs ForgetHost first
