@@ -20,8 +20,8 @@ tl::expected<void, Refusal> check(const SyncHost& request) {
       return refuse(kInvalid, host + ": machine, boot and instance have 1 to 256 bytes each");
   if (request.vms.size() > kMostVmsPerHost || request.gone.size() > kMostVmsPerHost)
     return refuse(kInvalid, host + ": more than " + std::to_string(kMostVmsPerHost) + " VMs");
-  if (request.lost.size() > kMostSlicesPerRequest || request.tasks.size() > kMostSlicesPerRequest)
-    return refuse(kInvalid, host + ": more than " + std::to_string(kMostSlicesPerRequest) + " reports at once");
+  if (request.lost.size() > kMostReports || request.tasks.size() > kMostReports)
+    return refuse(kInvalid, host + ": more than " + std::to_string(kMostReports) + " reports at once");
   std::set<std::string> names;
   std::set<HolderId> holders;
   for (const VmReport& vm : request.vms) {
@@ -202,7 +202,7 @@ Slice* slice_of(State& state, const Host& host, SliceId id) {
 void take_lost(State& state, Host& host, const SyncHost& request) {
   for (const LostReplica& lost : request.lost) {
     Slice* const slice = slice_of(state, host, lost.slice);
-    if (slice == nullptr || slice->record.phase != SlicePhase::kHeld || state.budget() == 0) continue;
+    if (slice == nullptr || slice->record.phase != SlicePhase::kHeld) continue;
     if (const auto* replica = reported(state, *slice, lost.server, lost.epoch))
       state.free_replica(*slice, replica->server);
   }
@@ -210,7 +210,6 @@ void take_lost(State& state, Host& host, const SyncHost& request) {
 
 void take_tasks(State& state, Host& host, const SyncHost& request, SyncAnswer& answer) {
   for (const TaskReport& report : request.tasks) {
-    if (state.budget() == 0) return;  // the rest stays a task, and is reported again
     Slice* const slice = slice_of(state, host, report.slice);
     const auto* replica = slice == nullptr || slice->record.phase != SlicePhase::kHeld
                               ? nullptr
