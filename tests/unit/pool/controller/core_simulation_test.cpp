@@ -33,14 +33,14 @@ std::string run(std::uint64_t seed, Done& done) {
   SimulatedPool pool(shape_of(seed), seed);
   for (int step = 0; step < kSteps; ++step) {
     pool.step();
-    if (!pool.wrong().empty()) return pool.wrong() + ", step " + std::to_string(step);
+    if (!pool.wrong().empty()) return pool.wrong() + ", step " + std::to_string(step) + pool.told();
   }
   pool.settle();
   done.writes += pool.writes();
   done.loads += pool.loads();
   done.grants += pool.grants();
   done.copies += pool.copies();
-  return pool.wrong();
+  return pool.wrong().empty() ? std::string{} : pool.wrong() + pool.told();
 }
 
 TEST(PoolSimulation, LeasesNothingTwiceAndFreesNothingInUse) {

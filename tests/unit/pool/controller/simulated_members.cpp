@@ -196,6 +196,7 @@ void SimulatedPool::write(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id
 
 void SimulatedPool::release(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id) {
   vm.slices.erase(id);  // its page came home
+  vm.released.insert(id);
   send(host.name + "#" + std::to_string(host.agents),
        ReleaseSlices{host.name, host.epoch, vm.holder, {SliceId{id}}, false});
 }
@@ -224,7 +225,7 @@ void SimulatedPool::take_grant(SimulatedHost& host, const GrantSlices& request, 
     std::set<std::string> domains;
     for (const ReplicaLease& replica : lease.replicas) domains.insert(servers_.at(replica.server).domain);
     if (domains.size() != lease.replicas.size()) fail("two replicas in one failure domain");
-    if (vm == nullptr || vm->slices.contains(id)) continue;
+    if (vm == nullptr || vm->slices.contains(id) || vm->released.contains(id)) continue;
     SimulatedSlice slice;
     if (lease.replicas.size() == request.replicas && attach_all(lease, slice)) {
       vm->slices[id] = slice;
@@ -232,6 +233,7 @@ void SimulatedPool::take_grant(SimulatedHost& host, const GrantSlices& request, 
       ++grants_;
     } else {
       release.slices.push_back(lease.slice);
+      vm->released.insert(id);
     }
   }
   if (!confirm.slices.empty()) send(from, confirm);
@@ -261,7 +263,9 @@ void SimulatedPool::take_renewal(SimulatedHost& host, const RenewLeases& request
   for (const SliceLease& lease : answer.leases) {
     const auto found = vm->slices.find(static_cast<std::uint64_t>(lease.slice));
     if (found == vm->slices.end()) {
-      if (release.slices.size() < kMostSlicesPerRequest) release.slices.push_back(lease.slice);
+      if (release.slices.size() == kMostSlicesPerRequest) continue;
+      release.slices.push_back(lease.slice);
+      vm->released.insert(static_cast<std::uint64_t>(lease.slice));
     } else if (!found->second.confirmed && confirm.slices.size() < kMostSlicesPerRequest) {
       confirm.slices.push_back(lease.slice);
     }

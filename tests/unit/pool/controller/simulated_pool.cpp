@@ -169,6 +169,14 @@ void SimulatedPool::take(const Reply& reply) {
   }
 }
 
+std::string SimulatedPool::told() {
+  const Outcome outcome = core_->apply(ListHistory{{{}, 20}, {}}, context_);
+  std::string text;
+  for (const HistoryEntry& entry : std::get<HistoryAnswer>(outcome.answer).entries)
+    text += "\n  " + entry.event + " " + entry.subject + ": " + entry.text;
+  return text;
+}
+
 // ---- what is wrong with the world --------------------------------------------------------------------------------
 
 void SimulatedPool::disturb() {

@@ -59,6 +59,7 @@ struct SimulatedVm {
   bool forgotten = false;    // an operator said so: what it has may be taken
   std::map<std::uint64_t, SimulatedSlice> slices;
   std::uint64_t give_back = 0;
+  std::set<std::uint64_t> released;  // never used again, whatever an answer says that was under way
 };
 
 struct SimulatedHost {
@@ -91,6 +92,9 @@ class SimulatedPool {
   void settle();  // faults are over: what is under way comes to its end
   // What is wrong; empty as long as all is well.
   const std::string& wrong() const { return wrong_; }
+
+  // The last lines of the history, for whoever looks into a failure.
+  std::string told();
 
   Core& core() { return *core_; }
   const std::map<std::string, std::string>& records() const { return store_; }
