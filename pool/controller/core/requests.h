@@ -235,8 +235,8 @@ struct RenewAnswer {
   bool more = false;                     // ask again, after the last one
 };
 
-// POST /v1/hosts/{name}/releases. The holder has no page there and never uses it again, whatever an answer says that was
-// still under way.
+// POST /v1/hosts/{name}/releases. The holder has no page there and never uses it again, whatever an answer says that
+// was still under way.
 struct ReleaseSlices {
   std::string host;
   std::uint64_t epoch = 0;

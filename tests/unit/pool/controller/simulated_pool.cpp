@@ -304,9 +304,11 @@ void SimulatedPool::settle() {
     for (auto& [name, server] : servers_) server_speaks(server);
     for (auto& [name, host] : hosts_) {
       host_speaks(host);
-      for (SimulatedVm& vm : host.vms)
+      for (SimulatedVm& vm : host.vms) {
+        for (; vm.give_back > 0 && !vm.slices.empty(); --vm.give_back) release(host, vm, vm.slices.begin()->first);
         if (host.epoch != 0)
           send(name + "#" + std::to_string(host.agents), RenewLeases{name, host.epoch, vm.holder, {}, {}});
+      }
     }
     while (!messages_.empty() || !replies_.empty()) deliver();
     tick();
