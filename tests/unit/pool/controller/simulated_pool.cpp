@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pool/controller/core/state.h"
+#include "tests/unit/pool/controller/audit.h"
 
 namespace tidepool::pool::controller {
 namespace {
