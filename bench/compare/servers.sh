@@ -69,7 +69,7 @@ run_servers() {
 }
 
 run_served_zipf() {
-  local plain before after
+  local plain before after longest
   say "zipf(0.99) over $size MiB, limit $local_share%, two servers, $transport"
   begin_mechanism servers
   start_loads zipf
@@ -84,12 +84,15 @@ run_served_zipf() {
   row load zipf mechanism "$transport" ratio "$(calc "$ops_per_second / $plain")" ops_per_second "$ops_per_second" \
     local_ops_per_second "$plain" p99_us "$p99_us" fault_p50_us "$(fault_at 0.5 "$before" "$after")" \
     fault_p99_us "$(fault_at 0.99 "$before" "$after")"
-  # One of the two dies under full load.
+  # One of the two dies under full load; five seconds of it without that beside it.
   ask_client load0
+  sleep 5
+  ask_client load0
+  longest=$(client_figure load0 '.since_last.latency_ns.max / 1e6')
   kill -KILL "${pid_of[left]}"
   sleep 5
   ask_client load0
-  row load killed mechanism "$transport" ops_per_second "$(client_figure load0 '.since_last.operations_per_second | round')" \
+  row load killed mechanism "$transport" longest_access_before_ms "$longest" ops_per_second "$(client_figure load0 '.since_last.operations_per_second | round')" \
     longest_access_ms "$(client_figure load0 '.since_last.latency_ns.max / 1e6')" mismatches "$(client_figure load0 .mismatches)"
   end_mechanism
 }
