@@ -4,6 +4,7 @@
 // most 64 KiB of any bytes. Not thread-safe: one thread, except lost(), stop() and leader().
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -41,6 +42,8 @@ class StateStore {
 
   // Every record, in the order of keys. Only while leading.
   virtual Result<> load(const std::function<void(std::string_view key, std::string_view value)>& visit) = 0;
+  // A commit takes so many changes at most; never fewer than a call of the core makes (kMostChanges).
+  virtual std::size_t most_changes() const = 0;
   // All or nothing, durable when it returns; of several changes of a key the last one counts. Errors: not leading
   // (operation_not_permitted); full, read-only or damaged storage; storage that cannot be reached. After an error it is
   // not known what was changed, and leadership is over: lead() and load() again.

@@ -118,7 +118,12 @@ Result<std::unique_ptr<SqliteDatabase>> SqliteDatabase::open(const std::string& 
   std::unique_ptr<SqliteDatabase> database(new SqliteDatabase(file));
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
   flags |= mode == Mode::kRead ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
-  if (mode == Mode::kCreate) flags |= SQLITE_OPEN_CREATE;
+  // Here, because SQLite would let everybody read it. It gives the log the same mode.
+  if (mode == Mode::kCreate) {
+    if (const UniqueFd made{::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)};
+        !made.valid() && errno != EEXIST)
+      return errno_failure("create", file, "the folder must exist, and the controller's user must be allowed to write");
+  }
   sqlite3* handle = nullptr;
   const int code = ::sqlite3_open_v2(file.c_str(), &handle, flags, nullptr);
   database->handle_.reset(handle);

@@ -18,6 +18,9 @@ namespace {
 // flock(2) cannot be waited for with an end.
 constexpr auto kLockPoll = std::chrono::milliseconds(100);
 
+// SQLite has no bound of its own; one transaction should not take long.
+constexpr std::size_t kMostChangesAtOnce = 4096;
+
 // Exclusive: no other program reads or writes while we lead, and the log's index needs no shared memory.
 constexpr const char* kSettings =
     "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; "
@@ -75,6 +78,8 @@ class SqliteStore final : public StateStore {
     if (!loaded) leads_ = false;
     return loaded;
   }
+
+  std::size_t most_changes() const override { return kMostChangesAtOnce; }
 
   Result<> commit(std::span<const StateChange> changes) override {
     if (!leads_) return not_leading("change");
