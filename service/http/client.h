@@ -15,22 +15,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "service/http/endpoint.h"
 #include "service/http/tls.h"
 
 namespace tidepool::http {
-
-struct Endpoint {
-  enum class Kind : std::uint8_t { kUnix, kTcp, kTls };
-  Kind kind = Kind::kUnix;
-  std::string path;  // of the unix socket
-  std::string host;  // without brackets
-  std::uint16_t port = 0;
-
-  // "unix:/run/tidepool/controller.sock", "http://127.0.0.1:2379", "https://[2001:db8::1]:9843". The port must be
-  // given.
-  static Result<Endpoint> parse(std::string_view text);
-  std::string text() const;
-};
 
 struct ClientOptions {
   std::vector<std::string> endpoints;  // at least one; tried in this order, beginning with the last that answered

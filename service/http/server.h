@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -66,11 +67,11 @@ struct ServerCounters {
 
 class Server {
  public:
-  // Answers when this returns. `handler` must outlive the server. Errors: those of UnixListener, of the TLS files, of
-  // binding the address; neither socket nor address.
-  static Result<std::unique_ptr<Server>> start(const ServerOptions& options, Handler& handler);
-  // On a listener that exists: whoever connected to it before is answered too.
-  static Result<std::unique_ptr<Server>> start(const ServerOptions& options, UnixListener listener, Handler& handler);
+  // Answers when this returns. `handler` must outlive the server. With a `listener` it serves on that one instead of
+  // binding options.socket: whoever connected to it before is answered too. Errors: those of UnixListener, of the TLS
+  // files, of binding the address; neither socket nor address.
+  static Result<std::unique_ptr<Server>> start(const ServerOptions& options, Handler& handler,
+                                               std::optional<UnixListener> listener = std::nullopt);
   // Stops accepting, closes connections, waits for calls of the handler that are running.
   ~Server();
 
