@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/clock.h"
-
+#include "service/http/worker_pool.h"
 #include "service/log.h"
 #include "service/unix_listener.h"
 

@@ -70,7 +70,7 @@ struct AuditLog::State {
 AuditLog::AuditLog(std::unique_ptr<State> state) : state_(std::move(state)) {}
 AuditLog::~AuditLog() = default;
 
-Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path,
+Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path, const std::string& who,
                                                  std::function<void(std::string_view)> trouble) {
   auto state = std::make_unique<State>();
   state->tell_trouble = std::move(trouble);

@@ -39,6 +39,7 @@ using WallTime = std::chrono::system_clock::time_point;
 
 constexpr auto kPauseWithoutDescriptors = std::chrono::milliseconds(100);
 constexpr std::chrono::milliseconds kLongestFarewell{1000};
+constexpr std::size_t kReadAhead = 64 << 10;  // of a connection's buffer: a body goes elsewhere as it comes
 
 Caller caller_of(int fd) {
   ucred peer{};
@@ -77,7 +78,7 @@ Response malformed(const error_code& error) {
 struct Pending {
   explicit Pending(const asio::any_io_executor& executor) : arrived(executor) {}
   Request request;
-  bool audited = false;
+  Handler::Route route;
   asio::steady_timer arrived;  // cancelled when `response` is there
   std::optional<Response> response;
 };
@@ -139,12 +140,13 @@ struct Server::State {
   template <class Stream>
   asio::awaitable<void> serve(Stream& stream, const Caller& caller, std::optional<WallTime> until);
   template <class Stream>
-  asio::awaitable<bool> read_request(Stream& stream, beast::flat_buffer& buffer, HttpRequest& request);
+  asio::awaitable<bool> read_request(Stream& stream, beast::flat_buffer& buffer, HttpRequest& request,
+                                       Handler::Route& route);
   template <class Stream>
   asio::awaitable<bool> write(Stream& stream, HttpResponse response);
   asio::awaitable<void> linger(LocalStream& stream);
   asio::awaitable<void> linger(TlsStream& stream);
-  asio::awaitable<Response> answer_in_worker(Request request);
+  asio::awaitable<Response> answer_in_worker(Request request, Handler::Route route);
   void work(const std::shared_ptr<Pending>& pending);
 };
 
@@ -251,10 +253,11 @@ asio::awaitable<std::optional<TlsPeer>> Server::State::prove(TlsStream& stream, 
 
 template <class Stream>
 asio::awaitable<void> Server::State::serve(Stream& stream, const Caller& caller, std::optional<WallTime> until) {
-  beast::flat_buffer buffer(options.max_header + options.max_body + 4096);
+  beast::flat_buffer buffer(options.max_header + kReadAhead);
   while (true) {
     HttpRequest request;
-    if (!co_await read_request(stream, buffer, request)) co_return;
+    Handler::Route route;
+    if (!co_await read_request(stream, buffer, request, route)) co_return;
     // A connection does not outlive the certificate that it came with.
     if (until && std::chrono::system_clock::now() > *until) co_return;
     ++requests;
@@ -264,7 +267,7 @@ asio::awaitable<void> Server::State::serve(Stream& stream, const Caller& caller,
                 .if_match = std::string(request[bhttp::field::if_match]),
                 .caller = caller};
     const bool keep_alive = request.keep_alive();
-    const Response response = co_await answer_in_worker(std::move(api));
+    const Response response = co_await answer_in_worker(std::move(api), route);
     if (!co_await write(stream, to_http(response, request.version(), keep_alive))) co_return;
     if (!keep_alive) co_return co_await linger(stream);
   }
@@ -272,13 +275,24 @@ asio::awaitable<void> Server::State::serve(Stream& stream, const Caller& caller,
 
 // False: the connection is over. One deadline for the whole request, so a byte now and then gains nothing.
 template <class Stream>
-asio::awaitable<bool> Server::State::read_request(Stream& stream, beast::flat_buffer& buffer, HttpRequest& request) {
+asio::awaitable<bool> Server::State::read_request(Stream& stream, beast::flat_buffer& buffer, HttpRequest& request,
+                                       Handler::Route& route) {
   bhttp::request_parser<bhttp::string_body> parser;
   parser.header_limit(static_cast<std::uint32_t>(options.max_header));
-  parser.body_limit(options.max_body);
+  parser.body_limit(boost::none);
   beast::get_lowest_layer(stream).expires_after(options.request_timeout);
   error_code error;
-  co_await bhttp::async_read(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, error));
+  co_await bhttp::async_read_header(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, error));
+  if (!error) {
+    // Which route it is decides how large it may be.
+    const auto method = parser.get().method_string();
+    const auto target = parser.get().target();
+    route = handler.route({method.data(), method.size()}, {target.data(), target.size()});
+    const std::size_t most = route.max_body != 0 ? route.max_body : options.max_body;
+    parser.body_limit(most);
+    if (parser.content_length().value_or(0) > most) error = bhttp::error::body_limit;
+  }
+  if (!error) co_await bhttp::async_read(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, error));
   if (!error) {
     request = parser.release();
     co_return true;
@@ -325,12 +339,11 @@ asio::awaitable<void> Server::State::linger(TlsStream& stream) {
     total += co_await lowest.async_read_some(asio::buffer(rest), asio::redirect_error(asio::use_awaitable, error));
 }
 
-asio::awaitable<Response> Server::State::answer_in_worker(Request request) {
-  const Handler::Route route = handler.route(request.method, request.target);
+asio::awaitable<Response> Server::State::answer_in_worker(Request request, Handler::Route route) {
   // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): an awaitable that runs has a thread
   auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
   pending->request = std::move(request);
-  pending->audited = route.changes;
+  pending->route = route;
   pending->arrived.expires_after(options.request_timeout);
   WorkerPool& pool = route.urgent ? *urgent : *workers;
   if (!pool.submit([this, pending] { work(pending); })) {
@@ -347,11 +360,15 @@ asio::awaitable<Response> Server::State::answer_in_worker(Request request) {
 
 // On a worker's thread.
 void Server::State::work(const std::shared_ptr<Pending>& pending) {
+  static constexpr std::string_view kLeftOut = "(not recorded)";
   const Request& request = pending->request;
+  const bool secret = pending->route.secret;
   std::uint64_t record = 0;
-  if (pending->audited) record = audit->begin(request.caller, request.method, request.target, request.body);
+  if (pending->route.changes)
+    record = audit->begin(request.caller, request.method, request.target, secret ? kLeftOut : request.body);
   Response response = handler.answer(request);
-  if (pending->audited) audit->end(record, response.status, response.body);
+  if (pending->route.changes)
+    audit->end(record, response.status, secret && response.status < 300 ? kLeftOut : response.body);
   asio::post(io, [pending, response = std::move(response)]() mutable {
     pending->response = std::move(response);
     pending->arrived.cancel();

@@ -102,13 +102,22 @@ Result<TlsContext> client_context(const TlsFiles& files) {
   return context;
 }
 
+namespace {
+
+// SSL_set_tlsext_host_name() as a function: the macro casts.
+bool send_name(SSL* connection, std::string host) {
+  return SSL_ctrl(connection, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, host.data()) == 1;
+}
+
+}  // namespace
+
 Result<> expect_name(ssl_st* connection, const std::string& host) {
   std::array<unsigned char, 16> address{};
   const bool numeric =
       ::inet_pton(AF_INET, host.c_str(), address.data()) == 1 || ::inet_pton(AF_INET6, host.c_str(), address.data()) == 1;
   const bool set = numeric ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(connection), host.c_str()) == 1
                            : SSL_set1_host(connection, host.c_str()) == 1 &&
-                                 SSL_set_tlsext_host_name(connection, host.c_str()) == 1;
+                                 send_name(connection, host);
   if (!set) return unusable("expect the name", host);
   return {};
 }
