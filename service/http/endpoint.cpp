@@ -71,7 +71,8 @@ Result<Endpoint> Endpoint::parse(std::string_view text) {
   }
   if (text.ends_with('/')) text.remove_suffix(1);
   Result<std::pair<std::string, std::uint16_t>> parts = split_host_port(text);
-  if (!parts || parts->second == 0) return wrong("expected " + std::string(whole.substr(0, whole.find(':'))) + "://HOST:PORT");
+  if (!parts || parts->second == 0)
+    return wrong("expected " + std::string(whole.substr(0, whole.find(':'))) + "://HOST:PORT");
   endpoint.host = std::move(parts->first);
   endpoint.port = parts->second;
   return endpoint;

@@ -141,7 +141,7 @@ struct Server::State {
   asio::awaitable<void> serve(Stream& stream, const Caller& caller, std::optional<WallTime> until);
   template <class Stream>
   asio::awaitable<bool> read_request(Stream& stream, beast::flat_buffer& buffer, HttpRequest& request,
-                                       Handler::Route& route);
+                                     Handler::Route& route);
   template <class Stream>
   asio::awaitable<bool> write(Stream& stream, HttpResponse response);
   asio::awaitable<void> linger(LocalStream& stream);
@@ -276,7 +276,7 @@ asio::awaitable<void> Server::State::serve(Stream& stream, const Caller& caller,
 // False: the connection is over. One deadline for the whole request, so a byte now and then gains nothing.
 template <class Stream>
 asio::awaitable<bool> Server::State::read_request(Stream& stream, beast::flat_buffer& buffer, HttpRequest& request,
-                                       Handler::Route& route) {
+                                                  Handler::Route& route) {
   bhttp::request_parser<bhttp::string_body> parser;
   parser.header_limit(static_cast<std::uint32_t>(options.max_header));
   parser.body_limit(boost::none);
@@ -401,8 +401,7 @@ Result<> Server::State::listen_on_tcp() {
   error_code error;
   Tcp::resolver resolver(io);
   const auto found = resolver.resolve(parts->first, std::to_string(parts->second), Tcp::resolver::passive, error);
-  if (error || found.empty())
-    return failure(std::errc::invalid_argument, "resolve", options.address, error.message());
+  if (error || found.empty()) return failure(std::errc::invalid_argument, "resolve", options.address, error.message());
   const Tcp::endpoint endpoint = found.begin()->endpoint();
   tcp.open(endpoint.protocol(), error);
   if (!error) tcp.set_option(Tcp::acceptor::reuse_address(true), error);

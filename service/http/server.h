@@ -24,9 +24,9 @@ namespace tidepool::http {
 class Handler {
  public:
   struct Route {
-    bool changes = false;  // recorded in the audit log
-    bool urgent = false;   // answered by a thread of its own, so that slow work never delays it
-    bool secret = false;   // bodies of request and answer hold secrets: the audit log leaves them out
+    bool changes = false;      // recorded in the audit log
+    bool urgent = false;       // answered by a thread of its own, so that slow work never delays it
+    bool secret = false;       // bodies of request and answer hold secrets: the audit log leaves them out
     std::size_t max_body = 0;  // of a request; 0: options.max_body
   };
 

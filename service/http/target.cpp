@@ -98,8 +98,7 @@ Result<std::map<std::string, std::string>> query_values(std::string_view target,
     const std::string_view name = pair.substr(0, pair.find('='));
     const std::string_view raw = name.size() < pair.size() ? pair.substr(name.size() + 1) : std::string_view{};
     const std::optional<std::string> value = percent_decoded(raw);
-    if (!value || std::ranges::find(known, name) == known.end() ||
-        !values.emplace(std::string(name), *value).second)
+    if (!value || std::ranges::find(known, name) == known.end() || !values.emplace(std::string(name), *value).second)
       return failure(std::errc::invalid_argument, "read query parameter",
                      "'" + std::string(name.substr(0, kLongestExcerpt)) + "'", std::string(remedy));
   }

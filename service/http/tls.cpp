@@ -62,14 +62,15 @@ Result<TlsContext> context_from(const TlsFiles& files, const SSL_METHOD* method)
   if (Result<> safe = check_private(files.key); !safe) return Failure(safe.error());
   TlsContext context{SSL_CTX_new(method)};
   SSL_CTX* raw = context.get();
-  if (!raw || SSL_CTX_set_min_proto_version(raw, TLS1_3_VERSION) != 1)
-    return unusable("prepare", "TLS");
+  if (!raw || SSL_CTX_set_min_proto_version(raw, TLS1_3_VERSION) != 1) return unusable("prepare", "TLS");
   // Nobody types a passphrase here.
   SSL_CTX_set_default_passwd_cb(raw, [](char*, int, int, void*) { return -1; });
   if (SSL_CTX_use_certificate_chain_file(raw, files.certificate.c_str()) != 1)
     return unusable("read certificate", files.certificate);
-  if (SSL_CTX_use_PrivateKey_file(raw, files.key.c_str(), SSL_FILETYPE_PEM) != 1) return unusable("read key", files.key);
-  if (SSL_CTX_check_private_key(raw) != 1) return unusable("use key", files.key, "it is not that of " + files.certificate);
+  if (SSL_CTX_use_PrivateKey_file(raw, files.key.c_str(), SSL_FILETYPE_PEM) != 1)
+    return unusable("read key", files.key);
+  if (SSL_CTX_check_private_key(raw) != 1)
+    return unusable("use key", files.key, "it is not that of " + files.certificate);
   if (SSL_CTX_load_verify_file(raw, files.authority.c_str()) != 1)
     return unusable("read authority's certificate", files.authority);
   if (Result<> valid = check_in_force(raw, files.certificate); !valid) return Failure(valid.error());
@@ -113,11 +114,10 @@ bool send_name(SSL* connection, std::string host) {
 
 Result<> expect_name(ssl_st* connection, const std::string& host) {
   std::array<unsigned char, 16> address{};
-  const bool numeric =
-      ::inet_pton(AF_INET, host.c_str(), address.data()) == 1 || ::inet_pton(AF_INET6, host.c_str(), address.data()) == 1;
+  const bool numeric = ::inet_pton(AF_INET, host.c_str(), address.data()) == 1 ||
+                       ::inet_pton(AF_INET6, host.c_str(), address.data()) == 1;
   const bool set = numeric ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(connection), host.c_str()) == 1
-                           : SSL_set1_host(connection, host.c_str()) == 1 &&
-                                 send_name(connection, host);
+                           : SSL_set1_host(connection, host.c_str()) == 1 && send_name(connection, host);
   if (!set) return unusable("expect the name", host);
   return {};
 }
