@@ -28,8 +28,7 @@ json::object error_object(const Error& error, const std::vector<Finding>& findin
 
 std::string error_body(std::string_view code, std::string_view message, std::string_view remedy,
                        const std::vector<Finding>& findings) {
-  return json::serialize(
-             json::object{{"error", with_findings(http::error_object(code, message, remedy), findings)}}) +
+  return json::serialize(json::object{{"error", with_findings(http::error_object(code, message, remedy), findings)}}) +
          "\n";
 }
 

@@ -1,8 +1,7 @@
 #include <array>
 #include <boost/json.hpp>
-#include <cstdio>
-#include <ctime>
 
+#include "base/quantity_text.h"
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_json.h"
 #include "daemon/control/config_schema.h"

@@ -32,7 +32,8 @@ const ApiEntry* find_entry(std::string_view method, std::string_view path) {
 ApiResponse nothing_there(std::string_view path) {
   std::string allow;
   for (const ApiEntry& entry : entries())
-    if (http::matches(entry.route.pattern, path)) allow += (allow.empty() ? "" : ", ") + std::string(entry.route.method);
+    if (http::matches(entry.route.pattern, path))
+      allow += (allow.empty() ? "" : ", ") + std::string(entry.route.method);
   if (allow.empty())
     return refused(404, "not_found", "no route " + std::string(path.substr(0, 200)), "docs/api.md lists the routes");
   ApiResponse response = refused(405, "invalid", "this route answers to " + allow);

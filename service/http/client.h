@@ -37,7 +37,7 @@ struct Answer {
   std::string body;
   std::string etag;
   std::string location;
-  std::optional<std::string> leader;  // see Response::leader
+  std::optional<std::string> leader = std::nullopt;  // see Response::leader
 };
 
 class Client {

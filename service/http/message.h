@@ -37,7 +37,7 @@ struct Response {
   std::string allow;  // of a 405
   // Of a 503 of one that does not lead: who does ("https://host:port"), empty when nobody is known to. Header
   // Tidepool-Leader.
-  std::optional<std::string> leader;
+  std::optional<std::string> leader = std::nullopt;
 };
 
 }  // namespace tidepool::http

@@ -144,6 +144,8 @@ struct Server::State {
                                      Handler::Route& route);
   template <class Stream>
   asio::awaitable<bool> write(Stream& stream, HttpResponse response);
+  template <class Stream>
+  asio::awaitable<void> drain(Stream& stream);
   asio::awaitable<void> linger(LocalStream& stream);
   asio::awaitable<void> linger(TlsStream& stream);
   asio::awaitable<Response> answer_in_worker(Request request, Handler::Route route);
@@ -236,16 +238,19 @@ asio::awaitable<std::optional<TlsPeer>> Server::State::prove(TlsStream& stream, 
   beast::get_lowest_layer(stream).expires_after(options.request_timeout);
   error_code error;
   co_await stream.async_handshake(asio::ssl::stream_base::server, asio::redirect_error(asio::use_awaitable, error));
-  --unproven;
   std::string problem;
   if (error) {
     problem = verification_problem(stream.native_handle());
     if (problem.empty()) problem = error == beast::error::timeout ? "it did not end in time" : error.message();
+    // The alert that says why must reach the client.
+    if (error != beast::error::timeout) co_await drain(beast::get_lowest_layer(stream));
   } else if (Result<TlsPeer> peer = peer_of(stream.native_handle()); peer) {
+    --unproven;
     co_return std::move(*peer);
   } else {
     problem = peer.error().message();
   }
+  --unproven;
   ++unproven_ever;
   spdlog::debug("event=tls_refused address={} error={}", in_quotes(from), in_quotes(problem));
   co_return std::nullopt;
@@ -318,25 +323,26 @@ asio::awaitable<bool> Server::State::write(Stream& stream, HttpResponse response
 
 // Closing with unread input resets the connection and may destroy the answer on its way: say that this was all and read
 // what is left, for a while.
-asio::awaitable<void> Server::State::linger(LocalStream& stream) {
+template <class Stream>
+asio::awaitable<void> Server::State::drain(Stream& stream) {
   error_code error;
-  stream.socket().shutdown(Local::socket::shutdown_send, error);
+  stream.socket().shutdown(asio::socket_base::shutdown_send, error);
   stream.expires_after(std::min(options.request_timeout, kLongestFarewell));
   std::array<char, 4096> rest{};
   for (std::size_t total = 0; !error && total < 4 * options.max_body;)
     total += co_await stream.async_read_some(asio::buffer(rest), asio::redirect_error(asio::use_awaitable, error));
 }
 
+asio::awaitable<void> Server::State::linger(LocalStream& stream) {
+  co_await drain(stream);
+}
+
 // The same below TLS, after its own word for it: what the client still sends need not be understood.
 asio::awaitable<void> Server::State::linger(TlsStream& stream) {
-  auto& lowest = beast::get_lowest_layer(stream);
-  lowest.expires_after(std::min(options.request_timeout, kLongestFarewell));
-  error_code error;
-  co_await stream.async_shutdown(asio::redirect_error(asio::use_awaitable, error));
-  lowest.socket().shutdown(Tcp::socket::shutdown_send, error);
-  std::array<char, 4096> rest{};
-  for (std::size_t total = 0; !error && total < 4 * options.max_body;)
-    total += co_await lowest.async_read_some(asio::buffer(rest), asio::redirect_error(asio::use_awaitable, error));
+  beast::get_lowest_layer(stream).expires_after(std::min(options.request_timeout, kLongestFarewell));
+  error_code ignored;
+  co_await stream.async_shutdown(asio::redirect_error(asio::use_awaitable, ignored));
+  co_await drain(beast::get_lowest_layer(stream));
 }
 
 asio::awaitable<Response> Server::State::answer_in_worker(Request request, Handler::Route route) {
