@@ -10,14 +10,15 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <variant>
 
 #include "base/clock.h"
 #include "base/latency_histogram.h"
 #include "base/result.h"
+#include "pool/controller/api/service.h"
 #include "pool/controller/core/config.h"
 #include "pool/controller/core/requests.h"
-#include "pool/controller/state/backup.h"
 #include "pool/controller/state_store.h"
 
 namespace tidepool::pool::controller {
@@ -26,20 +27,10 @@ struct ControllerOptions {
   CoreConfig core;
   std::chrono::milliseconds tick{250};
   std::size_t most_waiting = 1024;  // requests; more are told that it is overloaded
-  // Between two attempts to lead, after one failed; doubled up to the second.
+  // Between two attempts to lead, after one failed; doubled up to the latter.
   std::chrono::milliseconds retry{200};
   std::chrono::milliseconds retry_at_most{5000};
 };
-
-// Nobody here can answer; the request was not carried out, or it is not known whether it was: the same one may be sent
-// again.
-struct Unavailable {
-  enum class Why : std::uint8_t { kNotLeading, kOverloaded, kStopping };
-  Why why = Why::kNotLeading;
-  std::string leader;   // of kNotLeading: who does, as it named itself; empty: nobody that is known
-  std::string message;  // for people
-};
-using Reply = std::variant<Answer, Unavailable>;
 
 enum class ControllerPhase : std::uint8_t {
   kWaiting,  // for leadership, which another one may have
@@ -51,7 +42,7 @@ enum class ControllerPhase : std::uint8_t {
 
 struct ControllerState {
   ControllerPhase phase = ControllerPhase::kWaiting;
-  std::string leader;   // as Unavailable's
+  std::string leader;   // who leads, as it named itself; empty: nobody that is known
   std::string trouble;  // why it could not lead or go on, the last time; empty while it leads
   // That error will not go away by waiting: a damaged or foreign database, records that make no sense. Only of a
   // controller that has never led.
@@ -61,7 +52,7 @@ struct ControllerState {
 struct ControllerFigures {
   std::array<std::uint64_t, std::variant_size_v<Request>> requests{};  // answered or refused, by their type's place
   std::array<std::uint64_t, std::variant_size_v<Request>> refused{};
-  std::uint64_t not_leading = 0;
+  std::uint64_t not_leading = 0;  // requests that came while it did not lead, or whose commit failed
   std::uint64_t overloaded = 0;
   std::uint64_t commits = 0;
   std::uint64_t commit_failures = 0;
@@ -76,25 +67,31 @@ struct ControllerFigures {
 // "register", "heartbeat", "grant", ...: of Request's alternatives, by their place.
 std::string_view request_name(std::size_t type);
 
-class Controller {
+class Controller final : public ControllerService {
  public:
   // Begins to lead on a thread of its own. The clock must outlive it.
   Controller(std::unique_ptr<StateStore> store, const ControllerOptions& options, const Clock& clock);
-  // Resigns. Whoever waits is told kStopping.
-  ~Controller();
+  // Resigns. Whoever waits is told that this controller does not lead.
+  ~Controller() override;
   Controller(const Controller&) = delete;
   Controller& operator=(const Controller&) = delete;
 
   // All of the following from any thread.
 
-  // Waits for the answer. `actor` is who asks, for the history.
-  Reply ask(Request request, std::string actor);
-  // Writes all records as of now into a new file. Errors: not leading (operation_not_permitted), those of write_backup.
-  Result<BackupFigures> backup(const std::string& file);
+  // After an error of other codes than resource_unavailable_try_again (too many wait) it is not known whether the
+  // request was carried out; the same one may be sent again.
+  Result<Answer> call(const Request& request, const std::string& actor) override;
+  std::string leader() override;
+  // Requests wait only while the records are copied in memory, not for the disk.
+  Result<BackupAnswer> backup(const std::string& file) override;
+  void audit_trouble(std::string_view problem) override;
+
+  // Loads anew with it, soon. One that contradicts the records is refused in the log, and the former stays.
+  void reconfigure(const CoreConfig& config);
 
   ControllerState state() const;
   ControllerFigures figures() const;
-  // Grows while its thread does what it should; also while it waits to lead.
+  // Grows while its thread does what it should.
   std::uint64_t beats() const;
 
  private:
