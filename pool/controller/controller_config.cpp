@@ -142,8 +142,9 @@ void check_api(const ControllerConfig& config, ConfigReader& reader) {
   if (!is_whole(api.tls))
     reader.contradiction("api", "api.certificate, api.key and api.authority belong together: give all three or none");
   if (!api.listen.empty() && api.tls.empty())
-    reader.contradiction("api.listen", "api.listen needs api.certificate, api.key and api.authority: nobody is served "
-                                       "over a network without certificates");
+    reader.contradiction("api.listen",
+                         "api.listen needs api.certificate, api.key and api.authority: nobody is served "
+                         "over a network without certificates");
   if (api.max_body < kSmallestBody || api.max_body > kLargestBody)
     reader.contradiction("api.max_body", "api.max_body must be from 64KiB to 256MiB");
   if (api.request_timeout < std::chrono::milliseconds(100) || api.request_timeout > std::chrono::minutes(10))
@@ -161,13 +162,15 @@ void check_etcd(const ControllerConfig& config, ConfigReader& reader) {
   if (wanted && etcd.endpoints.empty())
     reader.contradiction("etcd.endpoints", "etcd.endpoints is missing: state.store = \"etcd\" needs one at least");
   if (!wanted && !etcd.endpoints.empty())
-    reader.contradiction("etcd.endpoints", "etcd.endpoints has no meaning with state.store = \"sqlite\": leave one of "
-                                           "them out");
+    reader.contradiction("etcd.endpoints",
+                         "etcd.endpoints has no meaning with state.store = \"sqlite\": leave one of "
+                         "them out");
   if (wanted && is_wildcard(config.api.listen) && config.api.advertise.empty())
-    reader.contradiction("api.advertise", "api.advertise is missing: nobody can ask for the leader at " +
-                                              config.api.listen);
+    reader.contradiction("api.advertise",
+                         "api.advertise is missing: nobody can ask for the leader at " + config.api.listen);
   if (!is_whole(etcd.tls))
-    reader.contradiction("etcd", "etcd.certificate, etcd.key and etcd.authority belong together: give all three or none");
+    reader.contradiction("etcd",
+                         "etcd.certificate, etcd.key and etcd.authority belong together: give all three or none");
   if (std::ranges::any_of(etcd.endpoints, [](const std::string& url) { return url.starts_with("https:"); }) &&
       etcd.tls.empty())
     reader.contradiction("etcd.endpoints", "https needs etcd.certificate, etcd.key and etcd.authority");
@@ -177,16 +180,19 @@ void check_etcd(const ControllerConfig& config, ConfigReader& reader) {
 }
 
 void check_core(const CoreConfig& core, ConfigReader& reader) {
-  if (core.slice_bytes < kSmallestSlice || core.slice_bytes > kLargestSlice || !std::has_single_bit(core.slice_bytes.value))
+  if (core.slice_bytes < kSmallestSlice || core.slice_bytes > kLargestSlice ||
+      !std::has_single_bit(core.slice_bytes.value))
     reader.contradiction("slices.size", "slices.size must be a power of two from 2MiB to 1GiB");
   if (core.heartbeat.count() <= 0 || core.suspect_after <= core.heartbeat || core.lost_after <= core.suspect_after)
     reader.contradiction("servers", "servers.heartbeat < servers.suspect_after < servers.lost_after must hold");
   if (core.sync.count() <= 0 || core.host_silent_after <= core.sync)
     reader.contradiction("hosts", "hosts.sync < hosts.silent_after must hold");
   if (core.lease < core.sync * 3)
-    reader.contradiction("leases.time", "leases.time must be 3 times hosts.sync at least: leases are renewed at a third "
-                                        "of it");
-  if (core.offer <= core.sync) reader.contradiction("leases.confirm_time", "leases.confirm_time must be above hosts.sync");
+    reader.contradiction("leases.time",
+                         "leases.time must be 3 times hosts.sync at least: leases are renewed at a third "
+                         "of it");
+  if (core.offer <= core.sync)
+    reader.contradiction("leases.confirm_time", "leases.confirm_time must be above hosts.sync");
   if (core.reclaim <= core.sync)
     reader.contradiction("leases.reclaim_time", "leases.reclaim_time must be above hosts.sync");
   if (core.round.count() <= 0) reader.contradiction("shares.interval", "shares.interval must be more than 0");

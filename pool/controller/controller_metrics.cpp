@@ -239,8 +239,7 @@ std::vector<MetricFamily> controller_metric_families(const ControllerView& view)
   std::vector<MetricFamily> families;
   families.reserve(kCatalogue.size());
   for (const ControllerMetric& each : kCatalogue)
-    families.push_back(
-        {std::string(each.name), std::string(each.help), type_of(each.kind), series.take(each.name)});
+    families.push_back({std::string(each.name), std::string(each.help), type_of(each.kind), series.take(each.name)});
   return families;
 }
 

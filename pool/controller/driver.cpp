@@ -15,6 +15,7 @@
 
 #include "pool/controller/core/core.h"
 #include "pool/controller/state/backup.h"
+#include "pool/controller/state/random_text.h"
 #include "service/log.h"
 
 namespace tidepool::pool::controller {
@@ -44,6 +45,12 @@ std::int64_t unix_ms() {
       .count();
 }
 
+// A store without records is the beginning of a cluster, which has a name of its own.
+CoreConfig named(CoreConfig config) {
+  if (config.cluster.empty()) config.cluster = random_text();
+  return config;
+}
+
 using Counter = std::atomic<std::uint64_t>;
 
 }  // namespace
@@ -69,7 +76,7 @@ struct Controller::Impl {
   };
 
   Impl(std::unique_ptr<StateStore> state_store, const ControllerOptions& wanted, const Clock& time)
-      : store(std::move(state_store)), options(wanted), clock(time), config(wanted.core) {
+      : store(std::move(state_store)), options(wanted), clock(time), config(named(wanted.core)) {
     thread = std::thread([this] { run(); });
   }
 
@@ -257,7 +264,7 @@ struct Controller::Impl {
 
   // False: the records could not be read again.
   bool reconfigure(const CoreConfig& wanted) {
-    const CoreConfig former = std::exchange(config, wanted);
+    const CoreConfig former = std::exchange(config, named(wanted));
     Core before = std::move(*core);
     if (const Result<> loaded = load(); loaded) {
       spdlog::info("msg=\"configuration of leases and shares taken over\"");

@@ -1,13 +1,12 @@
 #include "pool/controller/state/etcd_store.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
-#include <random>
 #include <utility>
 
 #include "base/text.h"
 #include "pool/controller/state/etcd_store_impl.h"
+#include "pool/controller/state/random_text.h"
 
 namespace tidepool::pool::controller {
 namespace {
@@ -26,17 +25,6 @@ constexpr auto kLeastPatience = std::chrono::milliseconds(500);
 
 std::chrono::milliseconds patience_of(const EtcdStoreOptions& options) {
   return std::max<std::chrono::milliseconds>(options.lease / kAnswersPerTerm, kLeastPatience);
-}
-
-std::string random_text() {
-  std::random_device random;
-  std::string text;
-  for (int i = 0; i < 4; ++i) {
-    std::array<char, 9> digits{};
-    std::snprintf(digits.data(), digits.size(), "%08x", random());
-    text += digits.data();
-  }
-  return text;
 }
 
 // "NONCE NAME"
