@@ -368,13 +368,13 @@ asio::awaitable<Response> Server::State::answer_in_worker(Request request, Handl
 void Server::State::work(const std::shared_ptr<Pending>& pending) {
   static constexpr std::string_view kLeftOut = "(not recorded)";
   const Request& request = pending->request;
-  const bool secret = pending->route.secret;
+  const Handler::Route& route = pending->route;
   std::uint64_t record = 0;
-  if (pending->route.changes)
-    record = audit->begin(request.caller, request.method, request.target, secret ? kLeftOut : request.body);
+  if (route.changes)
+    record = audit->begin(request.caller, request.method, request.target, route.hide_body ? kLeftOut : request.body);
   Response response = handler.answer(request);
-  if (pending->route.changes)
-    audit->end(record, response.status, secret && response.status < 300 ? kLeftOut : response.body);
+  if (route.changes)
+    audit->end(record, response.status, route.hide_answer && response.status < 300 ? kLeftOut : response.body);
   asio::post(io, [pending, response = std::move(response)]() mutable {
     pending->response = std::move(response);
     pending->arrived.cancel();

@@ -24,9 +24,11 @@ namespace tidepool::http {
 class Handler {
  public:
   struct Route {
-    bool changes = false;      // recorded in the audit log
-    bool urgent = false;       // answered by a thread of its own, so that slow work never delays it
-    bool secret = false;       // bodies of request and answer hold secrets: the audit log leaves them out
+    bool changes = false;  // recorded in the audit log
+    bool urgent = false;   // answered by a thread of its own, so that slow work never delays it
+    // They hold secrets: the audit log leaves them out.
+    bool hide_body = false;    // of the request
+    bool hide_answer = false;  // of an answer below 300
     std::size_t max_body = 0;  // of a request; 0: options.max_body
   };
 

@@ -21,7 +21,7 @@ namespace tidepool::pool::controller {
 struct HttpForm {
   std::string method;
   std::string target;
-  std::string body;  // empty for GET
+  std::string body;  // empty where there is nothing to say
 };
 HttpForm http_form(const Request& request);
 
@@ -42,5 +42,7 @@ struct Document {
   std::string body;  // with a line feed
 };
 Document document_of(const Answer& answer);
+Document document_of(const BackupAnswer& answer);
+Result<std::string> backup_file_from(std::string_view body);
 
 }  // namespace tidepool::pool::controller

@@ -19,8 +19,7 @@ Role role_of(const http::Caller& caller);
 struct ApiRoute {
   std::string_view method;
   std::string_view pattern;  // "/v1/servers/{name}/drain"
-  // That may use it besides admin. Agents and servers only where {name} is their certificate's name; kReader: every
-  // role may.
+  // That may use it besides admin. Agents and servers only where {name} is their certificate's name.
   Role role = Role::kAdmin;
   http::Handler::Route kind;
 };
