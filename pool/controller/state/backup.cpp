@@ -155,7 +155,12 @@ Result<std::uint64_t> read_backup(const std::string& file, const RecordVisitor& 
   return records;
 }
 
-Result<BackupFigures> restore_sqlite(const std::string& database, const std::string& backup) {
+Result<std::string> as_it_was(std::string_view, std::string_view value) {
+  return std::string(value);
+}
+
+Result<BackupFigures> restore_sqlite(const std::string& database, const std::string& backup,
+                                     const RecordChange& change) {
   const Result<UniqueFd> lock = take_leader_lock(database, "a restore");
   if (!lock && lock.error().code == std::errc::device_or_resource_busy)
     return failure(std::errc::device_or_resource_busy, "restore into", database,
@@ -163,9 +168,14 @@ Result<BackupFigures> restore_sqlite(const std::string& database, const std::str
   if (!lock) return Failure(lock.error());
   PendingDatabase pending(database + ".restoring");
   if (Result<> opened = pending.open(); !opened) return Failure(opened.error());
-  const Result<std::uint64_t> read =
-      read_backup(backup, [&](std::string_view key, std::string_view value) { pending.add(key, value); });
+  Result<> changed;
+  const Result<std::uint64_t> read = read_backup(backup, [&](std::string_view key, std::string_view value) {
+    const Result<std::string> now = change(key, value);
+    if (!now && changed) changed = Failure(now.error());
+    if (now) pending.add(key, *now);
+  });
   if (!read) return Failure(read.error());
+  if (!changed) return Failure(changed.error());
   Result<BackupFigures> figures = pending.finish();
   if (!figures) return figures;
   if (Result<> kept = keep_aside(database); !kept) return Failure(kept.error());

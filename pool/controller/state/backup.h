@@ -26,6 +26,10 @@ Result<std::uint64_t> read_backup(const std::string& file, const RecordVisitor& 
 
 // Puts a backup in place of the database, whatever state that is in; what stood there is kept beside it, as
 // DATABASE.before-restore.TIME. Errors: a controller leads with it (device_or_resource_busy); those of read_backup.
-Result<BackupFigures> restore_sqlite(const std::string& database, const std::string& backup);
+Result<BackupFigures> restore_sqlite(const std::string& database, const std::string& backup,
+                                     const RecordChange& change);
+
+// For those who change nothing.
+Result<std::string> as_it_was(std::string_view key, std::string_view value);
 
 }  // namespace tidepool::pool::controller

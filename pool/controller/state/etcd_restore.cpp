@@ -53,9 +53,15 @@ Result<> keep_former_records(EtcdStore& store, const std::string& backup) {
 
 }  // namespace
 
-Result<std::uint64_t> restore_etcd(const EtcdStoreOptions& options, const std::string& backup) {
+Result<std::uint64_t> restore_etcd(const EtcdStoreOptions& options, const std::string& backup,
+                                   const RecordChange& change) {
   // Before anything is changed.
-  if (const auto whole = read_backup(backup, [](auto, auto) {}); !whole) return Failure(whole.error());
+  Result<> changed;
+  const auto whole = read_backup(backup, [&](std::string_view key, std::string_view value) {
+    if (const Result<std::string> now = change(key, value); !now && changed) changed = Failure(now.error());
+  });
+  if (!whole) return Failure(whole.error());
+  if (!changed) return Failure(changed.error());
   auto gateway = EtcdGateway::make(options.endpoints, options.lease);
   if (!gateway) return Failure(gateway.error());
   EtcdStoreOptions own = options;
@@ -73,8 +79,9 @@ Result<std::uint64_t> restore_etcd(const EtcdStoreOptions& options, const std::s
       !begun)
     return Failure(begun.error());
   Portions portions(store);
-  const Result<std::uint64_t> read =
-      read_backup(backup, [&](std::string_view key, std::string_view value) { portions.put(key, value); });
+  const Result<std::uint64_t> read = read_backup(backup, [&](std::string_view key, std::string_view value) {
+    portions.put(key, change(key, value).value_or(std::string(value)));
+  });
   if (!read) return read;
   if (Result<> written = portions.finish(); !written) return Failure(written.error());
   if (Result<> done = store.write({{store.key("restoring"), std::nullopt, 0, ""}}); !done) return Failure(done.error());

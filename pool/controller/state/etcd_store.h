@@ -12,6 +12,7 @@
 #include <string>
 
 #include "pool/controller/state/etcd_gateway.h"
+#include "pool/controller/state/sqlite_records.h"
 #include "pool/controller/state_store.h"
 
 namespace tidepool::pool::controller {
@@ -32,6 +33,7 @@ Result<std::unique_ptr<StateStore>> make_etcd_store(const EtcdStoreOptions& opti
 // Replaces all records by those of a backup. What was there is written to BACKUP.replaced.TIME first. Errors: a
 // controller leads (device_or_resource_busy); those of read_backup. When it is interrupted no controller leads until it
 // is done again.
-Result<std::uint64_t> restore_etcd(const EtcdStoreOptions& options, const std::string& backup);
+Result<std::uint64_t> restore_etcd(const EtcdStoreOptions& options, const std::string& backup,
+                                   const RecordChange& change);
 
 }  // namespace tidepool::pool::controller

@@ -15,6 +15,8 @@
 namespace tidepool::pool::controller {
 
 using RecordVisitor = std::function<void(std::string_view key, std::string_view value)>;
+// The value that a record has from now on.
+using RecordChange = std::function<Result<std::string>(std::string_view key, std::string_view value)>;
 
 struct Migration {
   int version;  // from 1, without gaps

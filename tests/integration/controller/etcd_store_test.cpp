@@ -174,12 +174,12 @@ TEST_F(EtcdStoreTest, ComesBackFromABackup) {
     const auto store = make(shared("leader"));
     lead(*store);
     put(*store, "other", "1");
-    const auto busy = restore_etcd(shared(""), backup);
+    const auto busy = restore_etcd(shared(""), backup, as_it_was);
     ASSERT_FALSE(busy);
     EXPECT_TRUE(has(busy.error().message(), "a controller leads (leader)")) << busy.error().message();
     EXPECT_EQ(records_of(*store), (Records{{"other", "1"}}));
   }
-  const auto restored = restore_etcd(shared(""), backup);
+  const auto restored = restore_etcd(shared(""), backup, as_it_was);
   ASSERT_TRUE(restored) << restored.error().message();
   EXPECT_EQ(*restored, records.size());
   const auto store = make(shared("next"));

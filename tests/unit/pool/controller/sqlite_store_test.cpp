@@ -246,7 +246,7 @@ TEST_F(SqliteStoreFile, ComesBackFromABackup) {
       << "it has servers' keys";
   put(*store, "later", "1");
 
-  const auto in_use = restore_sqlite(file_, backup);
+  const auto in_use = restore_sqlite(file_, backup, as_it_was);
   ASSERT_FALSE(in_use);
   EXPECT_TRUE(has(in_use.error().message(), "a controller leads with it (test): stop it first"))
       << in_use.error().message();
@@ -256,7 +256,7 @@ TEST_F(SqliteStoreFile, ComesBackFromABackup) {
   EXPECT_FALSE(std::filesystem::exists(backup + ".partial"));
 
   store.reset();
-  const auto restored = restore_sqlite(file_, backup);
+  const auto restored = restore_sqlite(file_, backup, as_it_was);
   ASSERT_TRUE(restored) << restored.error().message();
   EXPECT_EQ(records_of(*lead(file_)), before);
   std::size_t kept = 0;
@@ -275,15 +275,15 @@ TEST_F(SqliteStoreFile, RestoresOverADamagedDatabaseAndFromWholeBackupsOnly) {
   const std::string half = folder_ / "half.db";
   std::filesystem::copy_file(backup, half);
   std::filesystem::resize_file(half, std::filesystem::file_size(half) / 2);
-  const auto refused = restore_sqlite(file_, half);
+  const auto refused = restore_sqlite(file_, half, as_it_was);
   ASSERT_FALSE(refused);
   EXPECT_TRUE(has(refused.error().message(), "read the backup " + half)) << refused.error().message();
-  EXPECT_FALSE(restore_sqlite(file_, folder_ / "none.db"));
+  EXPECT_FALSE(restore_sqlite(file_, folder_ / "none.db", as_it_was));
   std::ofstream(folder_ / "empty.db");
-  EXPECT_FALSE(restore_sqlite(file_, folder_ / "empty.db"));
+  EXPECT_FALSE(restore_sqlite(file_, folder_ / "empty.db", as_it_was));
   EXPECT_FALSE(refusal(file_).empty()) << "nothing was restored yet";
 
-  ASSERT_TRUE(restore_sqlite(file_, backup));
+  ASSERT_TRUE(restore_sqlite(file_, backup, as_it_was));
   EXPECT_EQ(records_of(*lead(file_)).size(), 2000u);
 }
 
