@@ -121,10 +121,10 @@ class Service {
       feed_watchdog(state);
     }
     ServiceManager::stopping("resigning");
-    // Nobody asks any more; then the next one may lead.
-    metrics_.reset();
+    // First, so that the next one leads soon; whoever still asks here is sent there.
+    controller_->end();
     server_.reset();
-    controller_.reset();
+    metrics_.reset();
     spdlog::info("msg=stopped");
     return 0;
   }

@@ -80,10 +80,12 @@ struct Controller::Impl {
     thread = std::thread([this] { run(); });
   }
 
-  ~Impl() {
+  ~Impl() { end(); }
+
+  void end() {
     {
       const std::scoped_lock guard(mutex);
-      stopped = true;
+      if (std::exchange(stopped, true)) return;
     }
     wake.notify_all();
     store->stop();
@@ -425,6 +427,10 @@ void Controller::reconfigure(const CoreConfig& config) {
   const std::scoped_lock guard(impl_->mutex);
   impl_->new_config = config;
   impl_->wake.notify_one();
+}
+
+void Controller::end() {
+  impl_->end();
 }
 
 ControllerState Controller::state() const {

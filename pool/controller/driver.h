@@ -71,8 +71,7 @@ class Controller final : public ControllerService {
  public:
   // Begins to lead on a thread of its own. The clock must outlive it.
   Controller(std::unique_ptr<StateStore> store, const ControllerOptions& options, const Clock& clock);
-  // Resigns. Whoever waits is told that this controller does not lead.
-  ~Controller() override;
+  ~Controller() override;  // ends
   Controller(const Controller&) = delete;
   Controller& operator=(const Controller&) = delete;
 
@@ -88,6 +87,10 @@ class Controller final : public ControllerService {
 
   // Loads anew with it, soon. One that contradicts the records is refused in the log, and the former stays.
   void reconfigure(const CoreConfig& config);
+
+  // Resigns, so that another one may lead at once. Whoever waits, and whoever asks from now on, is told that this
+  // controller does not lead.
+  void end();
 
   ControllerState state() const;
   ControllerFigures figures() const;
