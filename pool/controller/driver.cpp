@@ -219,9 +219,10 @@ struct Controller::Impl {
     if (stored) stored = settle(pending, changes);
     if (stored) return true;
     trouble_was(stored.error());
+    const Error told = passes(stored.error().code) ? does_not_lead().value() : stored.error();
     // Those that were applied and not stored, and those behind them. An answer that was given stays what it is.
     for (Job& job : batch)
-      if (!job.answered) refuse(job, stored.error());
+      if (!job.answered) refuse(job, told);
     return false;
   }
 
