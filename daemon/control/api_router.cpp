@@ -5,8 +5,8 @@
 #include <charconv>
 #include <exception>
 
-#include "base/text.h"
 #include "base/quantity_text.h"
+#include "base/text.h"
 #include "daemon/control/api_handlers.h"
 #include "daemon/control/api_json.h"
 #include "service/http/error_body.h"
