@@ -119,7 +119,8 @@ tl::expected<std::string, ExitCode> vm_path(Session& session, const std::string&
   if (items.size() == 1) return path(text_at(items.front(), "host"), vm);
   std::string hosts;
   for (const json::value& each : items) hosts += " " + text_at(each, "host") + "/" + vm;
-  session.error(items.empty() ? "the controller knows no VM '" + vm + "'" : "several hosts have one; say which:" + hosts);
+  session.error(items.empty() ? "the controller knows no VM '" + vm + "'"
+                              : "several hosts have one; say which:" + hosts);
   return tl::unexpected(items.empty() ? ExitCode::kFailed : ExitCode::kUsage);
 }
 
@@ -184,8 +185,8 @@ ExitCode run_pool_set_vm(Session& session, const std::string& vm, const BoundsAr
   const std::string target =
       "/v1/vms?host=" + rest.substr(0, rest.find('/')) + "&vm=" + rest.substr(rest.find('/') + 1);
   return wait_for(controller, "resize of " + vm, [&]() -> tl::expected<std::string, ExitCode> {
-    const Fetched item =
-        only_item(controller, controller.get_all_after(target), "VM '" + vm + "'", [](const json::value&) { return true; });
+    const Fetched item = only_item(controller, controller.get_all_after(target), "VM '" + vm + "'",
+                                   [](const json::value&) { return true; });
     if (!item) return tl::unexpected(item.error());
     const json::value* limit = find(*item, "limit_bytes");
     const bool above = limit && !limit->is_null() && number_at(*item, "held_bytes") > number_at(*item, "limit_bytes");

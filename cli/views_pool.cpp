@@ -61,8 +61,9 @@ std::string pool_status_view(const json::value& document, bool colour) {
   table.add({"pool", number("cluster") + ", slices of " + size_at(document, "slice_bytes") + ", " + number("replicas") +
                          " replicas"});
   const auto bad = number_at(document, "servers_suspect") + number_at(document, "servers_lost");
-  table.add({"servers", warn_if(bad, number("servers_up") + " up, " + number("servers_suspect") + " suspect, " +
-                                         number("servers_lost") + " lost, " + number("servers_draining") + " draining",
+  table.add({"servers", warn_if(bad,
+                                number("servers_up") + " up, " + number("servers_suspect") + " suspect, " +
+                                    number("servers_lost") + " lost, " + number("servers_draining") + " draining",
                                 Paint::kWarn)});
   table.add({"hosts", number("hosts") + " (" + number("hosts_silent") + " silent), " + number("vms") + " VMs"});
   table.add({"capacity", size_at(document, "capacity_bytes") + ": leased " + size_at(document, "leased_bytes") +
@@ -72,15 +73,15 @@ std::string pool_status_view(const json::value& document, bool colour) {
   table.add({"grantable", size_at(document, "grantable_bytes") + ", of it ahead " + size_at(document, "buffer_bytes")});
   table.add({"VMs", "want " + size_at(document, "wanted_bytes") + ", hold " + size_at(document, "held_bytes") +
                         ", use " + size_at(document, "used_bytes")});
-  table.add({"slices", number("slices") + ", offered " + number("offered_slices") + ", releasing " +
-                           number("releasing_slices")});
+  table.add({"slices",
+             number("slices") + ", offered " + number("offered_slices") + ", releasing " + number("releasing_slices")});
   const auto few = number_at(document, "under_replicated_slices");
-  table.add({"replication", warn_if(few,
-                                    few == 0 ? "full"
-                                             : std::to_string(few) + " slices lack replicas; copying " +
-                                                   number("rebuild_running") + ", " +
-                                                   size_at(document, "rebuild_remaining_bytes") + " to do",
-                                    Paint::kWarn)});
+  table.add({"replication",
+             warn_if(few,
+                     few == 0 ? "full"
+                              : std::to_string(few) + " slices lack replicas; copying " + number("rebuild_running") +
+                                    ", " + size_at(document, "rebuild_remaining_bytes") + " to do",
+                     Paint::kWarn)});
   if (const auto lost = number_at(document, "lost_slices"); lost != 0)
     table.add({"lost", Cell(std::to_string(lost) + " slices have no replica left", Paint::kBad)});
   if (const auto overdue = number_at(document, "reclaims_overdue"); overdue != 0)
@@ -120,8 +121,8 @@ std::string pool_server_view(const json::value& document, bool colour) {
   table.add({"capacity", size_at(document, "capacity_bytes")});
   table.add({"leased", size_at(document, "leased_bytes") + " in " + text_at(document, "slices") + " slices"});
   table.add({"freeing", size_at(document, "freeing_bytes")});
-  table.add({"free", size_at(document, "free_bytes") + " (by its own count " +
-                         size_at(document, "reported_free_bytes") + ")"});
+  table.add({"free",
+             size_at(document, "free_bytes") + " (by its own count " + size_at(document, "reported_free_bytes") + ")"});
   table.add({"to move", text_at(document, "slices_to_move") + " slices"});
   return table.text(colour);
 }
