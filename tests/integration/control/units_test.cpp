@@ -28,6 +28,7 @@ std::string built(const std::string& unit) {
   text = std::regex_replace(text, std::regex("@BINDIR@"), "/usr/bin");
   text = std::regex_replace(text, std::regex("@DOCDIR@"), "/usr/share/doc/tidepool/docs");
   text = std::regex_replace(text, std::regex("@MEMD_CONFIG@"), "/etc/tidepool/memd.toml");
+  text = std::regex_replace(text, std::regex("@CONTROLLER_CONFIG@"), "/etc/tidepool/controller.toml");
   return std::regex_replace(text, std::regex("@CONFIG@"), "/etc/tidepool/tidepool.toml");
 }
 
@@ -40,7 +41,8 @@ TEST(Units, SystemdFindsNothingWrong) {
     GTEST_SKIP() << "systemd-analyze is not installed";
   const TemporaryFolder folder;
   std::string files;
-  for (const char* unit : {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service"}) {
+  for (const char* unit :
+       {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service", "tidepool-controller.service"}) {
     std::string text = built(unit);
     ASSERT_FALSE(text.empty()) << unit;
     // Verification wants programs that exist: they do once installed.
