@@ -9,6 +9,8 @@ namespace {
 
 using enum Refusal::Code;
 
+constexpr std::size_t kMostCandidates = 10'000;  // hosts whose agents said a first word and no second
+
 tl::expected<void, Refusal> check(const SyncHost& request) {
   if (!is_name(request.host))
     return refuse(kInvalid, "a host's name has 1 to 64 of A-Z a-z 0-9 . _ -", "change the agent's `host` name");
@@ -18,8 +20,8 @@ tl::expected<void, Refusal> check(const SyncHost& request) {
       return refuse(kInvalid, host + ": machine, boot and instance have 1 to 256 bytes each");
   if (request.vms.size() > kMostVmsPerHost || request.gone.size() > kMostVmsPerHost)
     return refuse(kInvalid, host + ": more than " + std::to_string(kMostVmsPerHost) + " VMs");
-  if (request.lost.size() > kMostSlicesPerRequest || request.tasks.size() > kMostSlicesPerRequest)
-    return refuse(kInvalid, host + ": more than " + std::to_string(kMostSlicesPerRequest) + " reports at once");
+  if (request.lost.size() > kMostReports || request.tasks.size() > kMostReports)
+    return refuse(kInvalid, host + ": more than " + std::to_string(kMostReports) + " reports at once");
   std::set<std::string> names;
   std::set<HolderId> holders;
   for (const VmReport& vm : request.vms) {
@@ -37,37 +39,58 @@ tl::expected<void, Refusal> check(const SyncHost& request) {
   return {};
 }
 
-// The agent's first word: from now on it speaks for the host, and none before it.
-tl::expected<Host*, Refusal> begin_agent(State& state, const SyncHost& request) {
-  Host* host = state.find_host(request.host);
-  if (host != nullptr) {
-    if (host->record.forgotten)
-      return refuse(kUnavailable, "host " + request.host + " is being forgotten", "wait until its slices are free", {},
-                    1000);
-    if (!host->record.machine.empty() && host->record.machine != request.machine && host->held > 0)
-      return refuse(
-          kConflict, "host " + request.host + " is another machine, with " + std::to_string(host->held) + " slices",
-          "give this one another name; or, if that one is gone, `tidectl pool host forget " + request.host + "`");
-    if (host->record.instance == request.instance && host->record.boot == request.boot) return host;
-  } else {
-    host = &state.hosts[request.host];
-    host->record.name = request.host;
+tl::expected<void, Refusal> may_begin(const Host& host, const SyncHost& request) {
+  if (host.record.forgotten)
+    return refuse(kUnavailable, "host " + request.host + " is being forgotten", "wait until its slices are free", {},
+                  1000);
+  if (host.record.machine == request.machine || host.held == 0) return {};
+  return refuse(kConflict,
+                "host " + request.host + " is another machine, with " + std::to_string(host.held) + " slices",
+                "give this one another name; or, if that one is gone, `tidectl pool host forget " + request.host + "`");
+}
+
+bool is_of(const SyncHost& request, const auto& agent) {
+  return agent.machine == request.machine && agent.boot == request.boot && agent.instance == request.instance;
+}
+
+// An agent's first word changes nothing yet: it may have been on its way for long, and its sender be no more.
+tl::expected<std::uint64_t, Refusal> greet(State& state, const SyncHost& request) {
+  if (const Host* const host = state.find_host(request.host); host != nullptr) {
+    if (const auto may = may_begin(*host, request); !may) return tl::unexpected(may.error());
+    if (is_of(request, host->record)) return host->record.epoch;
   }
-  HostRecord& record = host->record;
+  if (const auto found = state.candidates.find(request.host); found != state.candidates.end())
+    if (is_of(request, found->second)) return found->second.epoch;
+  if (state.candidates.size() >= kMostCandidates) state.candidates.clear();
+  const std::uint64_t epoch = state.next.epoch++;
+  state.save(state.next);
+  state.candidates[request.host] = {request.machine, request.boot, request.instance, epoch};
+  return epoch;
+}
+
+// The agent has got its epoch: from now on it speaks for the host, and none before it.
+tl::expected<void, Refusal> begin_agent(State& state, const SyncHost& request) {
+  const auto found = state.candidates.find(request.host);
+  if (found == state.candidates.end() || found->second.epoch != request.epoch || !is_of(request, found->second))
+    return {};
+  if (const Host* const known = state.find_host(request.host); known != nullptr)
+    if (const auto may = may_begin(*known, request); !may) return may;
+  state.candidates.erase(found);
+  Host& host = state.hosts[request.host];
+  HostRecord& record = host.record;
   const bool booted = !record.boot.empty() && record.boot != request.boot;
+  record.name = request.host;
   record.machine = request.machine;
   record.boot = request.boot;
   record.instance = request.instance;
-  record.epoch = state.next.epoch++;
+  record.epoch = request.epoch;
   // Its memory, with every sealing key in it, is gone.
   if (booted) record.ended_below = record.epoch;
   state.save(record);
-  state.save(state.next);
-  if (booted) {
-    state.note_ended(*host);
-    state.event("host-booted", "host " + request.host, std::to_string(host->held) + " slices of before are given up");
-  }
-  return host;
+  if (!booted) return {};
+  state.note_ended(host);
+  state.event("host-booted", "host " + request.host, std::to_string(host.held) + " slices of before are given up");
+  return {};
 }
 
 // The VM of a report, made if it is new. Null: not one of this host's, or no room for it in this call.
@@ -179,7 +202,7 @@ Slice* slice_of(State& state, const Host& host, SliceId id) {
 void take_lost(State& state, Host& host, const SyncHost& request) {
   for (const LostReplica& lost : request.lost) {
     Slice* const slice = slice_of(state, host, lost.slice);
-    if (slice == nullptr || slice->record.phase != SlicePhase::kHeld || state.budget() == 0) continue;
+    if (slice == nullptr || slice->record.phase != SlicePhase::kHeld) continue;
     if (const auto* replica = reported(state, *slice, lost.server, lost.epoch))
       state.free_replica(*slice, replica->server);
   }
@@ -187,7 +210,6 @@ void take_lost(State& state, Host& host, const SyncHost& request) {
 
 void take_tasks(State& state, Host& host, const SyncHost& request, SyncAnswer& answer) {
   for (const TaskReport& report : request.tasks) {
-    if (state.budget() == 0) return;  // the rest stays a task, and is reported again
     Slice* const slice = slice_of(state, host, report.slice);
     const auto* replica = slice == nullptr || slice->record.phase != SlicePhase::kHeld
                               ? nullptr
@@ -250,24 +272,31 @@ tl::expected<Host*, Refusal> host_of(State& state, const std::string& name, std:
 
 Handled handle(State& state, const SyncHost& request) {
   if (const auto checked = check(request); !checked) return tl::unexpected(checked.error());
-  const auto found = request.epoch == 0 ? begin_agent(state, request) : host_of(state, request.host, request.epoch);
+  SyncAnswer answer;
+  answer.lease_ms = static_cast<std::uint64_t>(state.config.lease.count());
+  answer.slice_bytes = Bytes{state.cluster.slice_bytes};
+  if (request.epoch == 0) {
+    const auto epoch = greet(state, request);
+    if (!epoch) return tl::unexpected(epoch.error());
+    answer.epoch = *epoch;
+    return Answer{std::move(answer)};
+  }
+  if (const auto begun = begin_agent(state, request); !begun) return tl::unexpected(begun.error());
+  const auto found = host_of(state, request.host, request.epoch);
   if (!found) return tl::unexpected(found.error());
   Host& host = **found;
-  if (request.epoch != 0 && host.record.instance != request.instance)
+  if (!is_of(request, host.record))
     return refuse(kStale, "another agent speaks for host " + request.host, "begin anew: sync with epoch 0");
   host.seen = state.context.now;
   host.heard = true;
   host.spare = request.spare.value;
 
-  SyncAnswer answer;
   take_lost(state, host, request);
   take_tasks(state, host, request, answer);
   take_vms(state, host, request);
 
   answer.epoch = host.record.epoch;
   answer.sync_ms = static_cast<std::uint64_t>(state.config.sync.count());
-  answer.lease_ms = static_cast<std::uint64_t>(state.config.lease.count());
-  answer.slice_bytes = Bytes{state.cluster.slice_bytes};
   for (const auto& [name, server] : state.servers)
     answer.servers.push_back(
         {name, server.record.address, server.record.domain, server.record.boot, server.state, server.record.draining});

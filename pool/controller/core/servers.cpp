@@ -9,7 +9,17 @@ namespace {
 // Above every epoch that a slice can have.
 constexpr std::uint64_t kAboveAll = std::uint64_t{1} << 40;
 
-ServerAnswer answer_to(const State& state, const Server& server, bool register_again) {
+// The epoch below which a slice can be freed that the server has, and that by the records is not there. 0: not now. It
+// may be a copy that the holder still reads, after two servers took turns with one name: it stays until others have
+// all.
+std::uint64_t free_below(const State& state, std::uint64_t id) {
+  const auto found = state.slices.find(id);
+  if (found == state.slices.end()) return kAboveAll;
+  const Slice& slice = found->second;
+  return slice.under_replicated && !state.ended(*slice.life) ? 0 : slice.record.epoch + 1;
+}
+
+ServerAnswer answer_to(const State& state, Server& server, bool register_again) {
   ServerAnswer answer;
   answer.heartbeat_ms = static_cast<std::uint64_t>(state.config.heartbeat.count());
   answer.drain = server.record.draining;
@@ -20,22 +30,12 @@ ServerAnswer answer_to(const State& state, const Server& server, bool register_a
       if (replica.server == server.record.number && replica.phase == ReplicaPhase::kFreeing)
         answer.free.push_back({SliceId{id}, LeaseEpoch{replica.epoch}});
   }
-  for (const auto& [id, below] : server.orphans) {
+  for (auto& [id, below] : server.orphans) {
     if (answer.free.size() == kMostSlicesPerRequest) return answer;
-    answer.free.push_back({SliceId{id}, LeaseEpoch{below}});
+    if (below == 0) below = free_below(state, id);
+    if (below != 0) answer.free.push_back({SliceId{id}, LeaseEpoch{below}});
   }
   return answer;
-}
-
-// What it has and should not: given to nobody any more, or not there.
-void find_orphans(const State& state, Server& server, const std::vector<ServerSlice>& has) {
-  server.orphans.clear();
-  for (const ServerSlice& each : has) {
-    const auto id = static_cast<std::uint64_t>(each.slice);
-    if (server.slices.contains(id)) continue;
-    const auto found = state.slices.find(id);
-    server.orphans[id] = found == state.slices.end() ? kAboveAll : found->second.record.epoch + 1;
-  }
 }
 
 void set_state(State& state, Server& server, ServerState to) {
@@ -108,7 +108,9 @@ Handled handle(State& state, const RegisterServer& request) {
   };
   const std::size_t had = server.slices.size();
   state.change_server(server, set);
-  find_orphans(state, server, request.slices);
+  server.orphans.clear();
+  for (const ServerSlice& each : request.slices)
+    if (const auto id = static_cast<std::uint64_t>(each.slice); !server.slices.contains(id)) server.orphans[id] = 0;
   if (is_new) state.save(state.next);
   if (is_new || encode(before) != encode(server.record)) state.save(server.record);
   if (is_new || other_boot || before.left)

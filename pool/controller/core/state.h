@@ -32,7 +32,7 @@ struct Server {
   std::uint64_t reported_free = 0;
   std::set<std::uint64_t> slices;                  // with a replica here, those to be freed included
   std::set<std::uint64_t> freeing;                 // of these
-  std::map<std::uint64_t, std::uint64_t> orphans;  // slices it has and should not: the epoch to free them below
+  std::map<std::uint64_t, std::uint64_t> orphans;  // slices it has and should not: what it was told to free below
   unsigned copies = 0;                             // replicas being made to or from it
 
   bool usable() const { return state == ServerState::kUp && !record.draining && !record.left; }
@@ -107,6 +107,14 @@ struct Offer {
   MonoTime until;
 };
 
+// An agent that got an epoch and did not use it yet.
+struct Candidate {
+  std::string machine;
+  std::string boot;
+  std::string instance;
+  std::uint64_t epoch = 0;
+};
+
 struct Totals {
   std::uint64_t offered = 0;
   std::uint64_t releasing = 0;
@@ -144,9 +152,10 @@ struct State {
   std::vector<SliceRecord> loaded_slices;
   std::vector<VmRecord> loaded_vms;
 
-  std::deque<Offer> offers;   // the oldest first
-  std::set<HolderId> ending;  // lives with something left to do
-  std::string next_host;      // whose copies are planned first
+  std::deque<Offer> offers;                     // the oldest first
+  std::set<HolderId> ending;                    // lives with something left to do
+  std::map<std::string, Candidate> candidates;  // by host
+  std::string next_host;                        // whose copies are planned first
   std::uint64_t balance_at = 0;
   Totals totals;
   Claim claims;              // of all VMs
