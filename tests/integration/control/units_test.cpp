@@ -100,12 +100,14 @@ TEST(Units, EveryCapabilityIsExplained) {
   EXPECT_GT(count, 0);
 }
 
-TEST(Units, MemoryServerHasNoPrivileges) {
-  const std::string unit = built("tidepool-memd.service");
-  EXPECT_TRUE(has(unit, "User=tidepool-memd\n"));
-  EXPECT_TRUE(has(unit, "CapabilityBoundingSet=\n"));
-  EXPECT_TRUE(has(unit, "NoNewPrivileges=yes"));
-  EXPECT_NE(read(TIDEPOOL_SOURCE_DIR "/systemd/tidepool.sysusers").find("\nu tidepool-memd "), std::string::npos);
+TEST(Units, MemoryServersAndControllersHaveNoPrivileges) {
+  for (const std::string name : {"tidepool-memd", "tidepool-controller"}) {
+    const std::string unit = built(name + ".service");
+    EXPECT_TRUE(has(unit, "User=" + name + "\n"));
+    EXPECT_TRUE(has(unit, "CapabilityBoundingSet=\n"));
+    EXPECT_TRUE(has(unit, "NoNewPrivileges=yes"));
+    EXPECT_NE(read(TIDEPOOL_SOURCE_DIR "/systemd/tidepool.sysusers").find("\nu " + name + " "), std::string::npos);
+  }
 }
 
 TEST(Units, KeeperOutlivesTheAgent) {
