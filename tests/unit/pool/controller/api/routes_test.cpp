@@ -90,7 +90,9 @@ TEST_F(ControllerRoutes, RolesDoWhatTheyMayAndNothingElse) {
       const bool may = role == Role::kAdmin || (role != Role::kNone && role == form.role);
       EXPECT_EQ(response.status, may ? 200u : 403u) << form.pattern << " " << caller.role << " " << response.body;
       EXPECT_EQ(service_.asked.size(), before + (may ? 1 : 0)) << "what is forbidden is not asked";
-      if (!may) EXPECT_EQ(code_of(response), "forbidden");
+      if (!may) {
+        EXPECT_EQ(code_of(response), "forbidden");
+      }
     }
   }
   EXPECT_EQ(ask(with_certificate("name-1", "agent"), "POST", "/v1/backup", R"({"file":"/x"})").status, 403u);
@@ -172,8 +174,12 @@ TEST_F(ControllerRoutes, RefusalsAndFailuresHaveStatusAndReason) {
 
 TEST_F(ControllerRoutes, ChangesAreAuditedAndSecretsAreNot) {
   for (const ApiRoute& route : api_routes()) {
-    if (route.role == Role::kAdmin) EXPECT_TRUE(route.kind.changes) << route.pattern;
-    if (route.method == "GET") EXPECT_FALSE(route.kind.changes) << route.pattern;
+    if (route.role == Role::kAdmin) {
+      EXPECT_TRUE(route.kind.changes) << route.pattern;
+    }
+    if (route.method == "GET") {
+      EXPECT_FALSE(route.kind.changes) << route.pattern;
+    }
   }
   EXPECT_TRUE(handler_.route("POST", "/v1/servers/m1/register").hide_body) << "the key";
   EXPECT_TRUE(handler_.route("POST", "/v1/hosts/h1/grants").hide_answer) << "the leases' secrets";

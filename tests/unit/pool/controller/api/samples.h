@@ -6,6 +6,7 @@
 
 #include "pool/controller/api/codec.h"
 #include "pool/controller/api/forms.h"
+#include "pool/controller/api/scalars.h"
 #include "pool/controller/api/view_fields.h"
 
 namespace tidepool::pool::controller::testing {
