@@ -30,7 +30,7 @@ struct ControllerConfig {
     std::string advertise;           // what other controllers tell clients while this one leads; empty: from the above
     http::TlsFiles tls;
     std::string audit_log = "/var/log/tidepool-controller/audit.jsonl";
-    unsigned workers = 8;
+    unsigned workers = 16;
     unsigned max_connections = 4096;
     Bytes max_body{std::uint64_t{8} << 20};
     std::chrono::milliseconds request_timeout{10'000};

@@ -117,7 +117,7 @@ class Service {
         cannot_start(state.trouble);
         return 1;
       }
-      ServiceManager::status(summary_of(state));
+      tell_status(summary_of(state));
       feed_watchdog(state);
     }
     ServiceManager::stopping("resigning");
@@ -201,6 +201,12 @@ class Service {
     spdlog::info("msg=\"configuration taken over\"");
   }
 
+  void tell_status(const std::string& status) {
+    if (status == told_) return;
+    told_ = status;
+    ServiceManager::status(status);
+  }
+
   // Only when its thread has gone round since the last time, or waits for another one to lead no more.
   void feed_watchdog(const ControllerState& state) {
     if (!watchdog_) return;
@@ -220,6 +226,7 @@ class Service {
   std::unique_ptr<FamiliesEndpoint> metrics_;  // last: it asks the others
   std::optional<std::chrono::microseconds> watchdog_;
   std::uint64_t beats_ = 0;
+  std::string told_;
 };
 
 int serve(const std::string& path, ControllerConfig config) {

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -121,6 +122,15 @@ Result<> keep_aside(const std::string& database) {
   return sync_folder_of(database);
 }
 
+// What root restores is for whoever the folder is made for: the controller's user. Without the privilege it is that
+// user already.
+void give_to_owner_of_folder(const std::string& file) {
+  const std::string folder = std::filesystem::path(file).parent_path().string();
+  struct stat info {};
+  if (::geteuid() != 0 || ::stat(folder.empty() ? "." : folder.c_str(), &info) != 0) return;
+  [[maybe_unused]] const int given = ::lchown(file.c_str(), info.st_uid, info.st_gid);
+}
+
 }  // namespace
 
 Result<BackupFigures> write_backup(std::span<const StateChange> records, const std::string& file) {
@@ -178,6 +188,8 @@ Result<BackupFigures> restore_sqlite(const std::string& database, const std::str
   if (!changed) return Failure(changed.error());
   Result<BackupFigures> figures = pending.finish();
   if (!figures) return figures;
+  give_to_owner_of_folder(pending.file());
+  give_to_owner_of_folder(leader_lock_file(database));
   if (Result<> kept = keep_aside(database); !kept) return Failure(kept.error());
   if (::rename(pending.file().c_str(), database.c_str()) != 0) return errno_failure("restore", database);
   if (Result<> durable = sync_folder_of(database); !durable) return Failure(durable.error());

@@ -8,6 +8,7 @@
 
 namespace tidepool::pool::controller {
 
+std::string leader_lock_file(const std::string& database);
 // Held until the descriptor is closed. device_or_resource_busy: somebody else has it.
 Result<UniqueFd> take_leader_lock(const std::string& database, const std::string& name);
 // Who wrote its name there last.

@@ -283,8 +283,16 @@ TEST_F(SqliteStoreFile, RestoresOverADamagedDatabaseAndFromWholeBackupsOnly) {
   EXPECT_FALSE(restore_sqlite(file_, folder_ / "empty.db", as_it_was));
   EXPECT_FALSE(refusal(file_).empty()) << "nothing was restored yet";
 
+  // As root would, for the user whose folder it is.
+  std::filesystem::remove(file_ + ".lock");
+  const bool root = ::geteuid() == 0 && ::chown(folder_.path().c_str(), 65534, 65534) == 0;
   ASSERT_TRUE(restore_sqlite(file_, backup, as_it_was));
   EXPECT_EQ(records_of(*lead(file_)).size(), 2000u);
+  for (const std::string& each : {file_, file_ + ".lock"}) {
+    struct stat info {};
+    ASSERT_EQ(::stat(each.c_str(), &info), 0);
+    EXPECT_EQ(info.st_uid, root ? 65534u : ::geteuid()) << each;
+  }
 }
 
 }  // namespace
