@@ -123,10 +123,11 @@ Handled handle(State& state, const RegisterServer& request) {
   };
   const std::size_t had = server.slices.size();
   state.change_server(server, set);
-  server.orphans.clear();
+  // A list that was long under way has less than there is: what is known of this boot stays.
+  if (is_new || other_boot) server.orphans.clear();
   for (const ServerSlice& each : request.slices)
     if (const auto id = static_cast<std::uint64_t>(each.slice); !server.slices.contains(id))
-      server.orphans[id] = {static_cast<std::uint64_t>(each.epoch), 0};
+      server.orphans.try_emplace(id, Orphan{static_cast<std::uint64_t>(each.epoch), 0});
   if (is_new) state.save(state.next);
   if (is_new || encode(before) != encode(server.record)) state.save(server.record);
   if (is_new || other_boot || before.left)
