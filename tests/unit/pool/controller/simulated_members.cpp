@@ -74,6 +74,7 @@ void SimulatedPool::server_speaks(SimulatedServer& server) {
   ServerHeartbeat request;
   request.name = server.name;
   request.boot = server.boot_id();
+  request.free = Bytes{(server.capacity - server.slices.size()) * kSlice};
   const std::size_t count = std::min(server.done.size(), kMostSlicesPerRequest);
   request.done.assign(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
   server.done.erase(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
@@ -228,7 +229,7 @@ bool SimulatedPool::attach_all(const SliceLease& lease, SimulatedSlice& slice) {
     SimulatedServer& server = servers_.at(replica.server);
     bool full = false;
     const bool attached = !chance(3) && server.attach(replica.claims, replica.boot, full);
-    if (full) fail("server " + replica.server + " has no room for a slice that it was chosen for");
+    if (full && !misled_) fail("server " + replica.server + " has no room for a slice that it was chosen for");
     if (!attached) return false;
     slice.copies[replica.server] = {static_cast<std::uint64_t>(replica.claims.epoch), replica.boot, true};
   }
@@ -332,14 +333,14 @@ void SimulatedPool::do_task(SimulatedHost& host, SimulatedVm& vm, const Task& ta
       slice.copies.erase(copy);
     }
   } else if (vm.given_up.contains({id, task.server, epoch})) {
-    return;
+    report.done = false;
   } else if (copy == slice.copies.end() || copy->second.epoch < epoch) {
     SimulatedServer& server = servers_.at(task.server);
     bool full = false;
     const bool room = slice.copies.size() < kMostReplicasPerSlice || copy != slice.copies.end();
     const bool readable = slice.content == 0 || whole_copies(slice, id, task.server) > 0;
     report.done = room && readable && !chance(5) && server.attach(task.lease->claims, task.lease->boot, full);
-    if (full) fail("server " + task.server + " has no room for a copy that it was chosen for");
+    if (full && !misled_) fail("server " + task.server + " has no room for a copy that it was chosen for");
     if (report.done) {
       server.reach(id, epoch, task.lease->boot)->content = slice.content;
       slice.copies[task.server] = {epoch, task.lease->boot, false};

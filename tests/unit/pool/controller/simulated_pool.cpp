@@ -37,6 +37,9 @@ std::string describe_needy(const State& state) {
       text += " " + std::to_string(replica.server) + "." + std::to_string(static_cast<int>(replica.phase));
     text += "; ";
   }
+  for (const auto& [name, server] : state.servers)
+    text += " " + std::to_string(server.record.number) + " " + server.record.domain + " room " +
+            std::to_string(state.room_of(server)) + " orphans " + std::to_string(server.orphans.size());
   return text;
 }
 
@@ -93,6 +96,10 @@ std::optional<Answer> SimulatedPool::ask(const Request& request) {
   Outcome outcome = core_->apply(request, context_);
   if (std::holds_alternative<Refusal>(outcome.answer) && !outcome.changes.empty())
     fail("a refusal changes records: " + std::get<Refusal>(outcome.answer).message);
+  // A word of a former boot that was believed while the server was silent: its room is not known until it is heard.
+  if (const auto* registration = std::get_if<RegisterServer>(&request))
+    if (!std::holds_alternative<Refusal>(outcome.answer))
+      misled_ = misled_ || registration->boot != servers_.at(registration->name).boot_id();
   const bool ends_before = chance(1);
   if (!ends_before) commit(outcome.changes);
   if (ends_before || chance(1)) {
@@ -215,8 +222,7 @@ void SimulatedPool::disturb() {
     case 4:  // the agent ends; what it had not confirmed is forgotten
       ++on.agents;
       on.epoch = 0;
-      on.lost.clear();
-      on.reports.clear();
+      on.reports.clear();  // what is out of force stands in its table, and is told again
       for (SimulatedVm& vm : on.vms) std::erase_if(vm.slices, [](const auto& each) { return !each.second.confirmed; });
       break;
     case 5:  // the machine boots
@@ -322,7 +328,15 @@ void SimulatedPool::settle() {
   for (const auto& [name, server] : servers_) {
     std::set<std::uint64_t> has;
     for (const auto& [id, held] : server.slices) has.insert(id);
-    if (has != state.servers.at(name).slices) return fail("server " + name + " has other slices than the records say");
+    if (has == state.servers.at(name).slices) continue;
+    std::string text = "server " + name + " has";
+    for (const std::uint64_t id : has) text += " " + std::to_string(id);
+    text += ", the records say";
+    for (const std::uint64_t id : state.servers.at(name).slices) text += " " + std::to_string(id);
+    text += ", orphans";
+    for (const auto& [id, orphan] : state.servers.at(name).orphans)
+      text += " " + std::to_string(id) + "/" + std::to_string(orphan.epoch) + "/" + std::to_string(orphan.below);
+    return fail(text);
   }
   check_records();
 }

@@ -167,6 +167,7 @@ class SimulatedPool {
   std::uint64_t loads_ = 0;
   std::uint64_t grants_ = 0;
   std::uint64_t copies_ = 0;
+  bool misled_ = false;
   std::string wrong_;
 };
 
