@@ -49,6 +49,10 @@ Result<Reply> ApiClient::request(std::string_view method, std::string_view targe
       const std::string folder = peer_.identity.substr(0, peer_.identity.rfind('/') + 1);
       options.tls = {peer_.identity + ".pem", peer_.identity + ".key", folder + "ca.pem"};
     }
+    for (const std::string& each : peer_.endpoints)
+      if (each.starts_with("https:") && peer_.identity.empty())
+        return failure(std::errc::invalid_argument, "use", each,
+                       "it wants to know who asks: --identity DIR/NAME, of a certificate as pki issue makes it");
     Result<std::unique_ptr<http::Client>> made = http::Client::make(options);
     if (!made) return broken(made.error(), peer_);
     client_ = std::move(*made);

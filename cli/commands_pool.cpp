@@ -250,7 +250,7 @@ ExitCode run_pool_node_ok_to_stop(Session& session, const std::string& node) {
   if (!answer) return answer.error();
   const bool possible = flag_at(*answer, "possible");
   controller.show(*answer, [&](const json::value& document, bool colour) {
-    return possible ? "yes\n" : pool_plan_view(document, colour);
+    return (possible ? "yes\n" : "") + pool_plan_view(document, colour);
   });
   return possible ? ExitCode::kOk : ExitCode::kRefused;
 }
