@@ -9,17 +9,33 @@ namespace {
 // Above every epoch that a slice can have.
 constexpr std::uint64_t kAboveAll = std::uint64_t{1} << 40;
 
-// The epoch below which a slice can be freed that the server has, and that by the records is not there. 0: not now. It
-// may be a copy that the holder still reads, after two servers took turns with one name: it stays until others have
-// all.
-std::uint64_t free_below(const State& state, std::uint64_t id) {
-  const auto found = state.slices.find(id);
-  if (found == state.slices.end()) return kAboveAll;
-  const Slice& slice = found->second;
-  return slice.under_replicated && !state.ended(*slice.life) ? 0 : slice.record.epoch + 1;
+// What a server has, and by the records has not. What nobody holds is freed. Of a slice that is held it may be a copy
+// that the holder still reads, after two servers took turns with one name: the holder is asked to let it go.
+void settle_orphans(State& state, Server& server) {
+  for (auto each = server.orphans.begin(); each != server.orphans.end();) {
+    const auto id = each->first;
+    Orphan& orphan = (each++)->second;
+    if (orphan.below != 0) continue;
+    const auto found = state.slices.find(id);
+    if (found == state.slices.end()) {
+      orphan.below = kAboveAll;
+      continue;
+    }
+    Slice& slice = found->second;
+    if (slice.record.phase == SlicePhase::kReleasing || orphan.epoch > slice.record.epoch) {
+      orphan.below = std::max(slice.record.epoch, orphan.epoch) + 1;
+    } else if (slice.record.phase == SlicePhase::kHeld && slice.record.replicas.size() < kMostReplicaRecords) {
+      if (state.budget() == 0) return;
+      const std::uint64_t epoch = orphan.epoch;
+      server.orphans.erase(id);
+      state.change(slice, [&](SliceRecord& record) {
+        record.replicas.push_back({server.record.number, server.record.generation, epoch, ReplicaPhase::kLeaving});
+      });
+    }
+  }
 }
 
-ServerAnswer answer_to(const State& state, Server& server, bool register_again) {
+ServerAnswer answer_to(const State& state, const Server& server, bool register_again) {
   ServerAnswer answer;
   answer.heartbeat_ms = static_cast<std::uint64_t>(state.config.heartbeat.count());
   answer.drain = server.record.draining;
@@ -30,10 +46,9 @@ ServerAnswer answer_to(const State& state, Server& server, bool register_again) 
       if (replica.server == server.record.number && replica.phase == ReplicaPhase::kFreeing)
         answer.free.push_back({SliceId{id}, LeaseEpoch{replica.epoch}});
   }
-  for (auto& [id, below] : server.orphans) {
+  for (const auto& [id, orphan] : server.orphans) {
     if (answer.free.size() == kMostSlicesPerRequest) return answer;
-    if (below == 0) below = free_below(state, id);
-    if (below != 0) answer.free.push_back({SliceId{id}, LeaseEpoch{below}});
+    if (orphan.below != 0) answer.free.push_back({SliceId{id}, LeaseEpoch{orphan.below}});
   }
   return answer;
 }
@@ -110,7 +125,8 @@ Handled handle(State& state, const RegisterServer& request) {
   state.change_server(server, set);
   server.orphans.clear();
   for (const ServerSlice& each : request.slices)
-    if (const auto id = static_cast<std::uint64_t>(each.slice); !server.slices.contains(id)) server.orphans[id] = 0;
+    if (const auto id = static_cast<std::uint64_t>(each.slice); !server.slices.contains(id))
+      server.orphans[id] = {static_cast<std::uint64_t>(each.epoch), 0};
   if (is_new) state.save(state.next);
   if (is_new || encode(before) != encode(server.record)) state.save(server.record);
   if (is_new || other_boot || before.left)
@@ -118,6 +134,7 @@ Handled handle(State& state, const RegisterServer& request) {
                 request.address + ", domain " + (request.domain.empty() ? "of its own" : request.domain) + ", " +
                     size_text(request.capacity) +
                     (had > 0 ? "; began anew, " + std::to_string(had) + " replicas are gone" : ""));
+  settle_orphans(state, server);
   return Answer{answer_to(state, server, false)};
 }
 
@@ -138,7 +155,7 @@ Handled handle(State& state, const ServerHeartbeat& request) {
   for (const FreeCommand& command : request.done) {
     const auto id = static_cast<std::uint64_t>(command.slice);
     const auto below = static_cast<std::uint64_t>(command.below);
-    if (const auto orphan = server.orphans.find(id); orphan != server.orphans.end() && orphan->second == below)
+    if (const auto orphan = server.orphans.find(id); orphan != server.orphans.end() && orphan->second.below == below)
       server.orphans.erase(orphan);
     const auto slice = state.slices.find(id);
     if (slice == state.slices.end()) continue;
@@ -159,6 +176,7 @@ Handled handle(State& state, const ServerHeartbeat& request) {
     server.orphans.clear();
     state.save(server.record);
   }
+  settle_orphans(state, server);
   return Answer{answer_to(state, server, register_again)};
 }
 

@@ -52,10 +52,10 @@ TEST(PoolSimulation, LeasesNothingTwiceAndFreesNothingInUse) {
   Done done;
   for (std::uint64_t seed = 1; seed <= 1000; ++seed) ASSERT_EQ(run(seed, done), "") << "TIDEPOOL_POOL_SEED=" << seed;
   // It is about something.
-  EXPECT_GT(done.grants, 10'000u);
-  EXPECT_GT(done.writes, 10'000u);
-  EXPECT_GT(done.copies, 2'000u);
-  EXPECT_GT(done.loads, 5'000u);
+  EXPECT_GT(done.grants, 5'000u);
+  EXPECT_GT(done.writes, 5'000u);
+  EXPECT_GT(done.copies, 500u);
+  EXPECT_GT(done.loads, 4'000u);
 }
 
 TEST(PoolSimulation, GoesOnWithOtherSeedsForAsLongAsIsAsked) {

@@ -112,7 +112,29 @@ unsigned SimulatedPool::whole_copies(SimulatedSlice& slice, std::uint64_t id, co
   return whole;
 }
 
+// That replica is never used again, whatever task of it is still under way.
+void SimulatedPool::give_up(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id, const std::string& server,
+                            std::uint64_t epoch) {
+  host.lost.push_back({SliceId{id}, server, LeaseEpoch{epoch}});
+  vm.given_up.emplace(id, server, epoch);
+}
+
+// Its links see that a server has begun anew.
+void SimulatedPool::see_boots(SimulatedHost& host) {
+  for (SimulatedVm& vm : host.vms) {
+    for (auto& [id, slice] : vm.slices) {
+      for (auto copy = slice.copies.begin(); slice.confirmed && copy != slice.copies.end();) {
+        const auto& [name, at] = *copy;
+        const bool gone = servers_.at(name).up && servers_.at(name).boot_id() != at.boot;
+        if (gone) give_up(host, vm, id, name, at.epoch);
+        copy = gone ? slice.copies.erase(copy) : std::next(copy);
+      }
+    }
+  }
+}
+
 void SimulatedPool::host_speaks(SimulatedHost& host) {
+  see_boots(host);
   SyncHost request;
   request.host = host.name;
   request.machine = "machine of " + host.name;
@@ -140,12 +162,12 @@ void SimulatedPool::host_speaks(SimulatedHost& host) {
 
 void SimulatedPool::host_acts(SimulatedHost& host) {
   const std::string from = host.name + "#" + std::to_string(host.agents);
-  if (host.vms.size() < kMostVms && random_.below(10) == 0) {
+  if (host.vms.size() < kMostVms && random_.below(host.vms.empty() ? 2 : 20) == 0) {
     SimulatedVm vm;
     vm.name = "vm-" + std::to_string(random_.below(6));
     if (std::ranges::find(host.vms, vm.name, &SimulatedVm::name) != host.vms.end()) return;
     vm.holder = holder_id(next_name_++);
-    vm.wanted = random_.below(8);
+    vm.wanted = 1 + random_.below(8);
     host.vms.push_back(vm);
     return;
   }
@@ -189,7 +211,7 @@ void SimulatedPool::write(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id
   slice.content = ++writes_;
   for (auto* held : reached) held->content = slice.content;
   for (const std::string& name : missed) {
-    host.lost.push_back({SliceId{id}, name, LeaseEpoch{slice.copies.at(name).epoch}});
+    give_up(host, vm, id, name, slice.copies.at(name).epoch);
     slice.copies.erase(name);
   }
 }
@@ -223,8 +245,12 @@ void SimulatedPool::take_grant(SimulatedHost& host, const GrantSlices& request, 
     const auto owner = owners_.try_emplace(id, request.holder).first;
     if (owner->second != request.holder) fail("slice " + std::to_string(id) + " is granted to two holders");
     std::set<std::string> domains;
-    for (const ReplicaLease& replica : lease.replicas) domains.insert(servers_.at(replica.server).domain);
-    if (domains.size() != lease.replicas.size()) fail("two replicas in one failure domain");
+    bool first = true;  // as granted; asked for again later, replicas may have been made anew
+    for (const ReplicaLease& replica : lease.replicas) {
+      domains.insert(servers_.at(replica.server).domain);
+      first = first && static_cast<std::uint64_t>(replica.claims.epoch) == 1;
+    }
+    if (first && domains.size() != lease.replicas.size()) fail("two replicas in one failure domain");
     if (vm == nullptr || vm->slices.contains(id) || vm->released.contains(id)) continue;
     SimulatedSlice slice;
     if (lease.replicas.size() == request.replicas && attach_all(lease, slice)) {
@@ -289,7 +315,7 @@ void SimulatedPool::take_sync(SimulatedHost& host, const SyncAnswer& answer) {
     if (vm_of(host, stray) == nullptr && std::ranges::find(host.gone, stray) == host.gone.end())
       host.gone.push_back(stray);
   for (const Task& task : answer.tasks)
-    if (SimulatedVm* const vm = vm_of(host, task.holder); vm != nullptr && !chance(30)) do_task(host, *vm, task);
+    if (SimulatedVm* const vm = vm_of(host, task.holder); vm != nullptr && !chance(10)) do_task(host, *vm, task);
 }
 
 void SimulatedPool::do_task(SimulatedHost& host, SimulatedVm& vm, const Task& task) {
@@ -305,6 +331,8 @@ void SimulatedPool::do_task(SimulatedHost& host, SimulatedVm& vm, const Task& ta
       if (slice.content != 0 && whole_copies(slice, id, task.server) == 0) return;  // never the last one
       slice.copies.erase(copy);
     }
+  } else if (vm.given_up.contains({id, task.server, epoch})) {
+    return;
   } else if (copy == slice.copies.end() || copy->second.epoch < epoch) {
     SimulatedServer& server = servers_.at(task.server);
     bool full = false;
