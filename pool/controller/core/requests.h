@@ -114,7 +114,7 @@ struct TaskReport {
   std::string why;     // when not done
 };
 // A replica that the holder uses no more: it missed a write, or its server has begun anew. It is never used again with
-// that epoch, whatever task of it is still under way.
+// that epoch: a task of it that is still under way is reported as one that cannot be done.
 struct LostReplica {
   SliceId slice{};
   std::string server;

@@ -8,6 +8,7 @@ namespace {
 
 // Above every epoch that a slice can have.
 constexpr std::uint64_t kAboveAll = std::uint64_t{1} << 40;
+constexpr int kBetweenLists = 15;  // heartbeats, at least
 
 // What a server has, and by the records has not. What nobody holds is freed. Of a slice that is held it may be a copy
 // that the holder still reads, after two servers took turns with one name: the holder is asked to let it go.
@@ -118,15 +119,17 @@ Handled handle(State& state, const RegisterServer& request) {
     server.domain = state.domain_number(record);
     server.state = ServerState::kUp;
     server.seen = state.context.now;
+    server.registered = state.context.now;
     server.heard = true;
     state.by_number[record.number] = &server;
   };
   const std::size_t had = server.slices.size();
   state.change_server(server, set);
-  server.orphans.clear();
+  // A list that was long under way has less than there is: what is known of this boot stays.
+  if (is_new || other_boot) server.orphans.clear();
   for (const ServerSlice& each : request.slices)
     if (const auto id = static_cast<std::uint64_t>(each.slice); !server.slices.contains(id))
-      server.orphans[id] = {static_cast<std::uint64_t>(each.epoch), 0};
+      server.orphans.try_emplace(id, Orphan{static_cast<std::uint64_t>(each.epoch), 0});
   if (is_new) state.save(state.next);
   if (is_new || encode(before) != encode(server.record)) state.save(server.record);
   if (is_new || other_boot || before.left)
@@ -147,8 +150,11 @@ Handled handle(State& state, const ServerHeartbeat& request) {
     return refuse(kInvalid, "server " + request.name + ": more than " + std::to_string(kMostSlicesPerRequest) +
                                 " commands reported at once");
   Server& server = found->second;
-  // After a restart of the controller: what is where is compared once.
-  const bool register_again = !server.heard;
+  // What is where is compared once after a restart of the controller, and when less is free than must be.
+  const std::uint64_t room = state.to_bytes(state.room_of(server)).value;
+  const bool leaks = request.free.value + state.cluster.slice_bytes <= room &&
+                     state.context.now - server.registered >= kBetweenLists * state.config.heartbeat;
+  const bool register_again = !server.heard || leaks;
   server.seen = state.context.now;
   server.reported_free = request.free.value;
   set_state(state, server, ServerState::kUp);

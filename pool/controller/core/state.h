@@ -33,6 +33,7 @@ struct Server {
   std::uint32_t domain = 0;  // its number in this process
   ServerState state = ServerState::kSuspect;
   MonoTime seen;
+  MonoTime registered;
   bool heard = false;  // since this process began
   std::uint64_t reported_free = 0;
   std::set<std::uint64_t> slices;           // with a replica here, those to be freed included

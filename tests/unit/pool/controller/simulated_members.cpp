@@ -74,6 +74,7 @@ void SimulatedPool::server_speaks(SimulatedServer& server) {
   ServerHeartbeat request;
   request.name = server.name;
   request.boot = server.boot_id();
+  request.free = Bytes{(server.capacity - server.slices.size()) * kSlice};
   const std::size_t count = std::min(server.done.size(), kMostSlicesPerRequest);
   request.done.assign(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
   server.done.erase(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
@@ -332,7 +333,7 @@ void SimulatedPool::do_task(SimulatedHost& host, SimulatedVm& vm, const Task& ta
       slice.copies.erase(copy);
     }
   } else if (vm.given_up.contains({id, task.server, epoch})) {
-    return;
+    report.done = false;
   } else if (copy == slice.copies.end() || copy->second.epoch < epoch) {
     SimulatedServer& server = servers_.at(task.server);
     bool full = false;

@@ -322,7 +322,15 @@ void SimulatedPool::settle() {
   for (const auto& [name, server] : servers_) {
     std::set<std::uint64_t> has;
     for (const auto& [id, held] : server.slices) has.insert(id);
-    if (has != state.servers.at(name).slices) return fail("server " + name + " has other slices than the records say");
+    if (has == state.servers.at(name).slices) continue;
+    std::string text = "server " + name + " has";
+    for (const std::uint64_t id : has) text += " " + std::to_string(id);
+    text += ", the records say";
+    for (const std::uint64_t id : state.servers.at(name).slices) text += " " + std::to_string(id);
+    text += ", orphans";
+    for (const auto& [id, orphan] : state.servers.at(name).orphans)
+      text += " " + std::to_string(id) + "/" + std::to_string(orphan.epoch) + "/" + std::to_string(orphan.below);
+    return fail(text);
   }
   check_records();
 }
