@@ -1,7 +1,7 @@
 // How long a controller that begins takes to its first answer, with the records of a large pool: the program of the
 // same build, on SQLite and, where it is installed, on etcd.
 //
-//   bench_controller_restart [SLICES]     100,000 by default
+//   bench_controller_restart [SLICES-PER-VM]     10 by default, of 10,000 VMs
 #include <signal.h>
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <thread>
 
-#include "bench/restart/large_pool.h"
+#include "bench/controller/large_pool.h"
 #include "bench/support/timing.h"
 #include "pool/controller/state/etcd_store.h"
 #include "pool/controller/state/sqlite_store.h"
@@ -94,14 +94,18 @@ void on_etcd(std::span<const StateChange> records) {
 }
 
 int run(int argc, char** argv) {
-  LargePool pool;
-  if (argc > 1) pool.slices = std::strtoull(argv[1], nullptr, 10);
-  if (argc > 2 || pool.slices == 0) {
-    std::cerr << "usage: bench_controller_restart [SLICES]\n";
+  const std::uint32_t slices = argc > 1 ? static_cast<std::uint32_t>(std::strtoul(argv[1], nullptr, 10)) : 10;
+  if (argc > 2 || slices == 0) {
+    std::cerr << "usage: bench_controller_restart [SLICES-PER-VM]\n";
     return 2;
   }
-  const std::vector<StateChange> records = records_of(pool);
-  std::cout << pool.slices << " slices with two replicas, " << pool.vms << " VMs, " << pool.servers << " servers\n";
+  const LargePoolShape shape;
+  LargePool pool(shape);
+  pool.fill(slices);
+  const std::vector<StateChange> records = pool.core().records();
+  const unsigned vms = shape.hosts * shape.vms_per_host;
+  std::cout << vms << " VMs with " << slices << " slices each, " << shape.servers << " servers: " << records.size()
+            << " records\n";
   on_sqlite(records);
   on_etcd(records);
   return 0;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kSchema = "1";
 // etcd's default bound is 128 operations per transaction (--max-txn-ops), of which one is the key `commit`.
-constexpr std::size_t kMostChangesAtOnce = 127;
+constexpr std::size_t kMostChangesPerTransaction = 127;
 constexpr std::size_t kFirstPage = 500;
 constexpr std::size_t kLargestPage = 2000;
 // Pages grow while they are small: values have 64 KiB at most, and hardly ever more than a few hundred bytes.
@@ -206,7 +206,7 @@ Result<> EtcdStore::write(std::vector<EtcdChange> changes) {
 }
 
 std::size_t EtcdStore::most_changes() const {
-  return kMostChangesAtOnce;
+  return kMostChangesPerTransaction;
 }
 
 Result<> EtcdStore::commit(std::span<const StateChange> changes) {
