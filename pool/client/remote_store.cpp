@@ -63,7 +63,7 @@ Result<> Core::prepare(std::vector<RemoteServer> servers) {
     WriteFrame& frame = *write_frames_.emplace_back(std::make_unique<WriteFrame>());
     frame.buffer = write_buffers_.data() + i * kFrameBytes;
     frame.number = static_cast<std::uint32_t>(i);
-    for (unsigned replica = 0; replica < kMostReplicas; ++replica)
+    for (unsigned replica = 0; replica < kReplicaPlaces; ++replica)
       frame.sendings[replica].request.done = [this, &frame, replica](LinkRequest&, LinkOutcome outcome) {
         this->written(frame, replica, outcome);
       };
@@ -91,6 +91,10 @@ Result<> Core::prepare(std::vector<RemoteServer> servers) {
       request.done = [this, &frame](LinkRequest&, LinkOutcome) { discarded(frame); };
     }
     free_discard_frames_.push_back(&frame);
+  }
+  for (CopyFrame& frame : copy_frames_) {
+    frame.request.priority = Priority::kWriteBack;
+    frame.request.done = [this, &frame](LinkRequest&, LinkOutcome outcome) { copied(frame, outcome); };
   }
   servers_.resize(kMostServers);
   const std::vector<std::string> known = slice_table_.servers();
@@ -146,6 +150,7 @@ void Core::take_answers() {
 }
 
 void Core::start() {
+  for (Server& server : servers_) server.down_since = now();
   for (std::size_t number = 0; number < servers_.size(); ++number) {
     if (servers_[number].link == nullptr) continue;
     const auto which = static_cast<std::uint8_t>(number);
@@ -157,6 +162,7 @@ void Core::start() {
 }
 
 Core::~Core() {
+  gate_->close();
   {
     std::unique_lock lock(mutex_);
     closing_ = true;
@@ -184,7 +190,7 @@ void Core::post(std::unique_lock<std::mutex>& lock, Outbox& outbox) {
   for (const AttachCall& call : outbox.attaches) attach(call);
   while (ReadRequest* request = outbox.reads.pop()) servers_[request->server].link->submit(request->request);
   while (WriteFrame* frame = outbox.frames.pop()) send_frame(frame);
-  for (const auto& [server, request] : outbox.discards) servers_[server].link->submit(*request);
+  for (const auto& [server, request] : outbox.requests) servers_[server].link->submit(*request);
   while (ReadState* state = outbox.read.pop()) {
     ReadBatch& batch = *state->batch;
     {
@@ -215,7 +221,7 @@ void Core::run() {
   while (!closing_) {
     if (!wanted_) {
       asleep_ = true;
-      watching_ = now() - last_read_ < kWatchFor;
+      watching_ = copying_ || now() - last_read_ < kWatchFor;
       wake_.wait_for(lock, watching_ ? kWatchEvery : kIdleEvery, [this] { return wanted_ || closing_; });
       asleep_ = false;
     }
@@ -229,13 +235,17 @@ void Core::run() {
 
 void Core::work() {
   refresh_latencies();
+  check_copies();
   std::unique_lock lock(mutex_);
   if (closing_) return;
   Outbox outbox;
   hedge_late(outbox);
   serve_waiting(outbox);
+  give_up_late_lease(outbox);
   pump_writes(outbox);
   send_discards(outbox);
+  tend_copies(outbox);
+  look_after_slices(outbox);
   give_back_empty(outbox);
   if (now() >= attach_again_at_) {
     attach_again_at_ = now() + kAttachAgainEvery;

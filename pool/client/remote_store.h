@@ -1,10 +1,11 @@
 // A page store whose pages lie at memory servers: sealed on this host, on one to three servers each. One per VM.
 //
-// A write is kOk when every replica in force has acknowledged it. A replica that missed one is taken out of force for
-// that slice and never read again; pages are lost only when the last replica in force is. A read asks the replica that
-// promises to be fastest, another one when that is late, gone or wrong; nothing is handed out that was not sealed here
-// for that place and version. kUnavailable: nobody who has the page answers now. kCorrupt: everybody who should have it
-// answered wrongly, or lost it.
+// A write is kOk when every replica in force has acknowledged it. A replica that missed one is out of force until it
+// has that page too; one that is gone is replaced: another server gets every live page of the slice, copied as it is
+// sealed, and is in force when it has acknowledged all of them. Pages are lost only when the last replica that has them
+// is. A read asks the replica that promises to be fastest, another one when that is late, gone or wrong; nothing is
+// handed out that was not sealed here for that place and version. kUnavailable: nobody who has the page answers now.
+// kCorrupt: everybody who should have it answered wrongly, or lost it.
 //
 // A location is set as soon as a page has a slot; until the write has ended, reads of it are answered from the writer's
 // buffer. All methods are thread-safe, also from `done` of a batch.
@@ -21,6 +22,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "pool/client/byte_budget.h"
 #include "pool/client/link.h"
 #include "pool/client/vm_secret.h"
 #include "pool/store/codec.h"
@@ -38,9 +40,12 @@ struct RemoteServer {
 struct LeaseWish {
   std::string server;
   protocol::Claims claims;  // lease_ms and rights are wishes
+  bool renewal = false;     // of the lease in this epoch, which is in place
 };
-// The token for it. Any thread; must not block.
-using LeaseSource = std::function<Result<Lease>(const LeaseWish&)>;
+using LeaseAnswer = std::function<void(Result<Lease>)>;
+// Asked for the token. Answers once: at once or later, on any thread, perhaps when the store is no more. Any thread;
+// must not block.
+using LeaseSource = std::function<void(const LeaseWish&, LeaseAnswer)>;
 
 enum class Sealing : std::uint8_t { kNone, kAes256Gcm };
 
@@ -58,7 +63,11 @@ struct RemoteStoreOptions {
   Nanoseconds hedge_least{std::chrono::microseconds(500)};
   Nanoseconds hedge_unknown{std::chrono::milliseconds(5)};
   Nanoseconds refused_pause{std::chrono::seconds(5)};  // a server that refused a slice is left alone for so long
-  std::uint64_t seed = 0;                              // of the draws of placement
+  // How long a lease lasts, and writes with it; renewed at a third of that. Zero: until the slice is released.
+  std::chrono::milliseconds lease{0};
+  Nanoseconds lost_after{std::chrono::seconds(60)};  // a server that is away for so long is replaced
+  std::shared_ptr<ByteBudget> copying{};             // for copies of slices; null: no bound
+  std::uint64_t seed = 0;                            // of the draws of placement
   // False: nobody but the caller calls work().
   bool own_thread = true;
   const Clock* clock = nullptr;  // null: the system's
@@ -74,6 +83,7 @@ struct RemoteServerFigures {
   std::uint64_t wrong_answers = 0;  // that did not open, were of another version, or not there
   std::uint64_t hedges = 0;         // reads that it was asked because another server was late
   std::uint64_t boots = 0;          // how often it came back without its pages
+  std::uint64_t filling = 0;        // slices that are being copied to it
 };
 
 struct RemoteFigures {
@@ -82,6 +92,9 @@ struct RemoteFigures {
   std::uint64_t degraded_slices = 0;  // of them, with fewer replicas in force than wanted
   std::uint64_t close_slices = 0;     // of them, with replicas in one failure domain
   std::uint64_t lost_slices = 0;      // of them, with none
+  std::uint64_t filling_slices = 0;   // of them, with a replica that does not have every page yet
+  std::uint64_t expired_slices = 0;   // of them, that take no writes because a lease has run out
+  Bytes rebuild_remaining;            // of pages that replicas lack
   std::uint64_t queued_pages = 0;     // handed over for writing, no slot yet
   std::uint64_t under_way_pages = 0;  // being written
   // Since start:
@@ -89,6 +102,9 @@ struct RemoteFigures {
   std::uint64_t hedges_won = 0;
   std::uint64_t steals = 0;            // reads answered from a write that had not ended
   std::uint64_t replicas_dropped = 0;  // taken out of force
+  std::uint64_t replicas_rebuilt = 0;  // put in force when they had every page
+  std::uint64_t rebuilds_failed = 0;   // given up: the server went, or refused
+  std::uint64_t rebuilt_pages = 0;     // copied from one server to another
   std::uint64_t lost_pages = 0;        // live when the last replica in force of their slice went
   std::uint64_t unavailable_reads = 0;
   std::uint64_t corrupt_reads = 0;

@@ -143,10 +143,10 @@ Result<std::shared_ptr<PageStore>> Servers::open_for(const std::string& vm) {
   if (!servers) return Failure{servers.error()};
   VmStore made;
   made.secret = std::move(*secret);
-  const LeaseSource leases = [keys = keys_](const LeaseWish& wish) -> Result<Lease> {
+  const LeaseSource leases = [keys = keys_](const LeaseWish& wish, const LeaseAnswer& answer) {
     const auto key = keys.find(wish.server);
-    if (key == keys.end()) return failure(std::errc::no_such_file_or_directory, "find the key of", wish.server);
-    return Lease{wish.claims, protocol::lease_secret(key->second, wish.claims)};
+    if (key == keys.end()) return answer(failure(std::errc::no_such_file_or_directory, "find the key of", wish.server));
+    answer(Lease{wish.claims, protocol::lease_secret(key->second, wish.claims)});
   };
   auto store = create_remote_store(std::move(*servers), leases, made.secret, options_.store);
   if (!store) return Failure{store.error()};
