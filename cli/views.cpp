@@ -199,6 +199,12 @@ void add_servers(const json::value& document, Table& table) {
              Cell(text_at(document, "slices") + ", " + std::to_string(degraded) + " with fewer replicas than wanted, " +
                       std::to_string(lost) + " lost with " + text_at(document, "lost_pages_total") + " pages",
                   degraded + lost == 0 ? Paint::kGood : Paint::kBad)});
+  if (number_at(document, "filling_slices") != 0)
+    table.add({"  being copied",
+               text_at(document, "filling_slices") + ", " + size_at(document, "rebuild_remaining_bytes") + " to go"});
+  if (number_at(document, "expired_slices") != 0)
+    table.add({"  lease is over",
+               Cell(text_at(document, "expired_slices") + " take no pages until it is renewed", Paint::kBad)});
   for (const json::value& server : servers) {
     const bool up = text_at(server, "up") == "true";
     const bool draining = text_at(server, "draining") == "true";

@@ -98,6 +98,9 @@ Result<> AgentImpl::open_server_pool(const Config& config) {
   options.store.capacity = config.servers.capacity;
   options.store.replicas = config.servers.replicas;
   options.store.slice = config.servers.slice;
+  options.store.lost_after = config.servers.lost_after;
+  options.store.lease = config.servers.lease;
+  options.store.copying = std::make_shared<pool::ByteBudget>(config.servers.copy_bandwidth);
   if (config.servers.codec != PageCodec::kNone)
     options.store.codec = config.servers.codec == PageCodec::kZstd ? pool::CodecKind::kZstd : pool::CodecKind::kLz4;
   auto pool = pool::make_server_pool(std::move(options));

@@ -25,6 +25,9 @@ Result<PoolStatus> AgentImpl::pool_status() {
     status.slices = remote->slices;
     status.degraded_slices = remote->degraded_slices;
     status.lost_slices = remote->lost_slices;
+    status.filling_slices = remote->filling_slices;
+    status.expired_slices = remote->expired_slices;
+    status.rebuild_remaining = remote->rebuild_remaining;
     status.lost_pages = remote->lost_pages;
   }
   return status;

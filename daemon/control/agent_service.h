@@ -406,6 +406,9 @@ struct PoolStatus {
   std::uint64_t slices = 0;
   std::uint64_t degraded_slices = 0;  // with fewer replicas than wanted
   std::uint64_t lost_slices = 0;      // with none
+  std::uint64_t filling_slices = 0;   // with a replica that is being copied
+  std::uint64_t expired_slices = 0;   // that take no page until a lease is renewed
+  Bytes rebuild_remaining;            // that replicas lack
   std::uint64_t lost_pages = 0;       // since start
 };
 

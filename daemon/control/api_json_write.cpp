@@ -373,6 +373,9 @@ json::object to_json(const PoolStatus& pool) {
           {"slices", pool.slices},
           {"degraded_slices", pool.degraded_slices},
           {"lost_slices", pool.lost_slices},
+          {"filling_slices", pool.filling_slices},
+          {"expired_slices", pool.expired_slices},
+          {"rebuild_remaining_bytes", pool.rebuild_remaining.value},
           {"lost_pages_total", pool.lost_pages}};
 }
 

@@ -162,6 +162,9 @@ struct Config {
     unsigned replicas = 2;
     Bytes slice{64ull << 20};
     PageCodec codec = PageCodec::kLz4;
+    Bytes copy_bandwidth{128ull << 20};                              // per second, for replicas made anew; all VMs
+    std::chrono::milliseconds lost_after{std::chrono::seconds(60)};  // a server that is away is replaced
+    std::chrono::milliseconds lease{0};                              // 0: until released
     bool operator==(const ServerPool&) const = default;
   } servers;
 

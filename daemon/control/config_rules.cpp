@@ -80,6 +80,10 @@ void memory_servers(Found& found, const Config& config) {
   const Bytes slice = config.servers.slice;
   if (slice < Bytes{2ull << 20} || slice > Bytes{1ull << 30} || slice.value % kPageSize != 0)
     found.push_back({"pool.servers.slice", "pool.servers.slice must be 2MiB to 1GiB, in whole pages"});
+  if (config.servers.lost_after.count() == 0)
+    found.push_back({"pool.servers.lost_after", "pool.servers.lost_after must be more than 0"});
+  if (config.servers.lease.count() != 0 && config.servers.lease < std::chrono::seconds(10))
+    found.push_back({"pool.servers.lease", "pool.servers.lease must be 0 (until released) or at least 10s"});
   if (config.servers.capacity < slice)
     found.push_back({"pool.servers.capacity", "pool.servers.capacity is below pool.servers.slice: it must hold one"});
 }

@@ -165,7 +165,8 @@ bool Core::begin_copy(CopyFrame& frame, std::size_t index, unsigned to, Outbox& 
     const SlotWord found = table_.load(number);
     const auto wanted = static_cast<std::uint32_t>(slot++);
     if (found.state != SlotState::kLive) continue;  // it is being written
-    frame.wanted[count] = {wanted, table_.second(number).load(std::memory_order_acquire), StoredForm::unpack(found.crc)};
+    frame.wanted[count] = {wanted, table_.second(number).load(std::memory_order_acquire),
+                           StoredForm::unpack(found.crc)};
     frame.items[count] = {.slot = wanted, .payload = frame.buffer + count * kPageSize};
     ++count;
   }

@@ -68,7 +68,8 @@ RemoteFigures Core::figures() const {
       for (auto& figures : sum.servers) figures.filling += figures.server == servers_[replica.entry.server].name;
     }
     const auto some = static_cast<unsigned>(std::popcount(filling(slice)));
-    if (replicas != 0 && replicas + some < options_.replicas) most += slice.used * (options_.replicas - replicas - some);
+    if (replicas != 0 && replicas + some < options_.replicas)
+      most += slice.used * (options_.replicas - replicas - some);
     sum.rebuild_remaining += Bytes{most * kPageSize};
   }
   sum.queued_pages = queued_pages_;

@@ -98,7 +98,8 @@ void Core::begin_fill(std::size_t index, Outbox& outbox) {
   const auto free_for = [&](const Replica& replica, ReplicaState state, bool same) {
     return replica.entry.state == state && !replica.attaching && (!same || replica.entry.server == number);
   };
-  auto place = std::ranges::find_if(slice.replicas, [&](auto& each) { return free_for(each, ReplicaState::kOut, true); });
+  auto place =
+      std::ranges::find_if(slice.replicas, [&](auto& each) { return free_for(each, ReplicaState::kOut, true); });
   for (const ReplicaState state : {ReplicaState::kNone, ReplicaState::kOut})
     if (place == slice.replicas.end())
       place = std::ranges::find_if(slice.replicas, [&](auto& each) { return free_for(each, state, false); });

@@ -123,12 +123,11 @@ bool Core::ask_servers(std::size_t index, std::size_t wanted, Outbox& outbox) {
               .use = ++uses_,
               .attaching = true};
     ++slice.awaited;
-    outbox.attaches.push_back(
-        {.server = place->entry.server,
-         .slice = index,
-         .replica = static_cast<unsigned>(place - slice.replicas.begin()),
-         .use = place->use,
-         .claims = claims_of(slice, place->entry.epoch, kOwnRights | protocol::kRightCreate)});
+    outbox.attaches.push_back({.server = place->entry.server,
+                               .slice = index,
+                               .replica = static_cast<unsigned>(place - slice.replicas.begin()),
+                               .use = place->use,
+                               .claims = claims_of(slice, place->entry.epoch, kOwnRights | protocol::kRightCreate)});
   }
   return slice.awaited != 0;
 }
@@ -213,9 +212,8 @@ void Core::leased(const AttachCall& call, const Result<Lease>& lease) {
   ++posting_;
   lock.unlock();
   const Attempt attempt{now(), static_cast<std::uint64_t>(lease->claims.epoch), lease->claims.lease_ms};
-  servers_[call.server].link->attach(*lease, [this, call, attempt](AttachOutcome outcome, ErrorCode code) {
-    attached(call, attempt, outcome, code);
-  });
+  servers_[call.server].link->attach(
+      *lease, [this, call, attempt](AttachOutcome outcome, ErrorCode code) { attached(call, attempt, outcome, code); });
   lock.lock();
   if (--posting_ == 0) posted_.notify_all();
 }

@@ -238,6 +238,9 @@ void add_history(const RemoteFigures& own, RemoteFigures& sum) {
   sum.hedges_won += own.hedges_won;
   sum.steals += own.steals;
   sum.replicas_dropped += own.replicas_dropped;
+  sum.replicas_rebuilt += own.replicas_rebuilt;
+  sum.rebuilds_failed += own.rebuilds_failed;
+  sum.rebuilt_pages += own.rebuilt_pages;
   sum.lost_pages += own.lost_pages;
   sum.unavailable_reads += own.unavailable_reads;
   sum.corrupt_reads += own.corrupt_reads;
@@ -256,12 +259,16 @@ void add_state(const RemoteFigures& own, RemoteFigures& sum) {
     to->draining = to->draining || from.draining;
     if (!from.why.empty()) to->why = from.why;
     to->slices += from.slices;
+    to->filling += from.filling;
     to->link.typical_read = std::max(to->link.typical_read, from.link.typical_read);
   }
   sum.slices += own.slices;
   sum.degraded_slices += own.degraded_slices;
   sum.close_slices += own.close_slices;
   sum.lost_slices += own.lost_slices;
+  sum.filling_slices += own.filling_slices;
+  sum.expired_slices += own.expired_slices;
+  sum.rebuild_remaining += own.rebuild_remaining;
   sum.queued_pages += own.queued_pages;
   sum.under_way_pages += own.under_way_pages;
 }
