@@ -3,7 +3,7 @@
 // Threads: the API's worker threads call, several at once; an implementation is thread-safe and never calls back. Calls
 // answer within about a second. Work that takes longer (adopt, release, evacuate, record) is started and returned as an
 // Operation, which the caller then follows with operation(id). Errors: Error::code chooses the HTTP status
-// (daemon/control/api_error.h), so use it with care: no_such_file_or_directory and no_such_process mean "no such VM,
+// (service/http/error_body.h), so use it with care: no_such_file_or_directory and no_such_process mean "no such VM,
 // operation or process"; invalid_argument "the request makes no sense"; file_exists and device_or_resource_busy "in
 // conflict with what is there or under way"; operation_not_permitted, not_supported, no_space_on_device and
 // operation_canceled "understood and refused"; resource_unavailable_try_again and timed_out "not now". Error::remedy is
@@ -23,6 +23,7 @@
 #include "base/units.h"
 #include "daemon/control/config.h"
 #include "daemon/control/vm_views.h"
+#include "service/http/message.h"
 
 namespace tidepool::daemon {
 
@@ -421,12 +422,7 @@ struct RunningConfig {
   std::vector<std::string> restart_pending;  // keys whose new values wait for a restart
 };
 
-// Who asks: SO_PEERCRED of the connection.
-struct Caller {
-  std::uint32_t uid = 0;
-  std::uint32_t gid = 0;
-  std::int32_t pid = 0;
-};
+using Caller = http::Caller;
 
 class AgentService {
  public:
