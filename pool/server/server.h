@@ -54,6 +54,9 @@ class Server {
   void drain();
   bool drained() const { return figures().slices.slices == 0; }
 
+  const protocol::BootId& boot() const { return state_->boot; }
+  SliceStore& slices() { return *state_->store; }
+
   ServerFigures figures() const;
   // A number that grows as long as every loop makes progress; see Watch.
   std::vector<std::uint64_t> beats() const;
