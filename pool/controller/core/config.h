@@ -3,12 +3,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 #include "base/units.h"
 
 namespace tidepool::pool::controller {
 
 struct CoreConfig {
+  // Of a store without records: a name that no other cluster has (the caller's to make). Else the store's counts.
+  std::string cluster;
   // 2 MiB to 1 GiB, a power of two. Fixed once slices exist.
   Bytes slice_bytes{std::uint64_t{64} << 20};
   // That capacity is counted for; a VM may want another number.

@@ -64,6 +64,9 @@ class Core {
   // The records as they would be loaded, in the order of keys: for backups and for tests.
   std::vector<StateChange> records() const;
 
+  // For tests: state.h.
+  const State& state() const { return *state_; }
+
  private:
   std::unique_ptr<State> state_;
 };
