@@ -5,6 +5,7 @@
 #include <charconv>
 #include <exception>
 
+#include "base/quantity_text.h"
 #include "base/text.h"
 #include "daemon/control/api_handlers.h"
 #include "daemon/control/api_json.h"

@@ -57,6 +57,16 @@ class Core final : public RemoteStore {
   void for_each_live(const std::function<void(Location, std::uint32_t)>& visit) const override;
   RemoteFigures figures() const override;
   void give_back_all() override;
+  protocol::HolderId holder() const override { return slice_table_.spec().holder; }
+  Result<> offer(const GrantedSlice& granted) override;
+  void confirm(protocol::SliceId slice) override;
+  void withdraw(protocol::SliceId slice) override;
+  std::vector<SliceReport> slices() const override;
+  void keep_slices(std::size_t most) override;
+  bool leaves(Location location) const override;
+  std::vector<protocol::SliceId> give_back_empty(std::size_t spare) override;
+  Result<> add_replica(protocol::SliceId slice, const GrantedReplica& granted) override;
+  bool drop_replica(protocol::SliceId slice, const std::string& server) override;
   void work() override;
 
  private:
@@ -66,8 +76,11 @@ class Core final : public RemoteStore {
   MonoTime now() const { return clock_->now(); }
   Result<> add_server(RemoteServer server);
   Result<> join_answers();
+  Result<> join_answers(const Server& server);
+  void listen(std::uint8_t number);
   Result<> ensure_codec(std::uint8_t kind, int level);
   void recover_slot(std::uint64_t slot, std::array<bool, StoredForm::kLastCodec + 1>& codecs);
+  const Link* link_of(const Server& server) const;
   void refresh_latencies();
   // Lets the lock go and does what was collected under it.
   void post(std::unique_lock<std::mutex>& lock, Outbox& outbox);
@@ -95,7 +108,7 @@ class Core final : public RemoteStore {
   // The server says that it has nothing of this slice, or is another one than it was.
   void refused(std::size_t index, unsigned replica, std::uint64_t use, protocol::ErrorCode code, Outbox& outbox);
   void give_back(std::size_t index, Outbox& outbox);
-  void give_back_empty(Outbox& outbox);
+  void give_back_spare(Outbox& outbox);
   void see_domains(Slice& slice) const;
   std::uint32_t take_slot(Slice& slice);
   void free_slot(std::size_t index, std::uint32_t slot);
@@ -119,12 +132,23 @@ class Core final : public RemoteStore {
   bool expired(const Replica& replica) const { return replica.expires != MonoTime{} && now() >= replica.expires; }
   void expire(std::size_t index, unsigned replica, std::uint64_t use);
 
+  void make_ready(std::size_t index);
+
+  // remote_placed.cpp
+  bool placed() const { return options_.placed != nullptr; }
+  Result<std::uint8_t> server_for(const GrantedReplica& granted);
+  std::size_t index_of(protocol::SliceId slice) const;
+  Room find_granted(std::size_t& slice);
+  void offer_answered(const AttachCall& call, AttachOutcome outcome, protocol::ErrorCode code);
+
   // remote_fill.cpp
   bool leaving(const Server& server, MonoTime at) const;
   ReplicaMask staying(const Slice& slice, ReplicaMask among, MonoTime at) const;
   void look_after_slices(Outbox& outbox);
   void look_after(std::size_t index, Outbox& outbox);
   void begin_fill(std::size_t index, Outbox& outbox);
+  bool fill(std::size_t index, std::uint8_t server, std::uint64_t epoch, std::shared_ptr<const Lease> lease,
+            Outbox& outbox);
   void fill_attached(const AttachCall& call, AttachOutcome outcome, protocol::ErrorCode code, Outbox& outbox);
   // A replica that was in force has missed a page.
   void begin_repair(std::size_t index, unsigned replica);
@@ -191,10 +215,11 @@ class Core final : public RemoteStore {
   std::array<std::unique_ptr<Codec>, StoredForm::kLastCodec + 1> codecs_;  // by kind
   const std::uint64_t slots_per_slice_;
   UniqueFd answers_;
-  std::vector<Link*> answering_;  // by what `answers_` says of them
+  std::array<Link*, kMostServers> answering_{};  // by what `answers_` says of them
 
   mutable std::mutex mutex_;
-  std::vector<Server> servers_;  // by number in the slice table; names and links do not change after prepare
+  // By number in the slice table. Names and links do not change once they are there.
+  std::vector<Server> servers_;
   std::vector<std::string> domains_;
   std::vector<Slice> slices_;
   std::size_t current_ = 0;  // where the last page went

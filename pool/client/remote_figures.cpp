@@ -29,20 +29,27 @@ StoreUsage Core::usage() const {
 }
 
 RemoteFigures Core::figures() const {
+  // Links without the lock: they have one of their own. A server that comes meanwhile is told of the next time.
   std::vector<RemoteServerFigures> servers;
-  for (const Server& server : servers_) {
-    if (server.name.empty()) continue;
-    RemoteServerFigures figures{.server = server.name, .link = {}};
-    // Without the lock: a link has one of its own.
-    if (server.link != nullptr) figures.link = server.link->figures();
-    servers.push_back(std::move(figures));
+  std::vector<std::size_t> numbers;
+  for (std::size_t number = 0; number < servers_.size(); ++number) {
+    const Server& server = servers_[number];
+    const Link* link = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      if (server.name.empty()) continue;
+      link = server.link.get();
+    }
+    RemoteServerFigures& figures = servers.emplace_back();
+    numbers.push_back(number);
+    if (link != nullptr) figures.link = link->figures();
   }
   const std::lock_guard lock(mutex_);
   RemoteFigures sum = counted_;
-  std::size_t at = 0;
-  for (const Server& server : servers_) {
-    if (server.name.empty()) continue;
-    RemoteServerFigures& figures = servers[at++];
+  for (std::size_t i = 0; i < servers.size(); ++i) {
+    const Server& server = servers_[numbers[i]];
+    RemoteServerFigures& figures = servers[i];
+    figures.server = server.name;
     figures.up = server.up;
     figures.draining = server.draining;
     figures.why = server.link == nullptr ? "it is not configured" : server.why;
@@ -71,6 +78,9 @@ RemoteFigures Core::figures() const {
     if (replicas != 0 && replicas + some < options_.replicas)
       most += slice.used * (options_.replicas - replicas - some);
     sum.rebuild_remaining += Bytes{most * kPageSize};
+    if (!slice.closing) continue;
+    ++sum.closing_slices;
+    sum.closing += Bytes{slice.used * kPageSize};
   }
   sum.queued_pages = queued_pages_;
   sum.under_way_pages = under_way_pages_;

@@ -43,7 +43,7 @@ void Core::look_after_slices(Outbox& outbox) {
   }));
   for (std::size_t index = 0; index < slices_.size(); ++index) {
     if (slices_[index].state != SliceState::kReady) continue;
-    look_after(index, outbox);
+    if (!placed()) look_after(index, outbox);
     renew_leases(index, outbox);
   }
 }
@@ -93,7 +93,13 @@ void Core::begin_fill(std::size_t index, Outbox& outbox) {
   }
   const PlacementChoice choice = choose_servers(candidates, 1, taken, random_);
   if (choice.servers.empty()) return;
-  const auto number = static_cast<std::uint8_t>(choice.servers.front());
+  fill(index, static_cast<std::uint8_t>(choice.servers.front()), next_epoch(), nullptr, outbox);
+}
+
+// False: there is no place for it.
+bool Core::fill(std::size_t index, std::uint8_t number, std::uint64_t epoch, std::shared_ptr<const Lease> lease,
+                Outbox& outbox) {
+  Slice& slice = slices_[index];
   // A server has one place in a slice, also when what it had is out.
   const auto free_for = [&](const Replica& replica, ReplicaState state, bool same) {
     return replica.entry.state == state && !replica.attaching && (!same || replica.entry.server == number);
@@ -103,8 +109,8 @@ void Core::begin_fill(std::size_t index, Outbox& outbox) {
   for (const ReplicaState state : {ReplicaState::kNone, ReplicaState::kOut})
     if (place == slice.replicas.end())
       place = std::ranges::find_if(slice.replicas, [&](auto& each) { return free_for(each, state, false); });
-  if (place == slice.replicas.end()) return;
-  *place = {.entry = {number, ReplicaState::kFilling, next_epoch()}, .use = ++uses_, .attaching = true, .fresh = true};
+  if (place == slice.replicas.end()) return false;
+  *place = {.entry = {number, ReplicaState::kFilling, epoch}, .use = ++uses_, .attaching = true, .fresh = true};
   ++fills_;
   owe_all(index, *place);
   ++servers_[number].slices;
@@ -115,7 +121,10 @@ void Core::begin_fill(std::size_t index, Outbox& outbox) {
                              .slice = index,
                              .replica = i,
                              .use = place->use,
-                             .claims = claims_of(slice, place->entry.epoch, kOwnRights | protocol::kRightCreate)});
+                             .claims = claims_of(slice, epoch, kOwnRights | protocol::kRightCreate),
+                             .renewal = false,
+                             .lease = std::move(lease)});
+  return true;
 }
 
 void Core::fill_attached(const AttachCall& call, AttachOutcome outcome, ErrorCode code, Outbox& outbox) {

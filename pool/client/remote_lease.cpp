@@ -25,7 +25,9 @@ bool Core::may_lease(const Server& server, MonoTime at) const {
 std::size_t Core::best_slice(bool whole_only, bool all_reachable) const {
   const MonoTime at = now();
   const auto fits = [&](const Slice& slice) {
-    if (slice.state != SliceState::kReady || slice.used >= slots_per_slice_ || at < slice.refused_until) return false;
+    if (slice.state != SliceState::kReady || slice.closing || slice.used >= slots_per_slice_ ||
+        at < slice.refused_until)
+      return false;
     const ReplicaMask force = in_force(slice);
     const ReplicaMask there = force & writable(slice);
     // One whose lease has run out is as good as ever for reads, and must not miss a page.
@@ -45,6 +47,7 @@ Core::Room Core::find_room(std::size_t& slice, Outbox& outbox) {
     return true;
   };
   if (found(best_slice(true, true))) return Room::kFound;
+  if (placed()) return find_granted(slice);
   if (leasing_ < slices_.size()) return Room::kWait;
   const MonoTime at = now();
   const auto candidates = static_cast<std::size_t>(
@@ -162,6 +165,13 @@ void Core::lease_answered(std::size_t index, const AttachCall& call, AttachOutco
     slice = Slice{};
     return;
   }
+  make_ready(index);
+}
+
+// What is in force now is what it has.
+void Core::make_ready(std::size_t index) {
+  Slice& slice = slices_[index];
+  const ReplicaMask have = in_force(slice);
   SliceEntry entry{slice.id, {}};
   for (unsigned i = 0; i < kReplicaPlaces; ++i) {
     if ((have & bit(i)) == 0) slice.replicas[i] = {};
@@ -192,6 +202,7 @@ std::uint64_t Core::next_epoch() {
 }
 
 void Core::attach(const AttachCall& call) {
+  if (call.lease != nullptr) return leased(call, *call.lease);
   leases_({servers_[call.server].name, call.claims, call.renewal},
           [this, gate = gate_, call](const Result<Lease>& lease) {
             if (!gate->enter()) return;
@@ -203,6 +214,7 @@ void Core::attach(const AttachCall& call) {
 void Core::leased(const AttachCall& call, const Result<Lease>& lease) {
   std::unique_lock lock(mutex_);
   if (closing_) return;
+  // The token may be another one than was wished for.
   if (!lease || lease->claims.slice != call.claims.slice || lease->claims.slots != call.claims.slots) {
     if (!lease) servers_[call.server].why = lease.error().message();
     lock.unlock();

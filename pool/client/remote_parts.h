@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -71,7 +72,8 @@ struct Replica {
   bool owes(std::uint32_t slot) const { return !owed.empty() && (owed[slot / 64] >> slot % 64 & 1) != 0; }
 };
 
-enum class SliceState : std::uint8_t { kNone, kLeasing, kReady };
+// kOffered: by a controller, not yet confirmed.
+enum class SliceState : std::uint8_t { kNone, kLeasing, kOffered, kReady };
 
 struct Slice {
   SliceState state = SliceState::kNone;
@@ -84,6 +86,8 @@ struct Slice {
   unsigned awaited = 0;               // answers to that
   MonoTime refused_until{};           // a server took no writes: none before
   MonoTime fill_at{};                 // no replica is made anew before
+  bool closing = false;               // takes no pages
+  bool refused = false;               // offered, and not attached everywhere
   bool apart = true;                  // replicas are in different failure domains
 };
 
@@ -217,6 +221,7 @@ struct AttachCall {
   std::uint64_t use = 0;
   protocol::Claims claims{};
   bool renewal = false;
+  std::shared_ptr<const Lease> lease{};  // the token is there already
 };
 
 // An ATTACH that was sent: the lease counts from then.

@@ -61,6 +61,7 @@ void Core::give_back_all() {
   std::unique_lock lock(mutex_);
   Outbox outbox;
   for (std::size_t index = 0; index < slices_.size(); ++index) {
+    if (slices_[index].state == SliceState::kOffered) give_back(index, outbox);
     if (slices_[index].state != SliceState::kReady) continue;
     for (std::uint64_t number = index * slots_per_slice_; number < (index + 1) * slots_per_slice_; ++number) {
       const SlotWord word = table_.load(number);

@@ -130,6 +130,8 @@ void Core::attached(const AttachCall& call, const Attempt& attempt, AttachOutcom
   }
   if (slice.state == SliceState::kLeasing) {
     lease_answered(call.slice, call, outcome, code, outbox);
+  } else if (slice.state == SliceState::kOffered) {
+    offer_answered(call, outcome, code);
   } else if (replica.entry.state == ReplicaState::kFilling) {
     fill_attached(call, outcome, code, outbox);
   } else if (replica.entry.state == ReplicaState::kInForce) {
@@ -168,7 +170,7 @@ void Core::attach_again(std::uint8_t number, Outbox& outbox) {
                                  .slice = index,
                                  .replica = i,
                                  .use = replica.use,
-                                 .claims = claims_of(slice, next_epoch(), rights)});
+                                 .claims = claims_of(slice, placed() ? replica.entry.epoch : next_epoch(), rights)});
     }
   }
 }
@@ -227,8 +229,8 @@ void Core::give_back(std::size_t index, Outbox& outbox) {
 }
 
 // One empty slice is kept for what comes next, if it is a good one.
-void Core::give_back_empty(Outbox& outbox) {
-  if (!std::exchange(maybe_empty_, false)) return;
+void Core::give_back_spare(Outbox& outbox) {
+  if (!std::exchange(maybe_empty_, false) || placed()) return;
   bool kept = false;
   for (std::size_t index = 0; index < slices_.size(); ++index) {
     const Slice& slice = slices_[index];

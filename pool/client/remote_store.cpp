@@ -131,16 +131,28 @@ Result<> Core::join_answers() {
   answers_ = UniqueFd{::epoll_create1(EPOLL_CLOEXEC)};
   if (!answers_.valid()) return errno_failure("create", "epoll");
   for (const Server& server : servers_) {
-    const int descriptor = server.link == nullptr ? -1 : server.link->answers_descriptor();
-    if (descriptor < 0) continue;
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.u64 = answering_.size();
-    if (::epoll_ctl(answers_.get(), EPOLL_CTL_ADD, descriptor, &event) != 0)
-      return errno_failure("wait for", "memory server " + server.name);
-    answering_.push_back(server.link.get());
+    if (auto joined = join_answers(server); !joined) return joined;
   }
   return {};
+}
+
+Result<> Core::join_answers(const Server& server) {
+  const int descriptor = server.link == nullptr ? -1 : server.link->answers_descriptor();
+  if (descriptor < 0) return {};
+  const auto number = static_cast<std::size_t>(&server - servers_.data());
+  answering_[number] = server.link.get();
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = number;
+  if (::epoll_ctl(answers_.get(), EPOLL_CTL_ADD, descriptor, &event) != 0)
+    return errno_failure("wait for", "memory server " + server.name);
+  return {};
+}
+
+void Core::listen(std::uint8_t number) {
+  servers_[number].link->listen({.up = [this, number](bool same_boot) { server_up(number, same_boot); },
+                                 .down = [this, number](const std::string& why) { server_down(number, why); },
+                                 .draining = [this, number] { server_draining(number); }});
 }
 
 void Core::take_answers() {
@@ -152,11 +164,7 @@ void Core::take_answers() {
 void Core::start() {
   for (Server& server : servers_) server.down_since = now();
   for (std::size_t number = 0; number < servers_.size(); ++number) {
-    if (servers_[number].link == nullptr) continue;
-    const auto which = static_cast<std::uint8_t>(number);
-    servers_[number].link->listen({.up = [this, which](bool same_boot) { server_up(which, same_boot); },
-                                   .down = [this, which](const std::string& why) { server_down(which, why); },
-                                   .draining = [this, which] { server_draining(which); }});
+    if (servers_[number].link != nullptr) listen(static_cast<std::uint8_t>(number));
   }
   if (options_.own_thread) thread_ = std::thread([this] { run(); });
 }
@@ -246,13 +254,19 @@ void Core::work() {
   send_discards(outbox);
   tend_copies(outbox);
   look_after_slices(outbox);
-  give_back_empty(outbox);
+  give_back_spare(outbox);
   if (now() >= attach_again_at_) {
     attach_again_at_ = now() + kAttachAgainEvery;
     for (std::size_t number = 0; number < servers_.size(); ++number)
       if (servers_[number].up) attach_again(static_cast<std::uint8_t>(number), outbox);
   }
   post(lock, outbox);
+}
+
+// There once, it stays.
+const Link* Core::link_of(const Server& server) const {
+  const std::lock_guard lock(mutex_);
+  return server.link.get();
 }
 
 // Asked without the lock: a link has one of its own.
@@ -263,8 +277,9 @@ void Core::refresh_latencies() {
     latencies_at_ = now();
   }
   for (Server& server : servers_) {
-    if (server.link == nullptr) continue;
-    const LinkFigures figures = server.link->figures();
+    const Link* const link = link_of(server);
+    if (link == nullptr) continue;
+    const LinkFigures figures = link->figures();
     const std::lock_guard lock(mutex_);
     server.typical_read = figures.typical_read;
     server.slow_read = figures.slow_read;
@@ -308,7 +323,7 @@ Result<std::unique_ptr<RemoteStore>> create_remote_store(std::vector<RemoteServe
                                                          std::shared_ptr<VmSecret> secret,
                                                          const RemoteStoreOptions& options) {
   if (auto sound = check(options, leases, secret); !sound) return Failure{sound.error()};
-  if (servers.empty()) return wrong("there must be at least one");
+  if (servers.empty() && !options.placed) return wrong("there must be at least one");
   if (options.slice < kLeastSlice || options.slice > kLargestSlice || options.slice.value % kPageSize != 0)
     return wrong("a slice must have 2 MiB to 1 GiB, in whole pages");
   SliceTableSpec slices;

@@ -47,6 +47,41 @@ using LeaseAnswer = std::function<void(Result<Lease>)>;
 // must not block.
 using LeaseSource = std::function<void(const LeaseWish&, LeaseAnswer)>;
 
+// A slice as a controller gives it, with the token for each of its replicas.
+struct GrantedReplica {
+  std::string server;
+  std::string address;
+  std::string domain;
+  Lease lease;
+};
+struct GrantedSlice {
+  protocol::SliceId slice{};
+  std::vector<GrantedReplica> replicas;
+};
+// The link to a server that the store has none to yet.
+using LinkMaker = std::function<Result<RemoteServer>(const GrantedReplica&)>;
+
+// What became of it.
+struct SliceReport {
+  enum class State : std::uint8_t {
+    kOffered,   // being attached
+    kAttached,  // at every server: to be confirmed
+    kRefused,   // not at every server: to be withdrawn
+    kReady,     // takes pages, and has some
+    kClosing,   // takes no more
+  };
+  struct Replica {
+    std::string server;
+    std::uint64_t epoch = 0;
+    bool in_force = false;
+    bool filling = false;  // neither: it is lost
+  };
+  protocol::SliceId slice{};
+  State state = State::kOffered;
+  std::uint64_t pages = 0;
+  std::vector<Replica> replicas;
+};
+
 enum class Sealing : std::uint8_t { kNone, kAes256Gcm };
 
 struct RemoteStoreOptions {
@@ -70,6 +105,8 @@ struct RemoteStoreOptions {
   std::uint64_t seed = 0;                            // of the draws of placement
   // False: nobody but the caller calls work().
   bool own_thread = true;
+  // Given: a controller says which slices there are, and where (see RemoteStore). Any thread of the caller's.
+  LinkMaker placed{};
   const Clock* clock = nullptr;  // null: the system's
 };
 
@@ -97,6 +134,8 @@ struct RemoteFigures {
   Bytes rebuild_remaining;            // of pages that replicas lack
   std::uint64_t queued_pages = 0;     // handed over for writing, no slot yet
   std::uint64_t under_way_pages = 0;  // being written
+  std::uint64_t closing_slices = 0;   // of them, that are to become empty
+  Bytes closing;                      // of pages in those
   // Since start:
   std::uint64_t hedges = 0;
   std::uint64_t hedges_won = 0;
@@ -110,6 +149,7 @@ struct RemoteFigures {
   std::uint64_t corrupt_reads = 0;
   std::uint64_t stale_reads = 0;  // of locations that are not live
   std::uint64_t refused_writes = 0;
+  std::uint64_t full_writes = 0;  // pages turned away because no slice had room
   std::uint64_t refused_releases = 0;
   std::uint64_t bad_entries = 0;  // found when the store was re-opened, and set aside
 };
@@ -121,6 +161,30 @@ class RemoteStore : public PageStore {
   // Every live page and how many owners it has. Not a snapshot: call it before others use the store.
   virtual void for_each_live(const std::function<void(Location, std::uint32_t references)>& visit) const = 0;
   virtual RemoteFigures figures() const = 0;
+  // Whom tokens name as the one who holds the slices.
+  virtual protocol::HolderId holder() const = 0;
+
+  // ---- Where slices come from a controller: RemoteStoreOptions::placed. One thread at a time. ----
+  // Attaches at every server. No page goes there before confirm().
+  virtual Result<> offer(const GrantedSlice& granted) = 0;
+  virtual void confirm(protocol::SliceId slice) = 0;
+  // Of one that is not confirmed: as if it had never been.
+  virtual void withdraw(protocol::SliceId slice) = 0;
+  // All of them, in no order.
+  virtual std::vector<SliceReport> slices() const = 0;
+  // From now on at most so many take pages; the emptiest others are to become empty.
+  virtual void keep_slices(std::size_t most) = 0;
+  // True: the page's slice is to become empty.
+  virtual bool leaves(Location location) const = 0;
+  // Empty ones, except `spare` of those that still take pages: their servers have them back, and the store knows
+  // nothing of them any more.
+  virtual std::vector<protocol::SliceId> give_back_empty(std::size_t spare) = 0;
+  // A replica more, that is in force when it has every page. Again: nothing new. Errors: there is no such slice, or no
+  // place for it.
+  virtual Result<> add_replica(protocol::SliceId slice, const GrantedReplica& granted) = 0;
+  // A replica less, unless it is the last one in force. False: it is still there.
+  virtual bool drop_replica(protocol::SliceId slice, const std::string& server) = 0;
+
   // The VM is over: every slice goes back to its servers, as far as they can be reached now, and with it every page.
   // Nothing may be under way; nothing can be read any more.
   virtual void give_back_all() = 0;

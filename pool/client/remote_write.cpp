@@ -87,6 +87,7 @@ void Core::pump_writes(Outbox& outbox) {
       case Room::kWait:
         return;
       case Room::kFull:
+        counted_.full_writes += write_queue_.front()->batch->items.size() - write_queue_.front()->next;
         fail_front(PageStatus::kFull, outbox);
         continue;
       case Room::kUnavailable:
