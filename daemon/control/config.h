@@ -168,6 +168,16 @@ struct Config {
     bool operator==(const ServerPool&) const = default;
   } servers;
 
+  // In force when it has endpoints: slices come from a pool controller.
+  struct Controller {
+    std::vector<std::string> endpoints;
+    std::string host;         // the name that the controller knows this host by; empty: its host name
+    std::string certificate;  // PEM, for https endpoints; all three
+    std::string key;
+    std::string authority;
+    bool operator==(const Controller&) const = default;
+  } controller;
+
   struct KernelTierUse {
     SwapUse swap = SwapUse::kAuto;
     bool operator==(const KernelTierUse&) const = default;

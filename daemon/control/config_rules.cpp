@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "daemon/control/config_schema.h"
+#include "pool/controller/port/endpoint_kind.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -77,6 +78,14 @@ void memory_servers(Found& found, const Config& config) {
     found.push_back({"pool.servers.replicas", "pool.servers.replicas is " + std::to_string(config.servers.replicas) +
                                                   ", but there " + (servers.size() == 1 ? "is" : "are") + " only " +
                                                   std::to_string(servers.size()) + " [[memory_server]]"});
+  const Config::Controller& controller = config.controller;
+  const std::string trouble = pool::controller::endpoint_trouble(
+      controller.endpoints, {controller.certificate, controller.key, controller.authority}, "pool.controller");
+  if (!trouble.empty()) found.push_back({"pool.controller", trouble});
+  if (!controller.endpoints.empty() && !servers.empty())
+    found.push_back({"pool.controller.endpoints",
+                     "pool.controller.endpoints and [[memory_server]] exclude each other: a controller says which "
+                     "servers there are"});
   const Bytes slice = config.servers.slice;
   if (slice < Bytes{2ull << 20} || slice > Bytes{1ull << 30} || slice.value % kPageSize != 0)
     found.push_back({"pool.servers.slice", "pool.servers.slice must be 2MiB to 1GiB, in whole pages"});

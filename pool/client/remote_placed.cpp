@@ -170,6 +170,11 @@ bool Core::leaves(Location location) const {
   return index < slices_.size() && slices_[index].closing;
 }
 
+bool Core::any_leaves() const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(slices_, [](const Slice& slice) { return slice.closing && slice.used != 0; });
+}
+
 std::vector<protocol::SliceId> Core::give_back_empty(std::size_t spare) {
   std::unique_lock lock(mutex_);
   Outbox outbox;
@@ -210,6 +215,16 @@ Result<> Core::add_replica(protocol::SliceId id, const GrantedReplica& granted) 
   post(lock, outbox);
   if (!begun) return no_slice(id, "it has as many replicas as there can be");
   return {};
+}
+
+void Core::expect_boot(const std::string& server, const protocol::BootId& boot) {
+  Link* link = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Server& each : servers_)
+      if (each.name == server) link = each.link.get();
+  }
+  if (link != nullptr) link->expect_boot(boot);
 }
 
 bool Core::drop_replica(protocol::SliceId id, const std::string& server) {

@@ -174,14 +174,14 @@ class RemoteStore : public PageStore {
   virtual std::vector<SliceReport> slices() const = 0;
   // From now on at most so many take pages; the emptiest others are to become empty.
   virtual void keep_slices(std::size_t most) = 0;
-  // True: the page's slice is to become empty.
-  virtual bool leaves(Location location) const = 0;
   // Empty ones, except `spare` of those that still take pages: their servers have them back, and the store knows
   // nothing of them any more.
   virtual std::vector<protocol::SliceId> give_back_empty(std::size_t spare) = 0;
   // A replica more, that is in force when it has every page. Again: nothing new. Errors: there is no such slice, or no
   // place for it.
   virtual Result<> add_replica(protocol::SliceId slice, const GrantedReplica& granted) = 0;
+  // The server is of that boot now: what another one had is gone as soon as it answers.
+  virtual void expect_boot(const std::string& server, const protocol::BootId& boot) = 0;
   // A replica less, unless it is the last one in force. False: it is still there.
   virtual bool drop_replica(protocol::SliceId slice, const std::string& server) = 0;
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <optional>
 
+#include "pool/controller/port/endpoint_kind.h"
 #include "pool/protocol/messages.h"
 #include "pool/server/slices.h"
 #include "pool/server/tcp_listener.h"
@@ -40,18 +41,6 @@ Kind<std::vector<std::string>> listen_list() {
             const auto* list = std::get_if<std::vector<std::string>>(&value);
             if (!list || list->empty() || list->size() > kMostListeners) return std::nullopt;
             if (!std::ranges::all_of(*list, is_listen)) return std::nullopt;
-            return *list;
-          },
-          text_of_list};
-}
-
-Kind<std::vector<std::string>> endpoint_list() {
-  return {"list of endpoints", "a list of \"unix:PATH\", \"https://HOST:PORT\" and \"http://HOST:PORT\", at most 16",
-          [](const ConfigValue& value) -> std::optional<std::vector<std::string>> {
-            const auto* list = std::get_if<std::vector<std::string>>(&value);
-            if (!list || list->size() > kMostListeners) return std::nullopt;
-            if (!std::ranges::all_of(*list, [](const auto& each) { return http::Endpoint::parse(each).has_value(); }))
-              return std::nullopt;
             return *list;
           },
           text_of_list};
@@ -118,7 +107,7 @@ std::vector<MemdField> make_fields() {
       live("limits.handshake_time", duration(), MEMBER(limits.handshake_time)),
       live("limits.stall_time", duration(), MEMBER(limits.stall_time)),
       live("limits.drain_time", duration(), MEMBER(limits.drain_time)),
-      at_start("controller.endpoints", endpoint_list(), MEMBER(controller.endpoints)),
+      at_start("controller.endpoints", controller::endpoint_list(), MEMBER(controller.endpoints)),
       at_start("controller.certificate", path(true), MEMBER(controller.certificate)),
       at_start("controller.key", path(true), MEMBER(controller.key)),
       at_start("controller.authority", path(true), MEMBER(controller.authority)),
@@ -135,20 +124,15 @@ bool is_wildcard(const std::string& address) {
 }
 
 void find_controller_contradictions(const MemdConfig& config, ConfigReader& reader) {
-  const MemdConfig::Controller& controller = config.controller;
-  const int files = !controller.certificate.empty() + !controller.key.empty() + !controller.authority.empty();
-  if (controller.endpoints.empty()) {
-    if (files != 0 || !controller.address.empty())
+  const MemdConfig::Controller& settings = config.controller;
+  const std::string trouble = controller::endpoint_trouble(
+      settings.endpoints, {settings.certificate, settings.key, settings.authority}, "controller");
+  if (!trouble.empty()) reader.contradiction("controller", trouble);
+  if (settings.endpoints.empty()) {
+    if (!settings.address.empty())
       reader.contradiction("controller.endpoints", "controller.endpoints is missing: the controller to register with");
     return;
   }
-  const bool tls =
-      std::ranges::any_of(controller.endpoints, [](const auto& each) { return each.starts_with("https:"); });
-  if (tls ? files != 3 : files != 0)
-    reader.contradiction(
-        "controller.certificate",
-        tls ? "an https endpoint needs controller.certificate, controller.key and controller.authority"
-            : "controller.certificate, controller.key and controller.authority are for https endpoints");
   if (is_wildcard(public_address(config)))
     reader.contradiction("controller.address",
                          "controller.address is missing: agents cannot connect to " + public_address(config));

@@ -83,6 +83,7 @@ class Server {
   std::thread scrubber_;
   std::atomic<bool> serving_{false};  // all loops are there
   std::vector<std::unique_ptr<EventLoop>> loops_;
+  std::vector<EventLoop*> takers_;  // of connections: all of them, while it serves
 };
 
 }  // namespace tidepool::pool::server
