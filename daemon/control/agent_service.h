@@ -392,6 +392,20 @@ struct PoolServerStatus {
   std::uint64_t restarts = 0;  // that cost it its pages
 };
 
+// How the pool stands with its controller.
+struct PoolControllerStatus {
+  bool present = false;
+  bool answers = false;
+  std::string why;  // does not answer: the last reason
+  std::chrono::nanoseconds silent{0};
+  Bytes held;                        // slices of all VMs, by its word
+  Bytes share;                       // that they may have
+  Bytes to_give_back;                // of what is held
+  std::uint64_t unknown_slices = 0;  // held here, and not known to it
+  std::uint64_t strays = 0;          // lives of VMs that are not here, and have slices
+  std::string refusal;               // why there are no more slices
+};
+
 struct PoolStatus {
   std::string store;    // "compressed", "mapped"
   std::string backing;  // "DRAM (lz4)", "/dev/dax0.0"
@@ -407,7 +421,13 @@ struct PoolStatus {
   std::uint64_t slices = 0;
   std::uint64_t degraded_slices = 0;  // with fewer replicas than wanted
   std::uint64_t lost_slices = 0;      // with none
-  std::uint64_t lost_pages = 0;       // since start
+  std::uint64_t filling_slices = 0;   // with a replica that is being copied
+  std::uint64_t expired_slices = 0;   // that take no page until a lease is renewed
+  Bytes rebuild_remaining;            // that replicas lack
+  std::uint64_t closing_slices = 0;   // to be emptied and given back
+  Bytes closing;                      // of pages in those
+  PoolControllerStatus controller;
+  std::uint64_t lost_pages = 0;  // since start
 };
 
 struct RunningConfig {

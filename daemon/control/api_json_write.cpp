@@ -334,6 +334,19 @@ json::object to_json(const KernelTierStatus& tier) {
           {"trouble", tier.trouble}};
 }
 
+json::value to_json(const PoolControllerStatus& controller) {
+  if (!controller.present) return nullptr;
+  return json::object{{"answers", controller.answers},
+                      {"why", controller.why},
+                      {"silent_ns", controller.silent.count()},
+                      {"held_bytes", controller.held.value},
+                      {"share_bytes", controller.share.value},
+                      {"to_give_back_bytes", controller.to_give_back.value},
+                      {"unknown_slices", controller.unknown_slices},
+                      {"strays", controller.strays},
+                      {"refusal", controller.refusal}};
+}
+
 json::object to_json(const PoolStatus& pool) {
   json::array servers;
   for (const PoolServerStatus& server : pool.servers) {
@@ -359,6 +372,12 @@ json::object to_json(const PoolStatus& pool) {
           {"slices", pool.slices},
           {"degraded_slices", pool.degraded_slices},
           {"lost_slices", pool.lost_slices},
+          {"filling_slices", pool.filling_slices},
+          {"expired_slices", pool.expired_slices},
+          {"rebuild_remaining_bytes", pool.rebuild_remaining.value},
+          {"closing_slices", pool.closing_slices},
+          {"closing_bytes", pool.closing.value},
+          {"controller", to_json(pool.controller)},
           {"lost_pages_total", pool.lost_pages}};
 }
 

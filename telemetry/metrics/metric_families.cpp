@@ -226,6 +226,10 @@ void add_server_pool(Families& out, const ServerPoolSample& pool) {
   for (const auto& [state, count] :
        {std::pair{"whole", pool.whole_slices}, {"degraded", pool.degraded_slices}, {"lost", pool.lost_slices}})
     out.gauge("tidepool_remote_slices", static_cast<double>(count), labels({{"state", state}}));
+  out.gauge("tidepool_remote_expired_slices", static_cast<double>(pool.expired_slices), {});
+  out.gauge("tidepool_remote_rebuild_remaining_bytes", as_double(pool.rebuild_remaining), {});
+  out.counter("tidepool_remote_rebuilt_pages_total", static_cast<double>(pool.rebuilt_pages), {});
+  out.counter("tidepool_remote_failed_rebuilds_total", static_cast<double>(pool.failed_rebuilds), {});
   out.counter("tidepool_remote_lost_pages_total", static_cast<double>(pool.lost_pages), {});
   out.counter("tidepool_remote_hedged_reads_total", static_cast<double>(pool.hedges_won),
               labels({{"result", "second"}}));
