@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 
 namespace tidepool {
 namespace {
@@ -138,6 +139,19 @@ std::string short_text(Bytes bytes) {
   for (value /= 1024; value >= 999.5 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), value < 99.95 ? "%.1f%c" : "%.0f%c", value, kUnits[unit]);
+  return text.data();
+}
+
+std::string rfc3339(std::chrono::system_clock::time_point time) {
+  const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch());
+  const std::time_t seconds = static_cast<std::time_t>(std::chrono::floor<std::chrono::seconds>(since).count());
+  std::tm parts{};
+  ::gmtime_r(&seconds, &parts);
+  std::array<char, 32> day{};
+  std::strftime(day.data(), day.size(), "%Y-%m-%dT%H:%M:%S", &parts);
+  std::array<char, 48> text{};
+  const int ms = static_cast<int>(since.count() - static_cast<std::int64_t>(seconds) * 1000);
+  std::snprintf(text.data(), text.size(), "%s.%03dZ", day.data(), ms);
   return text.data();
 }
 

@@ -27,4 +27,7 @@ std::string short_share_text(double share);
 // For a table: at most five characters, "8.0G", "412M", "0".
 std::string short_text(Bytes bytes);
 
+// 2026-01-31T12:00:00.250Z
+std::string rfc3339(std::chrono::system_clock::time_point time);
+
 }  // namespace tidepool

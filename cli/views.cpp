@@ -190,15 +190,43 @@ void add_kernel_tier(const json::value& tier, Table& table) {
                                          nanoseconds_at(tier, "store_cost_ns") + " to store, by a probe"});
 }
 
+void add_controller(const json::value& document, Table& table) {
+  const json::value* controller = find(document, "controller");
+  if (controller == nullptr || !controller->is_object()) return;
+  const bool answers = text_at(*controller, "answers") == "true";
+  std::string says = answers ? "answers" : "away for " + nanoseconds_at(*controller, "silent_ns");
+  if (const std::string why = text_at(*controller, "why"); !why.empty()) says += " (" + why + ")";
+  table.add({"controller", Cell(says, answers ? Paint::kGood : Paint::kBad)});
+  table.add(
+      {"  slices", size_at(*controller, "held_bytes") + " held of a share of " + size_at(*controller, "share_bytes")});
+  if (number_at(*controller, "to_give_back_bytes") != 0)
+    table.add({"  to give back", size_at(*controller, "to_give_back_bytes") + "; " +
+                                     size_at(document, "closing_bytes") + " of pages on their way home"});
+  if (const std::string refusal = text_at(*controller, "refusal"); !refusal.empty()) table.add({"  no more", refusal});
+  if (number_at(*controller, "unknown_slices") != 0)
+    table.add({"  unknown to it", Cell(text_at(*controller, "unknown_slices") + " slices, kept", Paint::kBad)});
+  if (number_at(*controller, "strays") != 0)
+    table.add({"  left behind",
+               Cell(text_at(*controller, "strays") + " VMs that are not here have slices (tidectl pool vm forget)",
+                    Paint::kBad)});
+}
+
 void add_servers(const json::value& document, Table& table) {
   const json::array& servers = items_of(document, "servers");
   if (servers.empty()) return;
+  add_controller(document, table);
   const std::uint64_t degraded = number_at(document, "degraded_slices");
   const std::uint64_t lost = number_at(document, "lost_slices");
   table.add({"slices",
              Cell(text_at(document, "slices") + ", " + std::to_string(degraded) + " with fewer replicas than wanted, " +
                       std::to_string(lost) + " lost with " + text_at(document, "lost_pages_total") + " pages",
                   degraded + lost == 0 ? Paint::kGood : Paint::kBad)});
+  if (number_at(document, "filling_slices") != 0)
+    table.add({"  being copied",
+               text_at(document, "filling_slices") + ", " + size_at(document, "rebuild_remaining_bytes") + " to go"});
+  if (number_at(document, "expired_slices") != 0)
+    table.add({"  lease is over",
+               Cell(text_at(document, "expired_slices") + " take no pages until it is renewed", Paint::kBad)});
   for (const json::value& server : servers) {
     const bool up = text_at(server, "up") == "true";
     const bool draining = text_at(server, "draining") == "true";

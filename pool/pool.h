@@ -17,6 +17,20 @@
 
 namespace tidepool::pool {
 
+// How a pool stands with its controller.
+struct ControllerFigures {
+  bool answers = false;
+  std::string why{};                 // does not answer, or not as it should: the last reason
+  Nanoseconds silent{0};             // since the last answer, or the start
+  Bytes held;                        // by its word, all VMs: slices leased
+  Bytes share;                       // that they may have
+  Bytes to_give_back;                // of what is held
+  std::uint64_t unknown_slices = 0;  // that are held here, and that it knows nothing of: kept
+  std::uint64_t strays = 0;          // lives of VMs that it has for this host, and that are not here
+  std::uint64_t failures = 0;        // calls without an answer, since start
+  std::string refusal{};             // why there are no more slices, the last time that some were asked for
+};
+
 class Pool {
  public:
   virtual ~Pool() = default;
@@ -31,6 +45,7 @@ class Pool {
   // Of a pool at memory servers, all VMs together: slices and reads are sums; a server's state is the worst that a VM
   // sees.
   virtual std::optional<RemoteFigures> remote() const { return std::nullopt; }
+  virtual std::optional<ControllerFigures> controller() const { return std::nullopt; }
   // As EmbeddedStore's.
   virtual Result<> set_capacity(Bytes capacity) = 0;
 

@@ -79,6 +79,7 @@ class AgentImpl final : public Agent {
  private:
   Result<> open_pool(const Config& config);
   Result<> open_server_pool(const Config& config);
+  Result<> open_controlled_pool(const Config& config);
   Result<> start_pager(const Config& config);
   void start_swap_mover();
   void integrity_failure(PagedVm& memory);

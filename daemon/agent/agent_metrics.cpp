@@ -80,6 +80,10 @@ telemetry::ServerPoolSample sample_of(const pool::RemoteFigures& figures) {
   sample.degraded_slices = figures.degraded_slices;
   sample.lost_slices = figures.lost_slices;
   sample.whole_slices = figures.slices - std::min(figures.slices, figures.degraded_slices + figures.lost_slices);
+  sample.expired_slices = figures.expired_slices;
+  sample.rebuild_remaining = figures.rebuild_remaining;
+  sample.rebuilt_pages = figures.rebuilt_pages;
+  sample.failed_rebuilds = figures.rebuilds_failed;
   sample.lost_pages = figures.lost_pages;
   sample.hedges = figures.hedges;
   sample.hedges_won = figures.hedges_won;

@@ -25,12 +25,31 @@ Result<PoolStatus> AgentImpl::pool_status() {
     status.slices = remote->slices;
     status.degraded_slices = remote->degraded_slices;
     status.lost_slices = remote->lost_slices;
+    status.filling_slices = remote->filling_slices;
+    status.expired_slices = remote->expired_slices;
+    status.rebuild_remaining = remote->rebuild_remaining;
+    status.closing_slices = remote->closing_slices;
+    status.closing = remote->closing;
     status.lost_pages = remote->lost_pages;
   }
+  if (const auto controller = context_.pool->controller())
+    status.controller = {.present = true,
+                         .answers = controller->answers,
+                         .why = controller->why,
+                         .silent = controller->silent,
+                         .held = controller->held,
+                         .share = controller->share,
+                         .to_give_back = controller->to_give_back,
+                         .unknown_slices = controller->unknown_slices,
+                         .strays = controller->strays,
+                         .refusal = controller->refusal};
   return status;
 }
 
 Result<ChangeReport> AgentImpl::pool_resize(const Amount& capacity, bool plan) {
+  if (context_.pool->controller())
+    return failure(std::errc::operation_not_supported, "resize", "slices of a pool controller",
+                   "use `tidectl pool resize VM --size SIZE`, which asks the controller");
   if (context_.pool->remote())
     return failure(std::errc::operation_not_supported, "resize", "memory servers",
                    "change pool.servers.capacity and restart the agent");

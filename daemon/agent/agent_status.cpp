@@ -250,6 +250,10 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
     explain_kernel_tier(context, say);
     return explanation;
   }
+  if (const auto remote = context.pool->remote(); remote && remote->expired_slices != 0)
+    say.emplace_back(
+        "Leases at memory servers have run out: far pages are read as before, and nothing goes there until they are "
+        "renewed (tidectl pool status).");
   if (const pool::StoreUsage pool = context.pool->usage(); pool.used.value > pool.capacity.value / 10 * 8) {
     say.push_back("The pool has little room left: " + short_text(pool.used) + " of " + short_text(pool.capacity) +
                   " used; what does not fit stays resident.");

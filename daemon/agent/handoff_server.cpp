@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "daemon/control/worker_pool.h"
+#include "service/http/worker_pool.h"
 #include "service/log.h"
 #include "service/unix_listener.h"
 
@@ -44,7 +44,7 @@ class Server final : public HandoffServer {
       : options_(options),
         take_over_(std::move(take_over)),
         listener_(std::move(listener)),
-        workers_(std::make_unique<WorkerPool>(kWorkers, options.max_pending)) {}
+        workers_(std::make_unique<http::WorkerPool>(kWorkers, options.max_pending)) {}
   ~Server() override {
     stopping_ = true;
     wake();
@@ -211,7 +211,7 @@ class Server final : public HandoffServer {
   bool accepting_ = true;
   std::size_t under_way_ = 0;
   std::atomic<bool> stopping_{false};
-  std::unique_ptr<WorkerPool> workers_;
+  std::unique_ptr<http::WorkerPool> workers_;
   std::thread thread_;
 };
 

@@ -70,7 +70,7 @@ int serve(const std::string& path, Config config) {
 
   start_log("tidepoold", config.log.level);
   prepare_process();
-  const ApiServerOptions api = ApiServerOptions::from(config);
+  const ApiServerOptions api = api_server_options(config);
   // First of all: where another agent is at work, nothing of it may be touched.
   auto listener = UnixListener::bind(api.socket, api.group);
   if (!listener) {
@@ -82,7 +82,7 @@ int serve(const std::string& path, Config config) {
     spdlog::error("msg=\"cannot start\" error={}", in_quotes(agent.error().message()));
     return 1;
   }
-  auto server = ApiServer::start(api, std::move(*listener), **agent);
+  auto server = ApiServer::start(api, **agent, std::move(*listener));
   if (!server) {
     spdlog::error("msg=\"cannot start\" error={}", in_quotes(server.error().message()));
     return 1;

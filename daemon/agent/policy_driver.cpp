@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "base/text.h"
+#include "daemon/agent/home_bringer.h"
 #include "daemon/control/config_schema.h"
 #include "daemon/vm/eligibility.h"
 #include "service/log.h"
@@ -148,6 +149,7 @@ void PolicyDriver::tick() {
     return engine_.history_of(vm);
   });
   bound_clean_copies();
+  for (const auto& vm : context_.vms.paged()) bring_home_what_leaves(*context_.pager, vm->memory);
   if (++ticks_ % kGrowthTicks == 0) find_growth();
   tick_times_.record(context_.clock.now() - start);
   // The watchdog is fed by the fault loops' progress, not by ours alone: they go round at least twice a second.
@@ -376,7 +378,9 @@ void PolicyDriver::find_growth() {
 void PolicyDriver::bound_clean_copies() {
   // Copies of resident pages cost room: keep them only while there is plenty, and never where the room is DRAM.
   const pool::StoreUsage usage = context_.pool->usage();
-  const bool plenty = !context_.pool->uses_host_dram() && usage.used.value < usage.capacity.value / 4 * 3;
+  // Nor where others wait for it.
+  const bool plenty = !context_.pool->uses_host_dram() && !context_.pool->controller() &&
+                      usage.used.value < usage.capacity.value / 4 * 3;
   for (const auto& vm : context_.vms.paged()) vm->memory->keep_clean_copies = plenty;
 }
 

@@ -3,7 +3,7 @@
 // Threads: the API's worker threads call, several at once; an implementation is thread-safe and never calls back. Calls
 // answer within about a second. Work that takes longer (adopt, release, evacuate, record) is started and returned as an
 // Operation, which the caller then follows with operation(id). Errors: Error::code chooses the HTTP status
-// (daemon/control/api_error.h), so use it with care: no_such_file_or_directory and no_such_process mean "no such VM,
+// (service/http/error_body.h), so use it with care: no_such_file_or_directory and no_such_process mean "no such VM,
 // operation or process"; invalid_argument "the request makes no sense"; file_exists and device_or_resource_busy "in
 // conflict with what is there or under way"; operation_not_permitted, not_supported, no_space_on_device and
 // operation_canceled "understood and refused"; resource_unavailable_try_again and timed_out "not now". Error::remedy is
@@ -23,6 +23,7 @@
 #include "base/units.h"
 #include "daemon/control/config.h"
 #include "daemon/control/vm_views.h"
+#include "service/http/message.h"
 
 namespace tidepool::daemon {
 
@@ -391,6 +392,20 @@ struct PoolServerStatus {
   std::uint64_t restarts = 0;  // that cost it its pages
 };
 
+// How the pool stands with its controller.
+struct PoolControllerStatus {
+  bool present = false;
+  bool answers = false;
+  std::string why;  // does not answer: the last reason
+  std::chrono::nanoseconds silent{0};
+  Bytes held;                        // slices of all VMs, by its word
+  Bytes share;                       // that they may have
+  Bytes to_give_back;                // of what is held
+  std::uint64_t unknown_slices = 0;  // held here, and not known to it
+  std::uint64_t strays = 0;          // lives of VMs that are not here, and have slices
+  std::string refusal;               // why there are no more slices
+};
+
 struct PoolStatus {
   std::string store;    // "compressed", "mapped"
   std::string backing;  // "DRAM (lz4)", "/dev/dax0.0"
@@ -406,7 +421,13 @@ struct PoolStatus {
   std::uint64_t slices = 0;
   std::uint64_t degraded_slices = 0;  // with fewer replicas than wanted
   std::uint64_t lost_slices = 0;      // with none
-  std::uint64_t lost_pages = 0;       // since start
+  std::uint64_t filling_slices = 0;   // with a replica that is being copied
+  std::uint64_t expired_slices = 0;   // that take no page until a lease is renewed
+  Bytes rebuild_remaining;            // that replicas lack
+  std::uint64_t closing_slices = 0;   // to be emptied and given back
+  Bytes closing;                      // of pages in those
+  PoolControllerStatus controller;
+  std::uint64_t lost_pages = 0;  // since start
 };
 
 struct RunningConfig {
@@ -418,12 +439,7 @@ struct RunningConfig {
   std::vector<std::string> restart_pending;  // keys whose new values wait for a restart
 };
 
-// Who asks: SO_PEERCRED of the connection.
-struct Caller {
-  std::uint32_t uid = 0;
-  std::uint32_t gid = 0;
-  std::int32_t pid = 0;
-};
+using Caller = http::Caller;
 
 class AgentService {
  public:

@@ -50,7 +50,4 @@ Result<RecordRequest> record_request_from(std::string_view body);
 Result<bool> frozen_from(std::string_view body);
 Result<Amount> capacity_from(std::string_view body);
 
-// 2026-01-31T12:00:00.250Z
-std::string rfc3339(WallTime time);
-
 }  // namespace tidepool::daemon

@@ -1,6 +1,7 @@
 // Heatmaps and working sets as JSON.
 #include <boost/json.hpp>
 
+#include "base/quantity_text.h"
 #include "daemon/control/api_json.h"
 
 namespace tidepool::daemon {

@@ -1,8 +1,7 @@
 #include <array>
 #include <boost/json.hpp>
-#include <cstdio>
-#include <ctime>
 
+#include "base/quantity_text.h"
 #include "daemon/control/api_error.h"
 #include "daemon/control/api_json.h"
 #include "daemon/control/config_schema.h"
@@ -139,19 +138,6 @@ json::object memory_of(const VmMemory& memory) {
 }
 
 }  // namespace
-
-std::string rfc3339(WallTime time) {
-  const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch());
-  const std::time_t seconds = static_cast<std::time_t>(std::chrono::floor<std::chrono::seconds>(since).count());
-  std::tm parts{};
-  ::gmtime_r(&seconds, &parts);
-  std::array<char, 32> day{};
-  std::strftime(day.data(), day.size(), "%Y-%m-%dT%H:%M:%S", &parts);
-  std::array<char, 48> text{};
-  const int ms = static_cast<int>(since.count() - static_cast<std::int64_t>(seconds) * 1000);
-  std::snprintf(text.data(), text.size(), "%s.%03dZ", day.data(), ms);
-  return text.data();
-}
 
 json::object to_json(const DoctorReport& report) {
   json::array rows;
@@ -348,6 +334,19 @@ json::object to_json(const KernelTierStatus& tier) {
           {"trouble", tier.trouble}};
 }
 
+json::value to_json(const PoolControllerStatus& controller) {
+  if (!controller.present) return nullptr;
+  return json::object{{"answers", controller.answers},
+                      {"why", controller.why},
+                      {"silent_ns", controller.silent.count()},
+                      {"held_bytes", controller.held.value},
+                      {"share_bytes", controller.share.value},
+                      {"to_give_back_bytes", controller.to_give_back.value},
+                      {"unknown_slices", controller.unknown_slices},
+                      {"strays", controller.strays},
+                      {"refusal", controller.refusal}};
+}
+
 json::object to_json(const PoolStatus& pool) {
   json::array servers;
   for (const PoolServerStatus& server : pool.servers) {
@@ -373,6 +372,12 @@ json::object to_json(const PoolStatus& pool) {
           {"slices", pool.slices},
           {"degraded_slices", pool.degraded_slices},
           {"lost_slices", pool.lost_slices},
+          {"filling_slices", pool.filling_slices},
+          {"expired_slices", pool.expired_slices},
+          {"rebuild_remaining_bytes", pool.rebuild_remaining.value},
+          {"closing_slices", pool.closing_slices},
+          {"closing_bytes", pool.closing.value},
+          {"controller", to_json(pool.controller)},
           {"lost_pages_total", pool.lost_pages}};
 }
 

@@ -2,30 +2,16 @@
 // where the service is.
 #pragma once
 
-#include <optional>
 #include <span>
-#include <string>
 #include <string_view>
 
 #include "daemon/control/agent_service.h"
+#include "service/http/message.h"
 
 namespace tidepool::daemon {
 
-struct ApiRequest {
-  std::string method;
-  std::string target;  // path and query as they came
-  std::string body;
-  std::string if_match;  // header; empty when absent
-  Caller caller;
-};
-
-struct ApiResponse {
-  unsigned status = 200;
-  std::string body;  // JSON, with a line feed
-  std::string etag;
-  std::string location;
-  std::string allow;  // of a 405
-};
+using ApiRequest = http::Request;
+using ApiResponse = http::Response;
 
 struct ApiRoute {
   std::string_view method;

@@ -162,8 +162,21 @@ struct Config {
     unsigned replicas = 2;
     Bytes slice{64ull << 20};
     PageCodec codec = PageCodec::kLz4;
+    Bytes copy_bandwidth{128ull << 20};                              // per second, for replicas made anew; all VMs
+    std::chrono::milliseconds lost_after{std::chrono::seconds(60)};  // a server that is away is replaced
+    std::chrono::milliseconds lease{0};                              // 0: until released
     bool operator==(const ServerPool&) const = default;
   } servers;
+
+  // In force when it has endpoints: slices come from a pool controller.
+  struct Controller {
+    std::vector<std::string> endpoints;
+    std::string host;         // the name that the controller knows this host by; empty: its host name
+    std::string certificate;  // PEM, for https endpoints; all three
+    std::string key;
+    std::string authority;
+    bool operator==(const Controller&) const = default;
+  } controller;
 
   struct KernelTierUse {
     SwapUse swap = SwapUse::kAuto;

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "daemon/control/config_schema.h"
+#include "pool/controller/port/endpoint_kind.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -77,9 +78,21 @@ void memory_servers(Found& found, const Config& config) {
     found.push_back({"pool.servers.replicas", "pool.servers.replicas is " + std::to_string(config.servers.replicas) +
                                                   ", but there " + (servers.size() == 1 ? "is" : "are") + " only " +
                                                   std::to_string(servers.size()) + " [[memory_server]]"});
+  const Config::Controller& controller = config.controller;
+  const std::string trouble = pool::controller::endpoint_trouble(
+      controller.endpoints, {controller.certificate, controller.key, controller.authority}, "pool.controller");
+  if (!trouble.empty()) found.push_back({"pool.controller", trouble});
+  if (!controller.endpoints.empty() && !servers.empty())
+    found.push_back({"pool.controller.endpoints",
+                     "pool.controller.endpoints and [[memory_server]] exclude each other: a controller says which "
+                     "servers there are"});
   const Bytes slice = config.servers.slice;
   if (slice < Bytes{2ull << 20} || slice > Bytes{1ull << 30} || slice.value % kPageSize != 0)
     found.push_back({"pool.servers.slice", "pool.servers.slice must be 2MiB to 1GiB, in whole pages"});
+  if (config.servers.lost_after.count() == 0)
+    found.push_back({"pool.servers.lost_after", "pool.servers.lost_after must be more than 0"});
+  if (config.servers.lease.count() != 0 && config.servers.lease < std::chrono::seconds(10))
+    found.push_back({"pool.servers.lease", "pool.servers.lease must be 0 (until released) or at least 10s"});
   if (config.servers.capacity < slice)
     found.push_back({"pool.servers.capacity", "pool.servers.capacity is below pool.servers.slice: it must hold one"});
 }

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <map>
 
 #include "base/quantity_text.h"
 #include "pool/client/endpoint.h"
+#include "pool/controller/port/endpoint_kind.h"
 #include "service/config_kinds.h"
 
 namespace tidepool::daemon {
@@ -40,6 +42,17 @@ ConfigField live(std::string key, Kind<T> kind, Get get) {
 template <class T, class Get>
 ConfigField at_start(std::string key, Kind<T> kind, Get get) {
   return field<Config>(std::move(key), true, std::move(kind), get);
+}
+
+Kind<std::string> host_name() {
+  const auto parse = [](const std::string& text) -> std::optional<std::string> {
+    const bool right = text.size() <= 64 && std::ranges::all_of(text, [](unsigned char c) {
+                         return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '-';
+                       });
+    return right ? std::optional(text) : std::nullopt;
+  };
+  return from_text<std::string>("name or \"\"", "at most 64 of A-Z a-z 0-9 . _ - , or \"\"", parse,
+                                [](const std::string& text) { return text; });
 }
 
 Kind<std::string> server_address() {
@@ -123,6 +136,14 @@ std::vector<ConfigField> behaviour_fields() {
       at_start("pool.servers.replicas", count<unsigned>(1, 3), MEMBER(servers.replicas)),
       at_start("pool.servers.slice", size(), MEMBER(servers.slice)),
       at_start("pool.servers.codec", choice<PageCodec>(kPageCodecs), MEMBER(servers.codec)),
+      at_start("pool.servers.copy_bandwidth", rate(), MEMBER(servers.copy_bandwidth)),
+      at_start("pool.servers.lost_after", duration(), MEMBER(servers.lost_after)),
+      at_start("pool.servers.lease", duration(), MEMBER(servers.lease)),
+      at_start("pool.controller.endpoints", pool::controller::endpoint_list(), MEMBER(controller.endpoints)),
+      at_start("pool.controller.host", host_name(), MEMBER(controller.host)),
+      at_start("pool.controller.certificate", path(true), MEMBER(controller.certificate)),
+      at_start("pool.controller.key", path(true), MEMBER(controller.key)),
+      at_start("pool.controller.authority", path(true), MEMBER(controller.authority)),
       live("pool.kernel.swap", choice<SwapUse>(kSwapUses), MEMBER(kernel_tier.swap)),
       at_start("pager.fault_threads", count<unsigned>(1, 64), MEMBER(pager.fault_threads)),
       at_start("pager.grace", duration(), MEMBER(pager.grace)),

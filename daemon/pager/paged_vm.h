@@ -201,6 +201,7 @@ struct PagedVm {
   std::atomic<std::uint32_t> demotions_in_flight{0};
   std::atomic<std::uint32_t> drops_overdue{0};
   std::atomic<bool> dead{false};
+  std::atomic<std::uint64_t> coming_home{0};  // restores that were ordered because the store gives room back
   EventGate event_gate;
   std::atomic<std::uint32_t> spaces_epoch{0};  // grows with every address space that joins
   std::atomic<int> blocked_by{0};  // errno-like reason why faults of this VM cannot be answered now; 0: none

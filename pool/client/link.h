@@ -96,6 +96,9 @@ class Link {
 
   // Remembered, and attached anew on every reconnect to the same boot. Answers once.
   virtual void attach(const Lease& lease, std::function<void(AttachOutcome, protocol::ErrorCode)> done) = 0;
+  // The server is of this boot now, by the word of who knows: leases of another one are forgotten as soon as this one
+  // answers, whatever its keys are. Any thread.
+  virtual void expect_boot(const protocol::BootId&) {}
   // Gives the slice back to the server. Best effort when the server is away.
   virtual void release(protocol::SliceId slice) = 0;
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ namespace tidepool::pool::remote {
 
 inline constexpr std::size_t kFramePages = protocol::kMaxPagesPerFrame;
 inline constexpr std::size_t kFrameBytes = kFramePages * kPageSize;
+inline constexpr std::size_t kCopyFrames = 2;
+
+inline constexpr std::uint32_t kOwnRights = protocol::kRightRead | protocol::kRightWrite | protocol::kRightRelease;
 
 // A set of a slice's replicas, by their index in it.
 using ReplicaMask = std::uint8_t;
@@ -36,7 +40,8 @@ struct Server {
   int domain = 0;
   std::uint64_t most_slices = 0;
   bool up = false;
-  bool seen = false;  // has been up in this store's life
+  MonoTime down_since{};  // not up
+  bool seen = false;      // has been up in this store's life
   bool draining = false;
   bool full = false;         // why it refused a slice
   MonoTime refused_until{};  // no new slice before
@@ -52,22 +57,37 @@ struct Server {
 
 struct Replica {
   ReplicaEntry entry{};
+  std::uint64_t use = 0;   // never twice: what is said of the place's former replica is not said of this one
   bool attached = false;   // the lease is in place in this store's life
   bool attaching = false;  // was asked for
+  bool fresh = false;      // filling from nothing, not only for what it missed
+  MonoTime expires{};      // attached: writes may be sent until then; MonoTime{}: it does not end
+  MonoTime renew_at{};
+  // While it is filling: a bit per slot whose page it lacks, how many there are, and where to look for the next.
+  std::vector<std::uint64_t> owed{};
+  std::uint64_t owing = 0;
+  std::size_t next_slot = 0;
+  std::uint64_t rounds = 0;  // over all that it lacks
+
+  bool owes(std::uint32_t slot) const { return !owed.empty() && (owed[slot / 64] >> slot % 64 & 1) != 0; }
 };
 
-enum class SliceState : std::uint8_t { kNone, kLeasing, kReady };
+// kOffered: by a controller, not yet confirmed.
+enum class SliceState : std::uint8_t { kNone, kLeasing, kOffered, kReady };
 
 struct Slice {
   SliceState state = SliceState::kNone;
   protocol::SliceId id{};
-  std::array<Replica, kMostReplicas> replicas{};
+  std::array<Replica, kReplicaPlaces> replicas{};
   std::uint64_t used = 0;             // slots that are staged, live or bad
   std::uint64_t hint = 0;             // no free slot in words before
   std::vector<std::uint64_t> free{};  // a bit per slot
   std::uint64_t tried = 0;            // servers that were asked for this slice
   unsigned awaited = 0;               // answers to that
   MonoTime refused_until{};           // a server took no writes: none before
+  MonoTime fill_at{};                 // no replica is made anew before
+  bool closing = false;               // takes no pages
+  bool refused = false;               // offered, and not attached everywhere
   bool apart = true;                  // replicas are in different failure domains
 };
 
@@ -96,12 +116,13 @@ struct WriteFrame {
     bool under_way = false;
   };
   std::array<Item, kFramePages> items;
-  std::array<Sending, kMostReplicas> sendings;
+  std::array<Sending, kReplicaPlaces> sendings;
   std::size_t count = 0;
   std::size_t slice = 0;
   protocol::SliceId id{};
   ReplicaMask asked = 0;
-  std::array<std::uint8_t, kMostReplicas> servers{};
+  std::array<std::uint8_t, kReplicaPlaces> servers{};
+  std::array<std::uint64_t, kReplicaPlaces> uses{};
   unsigned outstanding = 0;
   unsigned pins = 0;  // somebody cancels: must not be used anew
   bool ended = false;
@@ -122,6 +143,7 @@ struct ReadRequest {
   std::byte* buffer = nullptr;
   ReadJob* job = nullptr;  // null: nobody waits for it any more
   unsigned replica = 0;
+  std::uint64_t use = 0;  // of the replica's place
   std::uint8_t server = 0;
   bool hedge = false;
   std::size_t touched = 0;  // pages of the buffer
@@ -148,8 +170,9 @@ struct ReadJob {
   ReadState* state = nullptr;
   std::size_t slice = 0;
   Priority priority = Priority::kDemand;
-  MonoTime asked_at{};                                  // the last time
-  std::array<ReadRequest*, kMostReplicas> under_way{};  // at most one to each replica
+  MonoTime asked_at{};                                   // the last time
+  std::array<std::uint64_t, kReplicaPlaces> uses{};      // of the places that the items' masks are about
+  std::array<ReadRequest*, kReplicaPlaces> under_way{};  // at most one to each replica
   ReadJob* following = nullptr;
   ReadJob* newer = nullptr;  // of those at work
   ReadJob* older = nullptr;
@@ -163,16 +186,49 @@ struct Discard {
 };
 
 struct DiscardFrame {
-  std::array<LinkRequest, kMostReplicas> requests;
-  std::array<std::array<LinkItem, kFramePages>, kMostReplicas> items;
+  std::array<LinkRequest, kReplicaPlaces> requests;
+  std::array<std::array<LinkItem, kFramePages>, kReplicaPlaces> items;
   unsigned outstanding = 0;
+};
+
+// Up to 64 pages on their way from one replica to another, as they are sealed.
+struct CopyFrame {
+  enum class Phase : std::uint8_t { kIdle, kReading, kRead, kChecking, kWriting, kWritten };
+  struct Item {
+    std::uint32_t slot = 0;
+    std::uint64_t version = 0;
+    StoredForm form{};
+  };
+  Phase phase = Phase::kIdle;
+  LinkOutcome outcome = LinkOutcome::kLost;
+  LinkRequest request;
+  std::array<LinkItem, kFramePages> items;
+  std::array<Item, kFramePages> wanted;
+  std::size_t count = 0;
+  std::size_t slice = 0;
+  protocol::SliceId id{};
+  unsigned from = 0;
+  unsigned to = 0;
+  std::uint64_t from_use = 0;
+  std::uint64_t to_use = 0;
+  std::byte* buffer = nullptr;
 };
 
 struct AttachCall {
   std::uint8_t server = 0;
   std::size_t slice = 0;
   unsigned replica = 0;
+  std::uint64_t use = 0;
   protocol::Claims claims{};
+  bool renewal = false;
+  std::shared_ptr<const Lease> lease{};  // the token is there already
+};
+
+// An ATTACH that was sent: the lease counts from then.
+struct Attempt {
+  MonoTime sent{};
+  std::uint64_t epoch = 0;
+  std::uint64_t lease_ms = 0;
 };
 
 // What is to be done once the store's lock is let go: calls of links, and of the caller's own functions.
@@ -183,11 +239,11 @@ struct Outbox {
   Chain<ReadState> read;
   std::vector<AttachCall> attaches;
   std::vector<std::pair<std::uint8_t, protocol::SliceId>> releases;
-  std::vector<std::pair<std::uint8_t, LinkRequest*>> discards;
+  std::vector<std::pair<std::uint8_t, LinkRequest*>> requests;  // discards and copies
 
   bool empty() const {
     return frames.empty() && reads.empty() && written.empty() && read.empty() && attaches.empty() && releases.empty() &&
-           discards.empty();
+           requests.empty();
   }
 };
 

@@ -77,6 +77,7 @@ bool Core::begin_read(ReadItem& item, ReadJob*& job, ReadState*& state, ReadBatc
     job->slice = slice;
     job->priority = batch.priority;
     job->under_way = {};
+    for (unsigned i = 0; i < kReplicaPlaces; ++i) job->uses[i] = slices_[slice].replicas[i].use;
     job->older = newest_job_;
     job->newer = nullptr;
     if (newest_job_ != nullptr) newest_job_->newer = job;
@@ -111,7 +112,7 @@ unsigned Core::choose(const Slice& slice, ReplicaMask among) const {
   const bool explore = reads_ % kExploreEvery == 0;
   unsigned best = first_of(among);
   std::int64_t best_wait = -1;
-  for (unsigned i = 0; i < kMostReplicas; ++i) {
+  for (unsigned i = 0; i < kReplicaPlaces; ++i) {
     if ((among & bit(i)) == 0) continue;
     const Server& server = servers_[slice.replicas[i].entry.server];
     // One of which nothing is known is worth a try.
@@ -123,24 +124,39 @@ unsigned Core::choose(const Slice& slice, ReplicaMask among) const {
   return best;
 }
 
+// What is known of a place's former replica says nothing of the one that is there now.
+void Core::forget_former(ReadJob& job) const {
+  const Slice& slice = slices_[job.slice];
+  for (unsigned i = 0; i < kReplicaPlaces; ++i) {
+    if (job.uses[i] == slice.replicas[i].use) continue;
+    job.uses[i] = slice.replicas[i].use;
+    for (std::size_t k = 0; k < job.count; ++k) {
+      job.items[k].wrong &= static_cast<ReplicaMask>(~bit(i));
+      job.items[k].mute &= static_cast<ReplicaMask>(~bit(i));
+    }
+  }
+}
+
 void Core::advance(ReadJob& job, Outbox& outbox) {
   const Slice& slice = slices_[job.slice];
+  forget_former(job);
   while (!job.waiting && job.open != 0) {
-    const ReplicaMask force = in_force(slice);
-    const ReplicaMask there = reachable(slice);
+    const ReplicaMask there = answering(slice);
     ReplicaMask busy = 0;  // their answer to what they were asked comes first
-    for (unsigned i = 0; i < kMostReplicas; ++i)
+    for (unsigned i = 0; i < kReplicaPlaces; ++i)
       if (job.under_way[i] != nullptr) busy |= bit(i);
     ReplicaMask candidates = 0;
     for (std::size_t i = 0; i < job.count && candidates == 0; ++i) {
       ReadJob::Item& item = job.items[i];
       if (item.settled || item.asked != 0) continue;
-      const ReplicaMask able = there & static_cast<ReplicaMask>(~(item.wrong | item.mute));
+      const ReplicaMask have = holders(slice, item.slot);
+      const ReplicaMask able = have & there & static_cast<ReplicaMask>(~(item.wrong | item.mute));
       candidates = able & static_cast<ReplicaMask>(~busy);
       // Everybody who should have it gave something else; or somebody who may have it does not answer.
-      if (able == 0) settle(job, item, (force & ~item.wrong) == 0 ? PageStatus::kCorrupt : PageStatus::kUnavailable);
+      if (able == 0) settle(job, item, (have & ~item.wrong) == 0 ? PageStatus::kCorrupt : PageStatus::kUnavailable);
     }
     if (candidates == 0) break;
+    if ((candidates & in_force(slice)) != 0) candidates &= in_force(slice);
     if (!ask(job, choose(slice, candidates), false, outbox)) {
       job.waiting = true;
       (job.priority == Priority::kDemand ? waiting_demand_ : waiting_others_).push(&job);
@@ -160,6 +176,7 @@ bool Core::ask(ReadJob& job, unsigned replica, bool hedge, Outbox& outbox) {
     ReadJob::Item& item = job.items[i];
     if (item.settled || ((item.asked | item.wrong | item.mute) & bit(replica)) != 0) continue;
     if (!hedge && item.asked != 0) continue;
+    if ((holders(slice, item.slot) & bit(replica)) == 0) continue;
     item.asked |= bit(replica);
     request.of[count] = static_cast<std::uint8_t>(i);
     request.items[count] = {.slot = item.slot, .payload = request.buffer + count * kPageSize};
@@ -173,6 +190,7 @@ bool Core::ask(ReadJob& job, unsigned replica, bool hedge, Outbox& outbox) {
   }
   request.job = &job;
   request.replica = replica;
+  request.use = slice.replicas[replica].use;
   request.server = slice.replicas[replica].entry.server;
   request.hedge = hedge;
   request.request.slice = slice.id;
@@ -242,7 +260,7 @@ void Core::answered(ReadRequest& request, LinkOutcome outcome) {
   Outbox outbox;
   --servers_[request.server].reads_under_way;
   if (outcome == LinkOutcome::kRefused && request.job != nullptr)
-    refused(request.job->slice, request.request.slice, request.server, request.request.refusal, outbox);
+    refused(request.job->slice, request.replica, request.use, request.request.refusal, outbox);
   ReadJob* job = request.job;
   if (job == nullptr) {
     recycle(request, outbox);
@@ -258,6 +276,7 @@ void Core::answered(ReadRequest& request, LinkOutcome outcome) {
     lock.lock();
   }
   bool any_mine = false;
+  const bool same = request.use == job->uses[request.replica];
   for (std::size_t i = 0; i < count; ++i) {
     ReadJob::Item& item = job->items[request.of[i]];
     item.asked &= static_cast<ReplicaMask>(~bit(request.replica));
@@ -265,6 +284,8 @@ void Core::answered(ReadRequest& request, LinkOutcome outcome) {
     if (request.mine[i]) {
       item.settled = any_mine = true;
       if (request.hedge) ++counted_.hedges_won;
+    } else if (!same) {
+      // It was another replica's answer.
     } else if (outcome != LinkOutcome::kAnswered || request.items[i].status == ErrorCode::kOverloaded) {
       item.mute |= bit(request.replica);
     } else if (!right[i]) {
@@ -323,7 +344,7 @@ void Core::hedge_late(Outbox& outbox) {
       const Nanoseconds patience =
           slow == Nanoseconds{0} ? options_.hedge_unknown : std::max(slow, options_.hedge_least);
       const Slice& slice = slices_[job->slice];
-      ReplicaMask others = reachable(slice) & static_cast<ReplicaMask>(~bit(late->replica));
+      ReplicaMask others = in_force(slice) & answering(slice) & static_cast<ReplicaMask>(~bit(late->replica));
       for (std::size_t i = 0; i < job->count; ++i) {
         const ReadJob::Item& item = job->items[i];
         if (!item.settled) others &= static_cast<ReplicaMask>(~(item.wrong | item.mute));

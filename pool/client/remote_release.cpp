@@ -1,4 +1,4 @@
-// Pages that nobody owns any more, what there is to say of the store, and what a successor finds of it.
+// Pages that nobody owns any more, and what a successor finds of the store.
 #include <algorithm>
 #include <array>
 
@@ -44,15 +44,15 @@ void Core::send_discards(Outbox& outbox) {
       ++count;
     }
     const Slice& slice = slices_[last.slice];
-    const ReplicaMask asked = count == 0 ? ReplicaMask{0} : reachable(slice);
+    const ReplicaMask asked = count == 0 ? ReplicaMask{0} : writable(slice);
     if (asked == 0) continue;
     free_discard_frames_.pop_back();
     frame.outstanding = static_cast<unsigned>(std::popcount(asked));
-    for (unsigned i = 0; i < kMostReplicas; ++i) {
+    for (unsigned i = 0; i < kReplicaPlaces; ++i) {
       if ((asked & bit(i)) == 0) continue;
       frame.requests[i].slice = slice.id;
       frame.requests[i].items = std::span(frame.items[i]).first(count);
-      outbox.discards.emplace_back(slice.replicas[i].entry.server, &frame.requests[i]);
+      outbox.requests.emplace_back(slice.replicas[i].entry.server, &frame.requests[i]);
     }
   }
 }
@@ -61,6 +61,7 @@ void Core::give_back_all() {
   std::unique_lock lock(mutex_);
   Outbox outbox;
   for (std::size_t index = 0; index < slices_.size(); ++index) {
+    if (slices_[index].state == SliceState::kOffered) give_back(index, outbox);
     if (slices_[index].state != SliceState::kReady) continue;
     for (std::uint64_t number = index * slots_per_slice_; number < (index + 1) * slots_per_slice_; ++number) {
       const SlotWord word = table_.load(number);
@@ -80,65 +81,6 @@ void Core::discarded(DiscardFrame& frame) {
   if (--frame.outstanding != 0) return;
   free_discard_frames_.push_back(&frame);
   if (!discards_.empty()) wake();
-}
-
-Bytes Core::process_memory() const {
-  Bytes sum{slices_.size() * sizeof(Slice) + write_frames_.size() * sizeof(WriteFrame) +
-            read_requests_.size() * sizeof(ReadRequest) + read_jobs_.size() * sizeof(ReadJob) +
-            discards_.capacity() * sizeof(Discard)};
-  for (const Slice& slice : slices_) sum += Bytes{slice.free.size() * 8};
-  for (const auto& codec : codecs_)
-    if (codec != nullptr) sum += codec->memory();
-  return sum + touched_;
-}
-
-StoreUsage Core::usage() const {
-  const Bytes tables = table_.populated() + slice_table_.populated();
-  const std::lock_guard lock(mutex_);
-  StoreUsage usage;
-  usage.capacity = Bytes{table_.header().data_bytes};
-  usage.process_memory = process_memory();
-  usage.metadata = tables + usage.process_memory;
-  usage.pages = PageCount{pages_};
-  usage.used = to_bytes(usage.pages) + usage.metadata;
-  return usage;
-}
-
-RemoteFigures Core::figures() const {
-  std::vector<RemoteServerFigures> servers;
-  for (const Server& server : servers_) {
-    if (server.name.empty()) continue;
-    RemoteServerFigures figures{.server = server.name, .link = {}};
-    // Without the lock: a link has one of its own.
-    if (server.link != nullptr) figures.link = server.link->figures();
-    servers.push_back(std::move(figures));
-  }
-  const std::lock_guard lock(mutex_);
-  RemoteFigures sum = counted_;
-  std::size_t at = 0;
-  for (const Server& server : servers_) {
-    if (server.name.empty()) continue;
-    RemoteServerFigures& figures = servers[at++];
-    figures.up = server.up;
-    figures.draining = server.draining;
-    figures.why = server.link == nullptr ? "it is not configured" : server.why;
-    figures.slices = server.slices;
-    figures.wrong_answers = server.wrong_answers;
-    figures.hedges = server.hedges;
-    figures.boots = server.boots;
-  }
-  sum.servers = std::move(servers);
-  for (const Slice& slice : slices_) {
-    if (slice.state != SliceState::kReady) continue;
-    const auto replicas = static_cast<unsigned>(std::popcount(in_force(slice)));
-    ++sum.slices;
-    sum.degraded_slices += replicas < options_.replicas;
-    sum.lost_slices += replicas == 0;
-    sum.close_slices += !slice.apart;
-  }
-  sum.queued_pages = queued_pages_;
-  sum.under_way_pages = under_way_pages_;
-  return sum;
 }
 
 // Nothing that stands in the tables is believed further than it makes sense. A page that was being written is nobody's:
@@ -185,20 +127,22 @@ Result<> Core::recover() {
     slice.id = entry.id;
     slice.free.assign(words, ~0ull);
     if (slots_per_slice_ % 64 != 0) slice.free.back() = (1ull << slots_per_slice_ % 64) - 1;
-    std::vector<int> domains;
-    for (unsigned i = 0; i < kMostReplicas; ++i) {
-      slice.replicas[i].entry = entry.replicas[i];
-      if (entry.replicas[i].state != ReplicaState::kInForce) continue;
-      ++servers_[entry.replicas[i].server].slices;
-      const int domain = servers_[entry.replicas[i].server].domain;
-      slice.apart = slice.apart && std::ranges::find(domains, domain) == domains.end();
-      domains.push_back(domain);
+    for (unsigned i = 0; i < kReplicaPlaces; ++i) {
+      const ReplicaEntry& left = entry.replicas[i];
+      slice.replicas[i].entry = left;
+      if (left.state == ReplicaState::kNone) continue;
+      slice.replicas[i].use = ++uses_;
+      if (left.state == ReplicaState::kOut) continue;
+      ++servers_[left.server].slices;
+      if (left.state == ReplicaState::kFilling) note_filling(index, i);
     }
+    see_domains(slice);
   }
   std::array<bool, StoredForm::kLastCodec + 1> codecs{};
   table_.for_each_touched([&](std::uint64_t first, std::uint64_t end) {
     for (std::uint64_t number = first; number < end; ++number) recover_slot(number, codecs);
   });
+  for (const auto& [index, replica] : filling_) owe_all(index, slices_[index].replicas[replica]);
   for (std::uint8_t kind = 1; kind <= StoredForm::kLastCodec; ++kind) {
     if (!codecs[kind]) continue;
     if (auto made = ensure_codec(kind, 0); !made) return made;

@@ -63,7 +63,7 @@ Result<> Core::prepare(std::vector<RemoteServer> servers) {
     WriteFrame& frame = *write_frames_.emplace_back(std::make_unique<WriteFrame>());
     frame.buffer = write_buffers_.data() + i * kFrameBytes;
     frame.number = static_cast<std::uint32_t>(i);
-    for (unsigned replica = 0; replica < kMostReplicas; ++replica)
+    for (unsigned replica = 0; replica < kReplicaPlaces; ++replica)
       frame.sendings[replica].request.done = [this, &frame, replica](LinkRequest&, LinkOutcome outcome) {
         this->written(frame, replica, outcome);
       };
@@ -91,6 +91,10 @@ Result<> Core::prepare(std::vector<RemoteServer> servers) {
       request.done = [this, &frame](LinkRequest&, LinkOutcome) { discarded(frame); };
     }
     free_discard_frames_.push_back(&frame);
+  }
+  for (CopyFrame& frame : copy_frames_) {
+    frame.request.priority = Priority::kWriteBack;
+    frame.request.done = [this, &frame](LinkRequest&, LinkOutcome outcome) { copied(frame, outcome); };
   }
   servers_.resize(kMostServers);
   const std::vector<std::string> known = slice_table_.servers();
@@ -127,16 +131,28 @@ Result<> Core::join_answers() {
   answers_ = UniqueFd{::epoll_create1(EPOLL_CLOEXEC)};
   if (!answers_.valid()) return errno_failure("create", "epoll");
   for (const Server& server : servers_) {
-    const int descriptor = server.link == nullptr ? -1 : server.link->answers_descriptor();
-    if (descriptor < 0) continue;
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.u64 = answering_.size();
-    if (::epoll_ctl(answers_.get(), EPOLL_CTL_ADD, descriptor, &event) != 0)
-      return errno_failure("wait for", "memory server " + server.name);
-    answering_.push_back(server.link.get());
+    if (auto joined = join_answers(server); !joined) return joined;
   }
   return {};
+}
+
+Result<> Core::join_answers(const Server& server) {
+  const int descriptor = server.link == nullptr ? -1 : server.link->answers_descriptor();
+  if (descriptor < 0) return {};
+  const auto number = static_cast<std::size_t>(&server - servers_.data());
+  answering_[number] = server.link.get();
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = number;
+  if (::epoll_ctl(answers_.get(), EPOLL_CTL_ADD, descriptor, &event) != 0)
+    return errno_failure("wait for", "memory server " + server.name);
+  return {};
+}
+
+void Core::listen(std::uint8_t number) {
+  servers_[number].link->listen({.up = [this, number](bool same_boot) { server_up(number, same_boot); },
+                                 .down = [this, number](const std::string& why) { server_down(number, why); },
+                                 .draining = [this, number] { server_draining(number); }});
 }
 
 void Core::take_answers() {
@@ -146,17 +162,15 @@ void Core::take_answers() {
 }
 
 void Core::start() {
+  for (Server& server : servers_) server.down_since = now();
   for (std::size_t number = 0; number < servers_.size(); ++number) {
-    if (servers_[number].link == nullptr) continue;
-    const auto which = static_cast<std::uint8_t>(number);
-    servers_[number].link->listen({.up = [this, which](bool same_boot) { server_up(which, same_boot); },
-                                   .down = [this, which](const std::string& why) { server_down(which, why); },
-                                   .draining = [this, which] { server_draining(which); }});
+    if (servers_[number].link != nullptr) listen(static_cast<std::uint8_t>(number));
   }
   if (options_.own_thread) thread_ = std::thread([this] { run(); });
 }
 
 Core::~Core() {
+  gate_->close();
   {
     std::unique_lock lock(mutex_);
     closing_ = true;
@@ -184,7 +198,7 @@ void Core::post(std::unique_lock<std::mutex>& lock, Outbox& outbox) {
   for (const AttachCall& call : outbox.attaches) attach(call);
   while (ReadRequest* request = outbox.reads.pop()) servers_[request->server].link->submit(request->request);
   while (WriteFrame* frame = outbox.frames.pop()) send_frame(frame);
-  for (const auto& [server, request] : outbox.discards) servers_[server].link->submit(*request);
+  for (const auto& [server, request] : outbox.requests) servers_[server].link->submit(*request);
   while (ReadState* state = outbox.read.pop()) {
     ReadBatch& batch = *state->batch;
     {
@@ -215,7 +229,7 @@ void Core::run() {
   while (!closing_) {
     if (!wanted_) {
       asleep_ = true;
-      watching_ = now() - last_read_ < kWatchFor;
+      watching_ = copying_ || now() - last_read_ < kWatchFor;
       wake_.wait_for(lock, watching_ ? kWatchEvery : kIdleEvery, [this] { return wanted_ || closing_; });
       asleep_ = false;
     }
@@ -229,20 +243,30 @@ void Core::run() {
 
 void Core::work() {
   refresh_latencies();
+  check_copies();
   std::unique_lock lock(mutex_);
   if (closing_) return;
   Outbox outbox;
   hedge_late(outbox);
   serve_waiting(outbox);
+  give_up_late_lease(outbox);
   pump_writes(outbox);
   send_discards(outbox);
-  give_back_empty(outbox);
+  tend_copies(outbox);
+  look_after_slices(outbox);
+  give_back_spare(outbox);
   if (now() >= attach_again_at_) {
     attach_again_at_ = now() + kAttachAgainEvery;
     for (std::size_t number = 0; number < servers_.size(); ++number)
       if (servers_[number].up) attach_again(static_cast<std::uint8_t>(number), outbox);
   }
   post(lock, outbox);
+}
+
+// There once, it stays.
+const Link* Core::link_of(const Server& server) const {
+  const std::lock_guard lock(mutex_);
+  return server.link.get();
 }
 
 // Asked without the lock: a link has one of its own.
@@ -253,8 +277,9 @@ void Core::refresh_latencies() {
     latencies_at_ = now();
   }
   for (Server& server : servers_) {
-    if (server.link == nullptr) continue;
-    const LinkFigures figures = server.link->figures();
+    const Link* const link = link_of(server);
+    if (link == nullptr) continue;
+    const LinkFigures figures = link->figures();
     const std::lock_guard lock(mutex_);
     server.typical_read = figures.typical_read;
     server.slow_read = figures.slow_read;
@@ -298,7 +323,7 @@ Result<std::unique_ptr<RemoteStore>> create_remote_store(std::vector<RemoteServe
                                                          std::shared_ptr<VmSecret> secret,
                                                          const RemoteStoreOptions& options) {
   if (auto sound = check(options, leases, secret); !sound) return Failure{sound.error()};
-  if (servers.empty()) return wrong("there must be at least one");
+  if (servers.empty() && !options.placed) return wrong("there must be at least one");
   if (options.slice < kLeastSlice || options.slice > kLargestSlice || options.slice.value % kPageSize != 0)
     return wrong("a slice must have 2 MiB to 1 GiB, in whole pages");
   SliceTableSpec slices;

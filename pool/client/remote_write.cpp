@@ -87,6 +87,7 @@ void Core::pump_writes(Outbox& outbox) {
       case Room::kWait:
         return;
       case Room::kFull:
+        counted_.full_writes += write_queue_.front()->batch->items.size() - write_queue_.front()->next;
         fail_front(PageStatus::kFull, outbox);
         continue;
       case Room::kUnavailable:
@@ -107,8 +108,11 @@ void Core::pump_writes(Outbox& outbox) {
 bool Core::fill_frame(WriteFrame& frame, Outbox& outbox) {
   Slice& slice = slices_[frame.slice];
   frame.id = slice.id;
-  frame.asked = reachable(slice);
-  for (unsigned i = 0; i < kMostReplicas; ++i) frame.servers[i] = slice.replicas[i].entry.server;
+  frame.asked = writable(slice);
+  for (unsigned i = 0; i < kReplicaPlaces; ++i) {
+    frame.servers[i] = slice.replicas[i].entry.server;
+    frame.uses[i] = slice.replicas[i].use;
+  }
   frame.outstanding = static_cast<unsigned>(std::popcount(frame.asked));
   frame.count = 0;
   frame.ended = false;
@@ -162,7 +166,7 @@ void Core::send_frame(WriteFrame* frame) {
     item.sealed = sealers_->seal({frame->id, item.slot, item.version}, std::span(to, item.form.length), to, item.tag);
   }
   std::size_t sealed = 0;
-  for (unsigned replica = 0; replica < kMostReplicas; ++replica) {
+  for (unsigned replica = 0; replica < kReplicaPlaces; ++replica) {
     if ((frame->asked & bit(replica)) == 0) continue;
     WriteFrame::Sending& sending = frame->sendings[replica];
     sealed = 0;
@@ -185,7 +189,7 @@ void Core::send_frame(WriteFrame* frame) {
   }
   // From the first submit on, the frame may end at any moment after the last one.
   const ReplicaMask asked = frame->asked;
-  for (unsigned replica = 0; replica < kMostReplicas; ++replica) {
+  for (unsigned replica = 0; replica < kReplicaPlaces; ++replica) {
     if ((asked & bit(replica)) == 0) continue;
     if (sealed == 0) {
       written(*frame, replica, LinkOutcome::kLost);
@@ -199,19 +203,24 @@ void Core::written(WriteFrame& frame, unsigned replica, LinkOutcome outcome) {
   std::unique_lock lock(mutex_);
   Outbox outbox;
   WriteFrame::Sending& sending = frame.sendings[replica];
+  const Replica& place = slices_[frame.slice].replicas[replica];
+  // One that is filling is told of what is written, and nothing depends on it.
+  const bool counts = place.use == frame.uses[replica] && place.entry.state == ReplicaState::kInForce;
   for (std::size_t i = 0; i < sending.request.items.size(); ++i) {
     WriteFrame::Item& item = frame.items[sending.of[i]];
     if (outcome == LinkOutcome::kCancelled) item.withdrawn = PageStatus::kCancelled;
-    // It has too much to do, which is no reason to do without it from now on.
+    // It has too much to do, or waits for its lease: no reason to do without it from now on.
     const ErrorCode said = outcome == LinkOutcome::kRefused ? sending.request.refusal : sending.items[i].status;
-    if ((outcome == LinkOutcome::kRefused || outcome == LinkOutcome::kAnswered) && said == ErrorCode::kOverloaded)
+    const bool answers = outcome == LinkOutcome::kRefused || outcome == LinkOutcome::kAnswered;
+    if (answers && said == ErrorCode::kExpired) expire(frame.slice, replica, frame.uses[replica]);
+    if (answers && counts && (said == ErrorCode::kOverloaded || said == ErrorCode::kExpired))
       item.withdrawn = PageStatus::kUnavailable;
     if (outcome == LinkOutcome::kAnswered && sending.items[i].status == ErrorCode::kOk)
       item.acknowledged |= bit(replica);
   }
   if (outcome == LinkOutcome::kRefused) {
-    refused(frame.slice, frame.id, frame.servers[replica], sending.request.refusal, outbox);
-    if (sending.request.refusal != ErrorCode::kOverloaded)
+    refused(frame.slice, replica, frame.uses[replica], sending.request.refusal, outbox);
+    if (counts && sending.request.refusal != ErrorCode::kOverloaded && sending.request.refusal != ErrorCode::kExpired)
       slices_[frame.slice].refused_until = now() + options_.refused_pause;
   }
   if (--frame.outstanding == 0) {
@@ -222,15 +231,18 @@ void Core::written(WriteFrame& frame, unsigned replica, LinkOutcome outcome) {
   post(lock, outbox);
 }
 
-// A page is live when every replica in force has it. Those that have it not are no longer in force, unless nobody has
-// it: then it was never written.
+// A page is live when every replica in force has it. Those that have it not are no longer in force until they do,
+// unless nobody has it: then it was never written.
 void Core::end_frame(WriteFrame& frame, Outbox& outbox) {
-  const Slice& slice = slices_[frame.slice];
+  Slice& slice = slices_[frame.slice];
   for (std::size_t i = 0; i < frame.count; ++i) {
     const WriteFrame::Item& item = frame.items[i];
     const std::uint64_t number = frame.slice * slots_per_slice_ + item.slot;
     SlotWord word = table_.load(number);
-    const ReplicaMask have = item.acknowledged & in_force(slice);
+    ReplicaMask acknowledged = item.acknowledged;
+    for (unsigned k = 0; k < kReplicaPlaces; ++k)
+      if (slice.replicas[k].use != frame.uses[k]) acknowledged &= static_cast<ReplicaMask>(~bit(k));
+    const ReplicaMask have = acknowledged & in_force(slice);
     if (item.withdrawn != PageStatus::kPending || have == 0) {
       word = {.generation = static_cast<std::uint8_t>(word.generation + 1)};
       table_.word(number).store(word.pack(), std::memory_order_release);
@@ -239,7 +251,15 @@ void Core::end_frame(WriteFrame& frame, Outbox& outbox) {
              outbox);
       continue;
     }
-    put_out(frame.slice, in_force(slice) & static_cast<ReplicaMask>(~have), outbox);
+    for (unsigned k = 0; k < kReplicaPlaces; ++k) {
+      Replica& replica = slice.replicas[k];
+      if ((acknowledged & bit(k)) != 0) {
+        settle_debt(replica, item.slot);
+        continue;
+      }
+      if (replica.entry.state == ReplicaState::kInForce) begin_repair(frame.slice, k);
+      if (replica.entry.state == ReplicaState::kFilling) owe(replica, item.slot);
+    }
     // The version before the word: whoever finds the entry finds all of it.
     table_.second(number).store(item.version, std::memory_order_release);
     word = {.crc = item.form.pack(), .references = 1, .generation = word.generation, .state = SlotState::kLive};
@@ -287,7 +307,7 @@ void Core::cancel(WriteBatch& batch) {
   lock.unlock();
   for (WriteFrame* frame : own) {
     const ReplicaMask asked = frame->asked;
-    for (unsigned replica = 0; replica < kMostReplicas; ++replica) {
+    for (unsigned replica = 0; replica < kReplicaPlaces; ++replica) {
       if ((asked & bit(replica)) != 0) servers_[frame->servers[replica]].link->cancel(frame->sendings[replica].request);
     }
   }

@@ -95,6 +95,11 @@ void ServerLink::release(protocol::SliceId slice) {
   wake();
 }
 
+void ServerLink::expect_boot(const protocol::BootId& boot) {
+  const std::lock_guard lock(mutex_);
+  expected_boot_ = boot;
+}
+
 void ServerLink::submit(LinkRequest& request) {
   connection_for(request).submit(request);
   if (asleep_.exchange(false)) wake();

@@ -29,6 +29,7 @@ class ServerLink final : public Link {
   void listen(LinkEvents events) override;
   void attach(const Lease& lease, std::function<void(AttachOutcome, protocol::ErrorCode)> done) override;
   void release(protocol::SliceId slice) override;
+  void expect_boot(const protocol::BootId& boot) override;
   void submit(LinkRequest& request) override;
   bool cancel(LinkRequest& request) override;
   int answers_descriptor() const override { return answers_.get(); }
@@ -89,6 +90,7 @@ class ServerLink final : public Link {
   LinkState state_ = LinkState::kConnecting;
   std::string why_;
   std::deque<Command> commands_;
+  std::optional<protocol::BootId> expected_boot_;
 
   // The link's thread only.
   Attacher attacher_;

@@ -66,6 +66,11 @@ Result<> ServerLink::begin_session() {
 
 std::string ServerLink::run_session() {
   strange_ = known_ && *known_ != met_;
+  if (strange_) {
+    const std::lock_guard lock(mutex_);
+    // Its key is another one than that of the leases: it has nothing to prove them with.
+    if (expected_boot_ == met_.boot) leases_.clear();
+  }
   // Leases are attached anew where they are. A server that claims to be another one has to prove with one of them that
   // it is of those that gave them: otherwise anybody on the way could say that all pages are gone.
   const auto attach_anew = [&](const Lease& lease) {

@@ -1,124 +1,48 @@
 #include "pool/client/server_pool.h"
 
-#include <algorithm>
-#include <condition_variable>
-#include <list>
 #include <map>
-#include <mutex>
-#include <thread>
 #include <utility>
 
+#include "pool/client/remote_pool.h"
 #include "pool/client/server_link.h"
 
 namespace tidepool::pool {
 namespace {
 
-using namespace std::chrono_literals;
+std::vector<std::string> names_of(const std::vector<ServerSpec>& servers) {
+  std::vector<std::string> names;
+  for (const ServerSpec& server : servers) names.push_back(server.name);
+  return names;
+}
 
-// How long the slices of a VM that ended are waited for, until every server has taken them back. One that is away then
-// keeps its own.
-constexpr auto kClosingPatience = 30s;
-// What a link was asked to give back is on its way for a moment; it says nothing of its arrival.
-constexpr auto kGivingBack = 500ms;
-constexpr auto kClosingPoll = 20ms;
-
-struct VmStore {
-  std::shared_ptr<VmSecret> secret;
-  std::shared_ptr<RemoteStore> store;
-  MonoTime given_back{};  // MonoTime{}: not yet
-};
-
-void add_history(const RemoteFigures& own, RemoteFigures& sum);
-
-class Servers final : public Pool {
+class ServerPool final : public RemotePool {
  public:
-  explicit Servers(ServerPoolOptions options) : options_(std::move(options)) {
-    for (const ServerSpec& server : options_.servers) {
-      keys_[server.name] = server.key;
-      RemoteServerFigures& of = past_.servers.emplace_back();
-      of.server = server.name;
-      of.up = true;
-    }
-    closer_ = std::jthread([this](const std::stop_token& stop) { close_stores(stop); });
+  explicit ServerPool(ServerPoolOptions options)
+      : RemotePool(options.store.capacity, names_of(options.servers)), options_(std::move(options)) {
+    for (const ServerSpec& server : options_.servers) keys_[server.name] = server.key;
   }
-  ~Servers() override {
-    closer_.request_stop();
-    closer_.join();
-  }
+  ~ServerPool() override { stop_closing(); }
 
   std::string kind() const override { return "servers"; }
   std::string backing() const override {
     const std::size_t count = options_.servers.size();
     return std::to_string(count) + (count == 1 ? " memory server" : " memory servers");
   }
-  bool uses_host_dram() const override { return false; }
-  StoreUsage usage() const override;
-  StoreErrors errors() const override;
-  Bytes whole() const override { return {}; }
-  Result<> set_capacity(Bytes capacity) override;
-  std::vector<std::pair<std::string, int>> held_descriptors() const override { return {}; }
-  Result<std::shared_ptr<PageStore>> open_for(const std::string& vm) override;
-  std::vector<std::pair<std::string, int>> held_descriptors(const std::string& vm) const override;
-  void close_for(const std::string& vm) override;
-  std::optional<RemoteFigures> remote() const override { return figures(); }
+  Result<> set_capacity(Bytes capacity) override {
+    if (capacity == options_.store.capacity) return {};
+    return failure(std::errc::operation_not_supported, "set capacity of", "memory servers",
+                   "change pool.servers.capacity and restart the agent");
+  }
 
  private:
-  RemoteFigures figures() const;
-  std::vector<std::shared_ptr<RemoteStore>> stores() const;
+  Result<std::unique_ptr<RemoteStore>> make_store(const std::string& vm, std::shared_ptr<VmSecret> secret) override;
   Result<std::vector<RemoteServer>> connect() const;
-  void close_stores(const std::stop_token& stop);
 
   const ServerPoolOptions options_;
   std::map<std::string, protocol::ServerKey> keys_;
-  mutable std::mutex mutex_;
-  std::condition_variable_any closing_some_;
-  std::map<std::string, VmStore> vms_;
-  std::list<std::pair<MonoTime, VmStore>> closing_;  // since when
-  RemoteFigures past_;                               // what happened to VMs that are no more
-  SystemClock clock_;
-  std::jthread closer_;
 };
 
-std::vector<std::shared_ptr<RemoteStore>> Servers::stores() const {
-  const std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<RemoteStore>> all;
-  for (const auto& [name, vm] : vms_) all.push_back(vm.store);
-  for (const auto& [since, vm] : closing_) all.push_back(vm.store);
-  return all;
-}
-
-StoreUsage Servers::usage() const {
-  StoreUsage sum;
-  for (const auto& store : stores()) {
-    const StoreUsage own = store->usage();
-    sum.used += own.used;
-    sum.metadata += own.metadata;
-    sum.process_memory += own.process_memory;
-    sum.pages = sum.pages + own.pages;
-    sum.incompressible += own.incompressible;
-  }
-  sum.capacity = options_.store.capacity;
-  return sum;
-}
-
-StoreErrors Servers::errors() const {
-  StoreErrors sum;
-  const RemoteFigures all = figures();
-  sum.refused_releases = all.refused_releases;
-  sum.refused_writes = all.refused_writes;
-  sum.stale_reads = all.stale_reads;
-  sum.corrupt_pages = all.corrupt_reads;
-  sum.bad_entries = all.bad_entries;
-  return sum;
-}
-
-Result<> Servers::set_capacity(Bytes capacity) {
-  if (capacity == options_.store.capacity) return {};
-  return failure(std::errc::operation_not_supported, "set capacity of", "memory servers",
-                 "change pool.servers.capacity and restart the agent");
-}
-
-Result<std::vector<RemoteServer>> Servers::connect() const {
+Result<std::vector<RemoteServer>> ServerPool::connect() const {
   std::vector<RemoteServer> servers;
   for (const ServerSpec& spec : options_.servers) {
     ServerLinkOptions link;
@@ -132,156 +56,15 @@ Result<std::vector<RemoteServer>> Servers::connect() const {
   return servers;
 }
 
-Result<std::shared_ptr<PageStore>> Servers::open_for(const std::string& vm) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (vms_.contains(vm)) return failure(std::errc::file_exists, "open a store at memory servers for", vm);
-  }
-  auto secret = VmSecret::create();
-  if (!secret) return Failure{secret.error()};
+Result<std::unique_ptr<RemoteStore>> ServerPool::make_store(const std::string&, std::shared_ptr<VmSecret> secret) {
   auto servers = connect();
   if (!servers) return Failure{servers.error()};
-  VmStore made;
-  made.secret = std::move(*secret);
-  const LeaseSource leases = [keys = keys_](const LeaseWish& wish) -> Result<Lease> {
+  const LeaseSource leases = [keys = keys_](const LeaseWish& wish, const LeaseAnswer& answer) {
     const auto key = keys.find(wish.server);
-    if (key == keys.end()) return failure(std::errc::no_such_file_or_directory, "find the key of", wish.server);
-    return Lease{wish.claims, protocol::lease_secret(key->second, wish.claims)};
+    if (key == keys.end()) return answer(failure(std::errc::no_such_file_or_directory, "find the key of", wish.server));
+    answer(Lease{wish.claims, protocol::lease_secret(key->second, wish.claims)});
   };
-  auto store = create_remote_store(std::move(*servers), leases, made.secret, options_.store);
-  if (!store) return Failure{store.error()};
-  made.store = std::move(*store);
-  const std::lock_guard lock(mutex_);
-  const auto [at, fresh] = vms_.emplace(vm, std::move(made));
-  if (!fresh) return failure(std::errc::file_exists, "open a store at memory servers for", vm);
-  return std::shared_ptr<PageStore>(at->second.store);
-}
-
-std::vector<std::pair<std::string, int>> Servers::held_descriptors(const std::string& vm) const {
-  const std::lock_guard lock(mutex_);
-  std::vector<std::pair<std::string, int>> held;
-  if (const auto found = vms_.find(vm); found != vms_.end()) {
-    for (const auto& [name, fd] : found->second.store->held_descriptors())
-      held.emplace_back("vm/" + vm + "/pool/" + name, fd);
-  }
-  return held;
-}
-
-void Servers::close_for(const std::string& vm) {
-  const std::lock_guard lock(mutex_);
-  const auto found = vms_.find(vm);
-  if (found == vms_.end()) return;
-  closing_.emplace_back(clock_.now(), std::move(found->second));
-  vms_.erase(found);
-  closing_some_.notify_all();
-}
-
-// Empty slices go back by themselves; the key is of no use to anybody then.
-void Servers::close_stores(const std::stop_token& stop) {
-  std::unique_lock lock(mutex_);
-  while (!stop.stop_requested()) {
-    closing_some_.wait(lock, stop, [this] { return !closing_.empty(); });
-    std::list<std::pair<MonoTime, VmStore>> done;
-    for (auto at = closing_.begin(); at != closing_.end();) {
-      // Only when nobody else has it any more is nothing under way.
-      const bool ours = at->second.store.use_count() == 1;
-      if (ours && at->second.given_back == MonoTime{}) {
-        at->second.store->give_back_all();
-        at->second.given_back = clock_.now();
-      }
-      const bool ended =
-          (at->second.store->figures().slices == 0 && clock_.now() - at->second.given_back > kGivingBack) ||
-          clock_.now() - at->first > kClosingPatience;
-      const auto next = std::next(at);
-      if (ours && ended) {
-        add_history(at->second.store->figures(), past_);
-        done.splice(done.end(), closing_, at);
-      }
-      at = next;
-    }
-    lock.unlock();
-    for (auto& [since, vm] : done) {
-      vm.store.reset();
-      vm.secret->wipe();
-    }
-    lock.lock();
-    if (!closing_.empty()) closing_some_.wait_for(lock, stop, kClosingPoll, [] { return false; });
-  }
-  // At the end what is leased for VMs that are no more goes back in one go.
-  bool any = false;
-  for (auto& [since, vm] : closing_) {
-    if (vm.store.use_count() != 1) continue;
-    any = true;
-    if (vm.given_back == MonoTime{}) vm.store->give_back_all();
-  }
-  lock.unlock();
-  if (any) std::this_thread::sleep_for(kGivingBack);
-  for (auto& [since, vm] : closing_) {
-    if (vm.store.use_count() != 1) continue;
-    vm.store.reset();
-    vm.secret->wipe();
-  }
-}
-
-// What happened, and only grows.
-void add_history(const RemoteFigures& own, RemoteFigures& sum) {
-  for (const RemoteServerFigures& from : own.servers) {
-    const auto to = std::ranges::find(sum.servers, from.server, &RemoteServerFigures::server);
-    if (to == sum.servers.end()) continue;
-    to->wrong_answers += from.wrong_answers;
-    to->hedges += from.hedges;
-    to->boots = std::max(to->boots, from.boots);
-    to->link.bytes_sent += from.link.bytes_sent;
-    to->link.bytes_received += from.link.bytes_received;
-  }
-  sum.hedges += own.hedges;
-  sum.hedges_won += own.hedges_won;
-  sum.steals += own.steals;
-  sum.replicas_dropped += own.replicas_dropped;
-  sum.lost_pages += own.lost_pages;
-  sum.unavailable_reads += own.unavailable_reads;
-  sum.corrupt_reads += own.corrupt_reads;
-  sum.stale_reads += own.stale_reads;
-  sum.refused_writes += own.refused_writes;
-  sum.refused_releases += own.refused_releases;
-  sum.bad_entries += own.bad_entries;
-}
-
-// How it is now.
-void add_state(const RemoteFigures& own, RemoteFigures& sum) {
-  for (const RemoteServerFigures& from : own.servers) {
-    const auto to = std::ranges::find(sum.servers, from.server, &RemoteServerFigures::server);
-    if (to == sum.servers.end()) continue;
-    to->up = to->up && from.up;
-    to->draining = to->draining || from.draining;
-    if (!from.why.empty()) to->why = from.why;
-    to->slices += from.slices;
-    to->link.typical_read = std::max(to->link.typical_read, from.link.typical_read);
-  }
-  sum.slices += own.slices;
-  sum.degraded_slices += own.degraded_slices;
-  sum.close_slices += own.close_slices;
-  sum.lost_slices += own.lost_slices;
-  sum.queued_pages += own.queued_pages;
-  sum.under_way_pages += own.under_way_pages;
-}
-
-RemoteFigures Servers::figures() const {
-  // One that is being closed is counted once: with those that are, or in the past.
-  RemoteFigures sum;
-  std::vector<std::shared_ptr<RemoteStore>> all;
-  {
-    const std::lock_guard lock(mutex_);
-    sum = past_;
-    for (const auto& [name, vm] : vms_) all.push_back(vm.store);
-    for (const auto& [since, vm] : closing_) all.push_back(vm.store);
-  }
-  for (const auto& store : all) {
-    const RemoteFigures own = store->figures();
-    add_state(own, sum);
-    add_history(own, sum);
-  }
-  return sum;
+  return create_remote_store(std::move(*servers), leases, std::move(secret), options_.store);
 }
 
 }  // namespace
@@ -291,7 +74,7 @@ Result<std::unique_ptr<Pool>> make_server_pool(ServerPoolOptions options) {
     return failure(std::errc::invalid_argument, "use", std::to_string(options.servers.size()) + " memory servers",
                    "each page is to be on " + std::to_string(options.store.replicas) +
                        " of them: name more servers, or lower pool.servers.replicas");
-  return std::make_unique<Servers>(std::move(options));
+  return std::make_unique<ServerPool>(std::move(options));
 }
 
 }  // namespace tidepool::pool

@@ -119,12 +119,19 @@ Result<SliceTable> SliceTable::open(UniqueFd fd) {
     return table_refused("it is not a table of slices");
   if (header.byte_order != kSliceByteOrder) return table_refused("it was written by a machine of the other byte order");
   if (header.crc != checksum(header)) return table_refused("its header is damaged");
-  if (header.layout_version != kSliceLayoutVersion)
+  if (header.layout_version < kOldestSliceLayout || header.layout_version > kSliceLayoutVersion)
     return table_refused("its layout version is another one: use the program that wrote it");
   const SliceTableSpec spec{header.slices, header.slots_per_slice, header.holder};
   if (header.header_bytes != kHeaderBytes || header.entry_bytes != kEntryWords * 8 || !makes_sense(spec) ||
       static_cast<std::uint64_t>(status.st_size) != size_of(spec))
     return table_refused("its geometry makes no sense");
+  if (header.layout_version != kSliceLayoutVersion) {
+    header.layout_version = kSliceLayoutVersion;
+    header.crc = checksum(header);
+    // One system call: whole, whenever the process ends.
+    if (::pwrite(fd.get(), &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header)))
+      return errno_failure("bring up to date", kSliceTable);
+  }
   auto table = map(std::move(fd), spec);
   if (!table) return table;
   for (std::size_t number = 0; number < kMostServers; ++number) {
@@ -180,7 +187,7 @@ bool SliceTable::load(std::uint64_t index, SliceEntry& found) const {
   const std::uint64_t* words = entry(index);
   if (words[0] != kLeased) return false;
   found.id = protocol::SliceId{words[1]};
-  for (unsigned i = 0; i < kMostReplicas; ++i) found.replicas[i] = ReplicaEntry::unpack(words[2 + i]);
+  for (unsigned i = 0; i < kReplicaPlaces; ++i) found.replicas[i] = ReplicaEntry::unpack(words[2 + i]);
   return true;
 }
 
@@ -190,7 +197,7 @@ bool SliceTable::plausible(const SliceEntry& entry) const {
   unsigned replicas = 0;
   for (const ReplicaEntry& replica : entry.replicas) {
     if (replica.state == ReplicaState::kNone) continue;
-    if (replica.state > ReplicaState::kOut || replica.server >= kMostServers || names[replica.server].empty() ||
+    if (replica.state > ReplicaState::kFilling || replica.server >= kMostServers || names[replica.server].empty() ||
         seen[replica.server])
       return false;
     seen[replica.server] = true;
@@ -202,7 +209,7 @@ bool SliceTable::plausible(const SliceEntry& entry) const {
 void SliceTable::store(std::uint64_t index, const SliceEntry& fresh) {
   std::uint64_t* words = entry(index);
   put(&words[1], static_cast<std::uint64_t>(fresh.id));
-  for (unsigned i = 0; i < kMostReplicas; ++i) put(&words[2 + i], fresh.replicas[i].pack());
+  for (unsigned i = 0; i < kReplicaPlaces; ++i) put(&words[2 + i], fresh.replicas[i].pack());
   put(&words[0], kLeased);
 }
 

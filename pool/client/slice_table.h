@@ -17,33 +17,36 @@
 
 namespace tidepool::pool {
 
-inline constexpr std::uint32_t kSliceLayoutVersion = 1;
-inline constexpr unsigned kMostReplicas = 3;
+inline constexpr std::uint32_t kSliceLayoutVersion = 2;
+inline constexpr std::uint32_t kOldestSliceLayout = 1;  // that open() understands, and makes the present one of
+inline constexpr unsigned kMostReplicas = 3;            // that can be wanted
+inline constexpr unsigned kReplicaPlaces = 4;           // one more: for the replica that is to replace another
 inline constexpr std::size_t kMostServers = 64;
 
 enum class ReplicaState : std::uint8_t {
   kNone = 0,
   kInForce = 1,  // holds every live page of the slice
-  kOut = 2,      // missed one, or is gone: never read again
+  kOut = 2,      // is gone: never read again
+  kFilling = 3,  // holds some, and gets the others
 };
 
 struct ReplicaEntry {
   std::uint8_t server = 0;  // its number in this table
   ReplicaState state = ReplicaState::kNone;
-  std::uint32_t epoch = 0;  // of the lease that it was last attached with
+  std::uint64_t epoch = 0;  // of the lease that it was last attached with; 48 bits
 
+  static constexpr std::uint64_t kEpochMask = (1ull << 48) - 1;
   static constexpr ReplicaEntry unpack(std::uint64_t raw) {
-    return {static_cast<std::uint8_t>(raw >> 56), static_cast<ReplicaState>(raw >> 48 & 0xff),
-            static_cast<std::uint32_t>(raw)};
+    return {static_cast<std::uint8_t>(raw >> 56), static_cast<ReplicaState>(raw >> 48 & 0xff), raw & kEpochMask};
   }
   constexpr std::uint64_t pack() const {
-    return static_cast<std::uint64_t>(server) << 56 | static_cast<std::uint64_t>(state) << 48 | epoch;
+    return static_cast<std::uint64_t>(server) << 56 | static_cast<std::uint64_t>(state) << 48 | (epoch & kEpochMask);
   }
 };
 
 struct SliceEntry {
   protocol::SliceId id{};  // the same at every replica
-  std::array<ReplicaEntry, kMostReplicas> replicas{};
+  std::array<ReplicaEntry, kReplicaPlaces> replicas{};
 };
 
 struct SliceTableSpec {
@@ -55,7 +58,8 @@ struct SliceTableSpec {
 class SliceTable {
  public:
   static Result<SliceTable> create(const SliceTableSpec& spec);
-  // Takes over what another process left; refuses what is damaged or not understood.
+  // Takes over what another process left; refuses what is damaged or not understood. What an older program left is
+  // from then on of the present layout, which that program refuses.
   static Result<SliceTable> open(UniqueFd fd);
 
   int fd() const { return fd_.get(); }

@@ -4,10 +4,12 @@
 #include <array>
 #include <optional>
 
+#include "pool/controller/port/endpoint_kind.h"
 #include "pool/protocol/messages.h"
 #include "pool/server/slices.h"
 #include "pool/server/tcp_listener.h"
 #include "service/config_kinds.h"
+#include "service/http/endpoint.h"
 
 namespace tidepool::pool::server {
 namespace {
@@ -27,6 +29,12 @@ bool is_listen(const std::string& text) {
   return text.starts_with("unix:") && is_absolute(text.substr(5)) && text.size() - 5 <= kLongestSocketPath;
 }
 
+std::string text_of_list(const std::vector<std::string>& list) {
+  std::string text = "[";
+  for (const std::string& item : list) text += (text.size() > 1 ? ", " : "") + toml_string(item);
+  return text + "]";
+}
+
 Kind<std::vector<std::string>> listen_list() {
   return {"list of addresses", "a list of \"unix:PATH\" and \"tcp:ADDRESS:PORT\", 1 to 16",
           [](const ConfigValue& value) -> std::optional<std::vector<std::string>> {
@@ -35,11 +43,18 @@ Kind<std::vector<std::string>> listen_list() {
             if (!std::ranges::all_of(*list, is_listen)) return std::nullopt;
             return *list;
           },
-          [](const std::vector<std::string>& list) {
-            std::string text = "[";
-            for (const std::string& item : list) text += (text.size() > 1 ? ", " : "") + toml_string(item);
-            return text + "]";
-          }};
+          text_of_list};
+}
+
+Kind<std::string> address_or_nothing() {
+  return from_text<std::string>(
+      "address or \"\"", "\"unix:PATH\", \"tcp:HOST:PORT\" or \"\"",
+      [](const std::string& text) {
+        const bool right = text.empty() || is_listen(text) ||
+                           (text.starts_with("tcp:") && http::split_host_port(text.substr(4)).has_value());
+        return right ? std::optional(text) : std::nullopt;
+      },
+      [](const std::string& text) { return text; });
 }
 
 Kind<std::string> word_or_nothing() {
@@ -92,11 +107,36 @@ std::vector<MemdField> make_fields() {
       live("limits.handshake_time", duration(), MEMBER(limits.handshake_time)),
       live("limits.stall_time", duration(), MEMBER(limits.stall_time)),
       live("limits.drain_time", duration(), MEMBER(limits.drain_time)),
+      at_start("controller.endpoints", controller::endpoint_list(), MEMBER(controller.endpoints)),
+      at_start("controller.certificate", path(true), MEMBER(controller.certificate)),
+      at_start("controller.key", path(true), MEMBER(controller.key)),
+      at_start("controller.authority", path(true), MEMBER(controller.authority)),
+      at_start("controller.address", address_or_nothing(), MEMBER(controller.address)),
       live("log.level", choice<LogLevel>(kLogLevels), MEMBER(log_level)),
   };
 }
 
 #undef MEMBER
+
+// What listens on every address is reached at none of that name.
+bool is_wildcard(const std::string& address) {
+  return address.starts_with("tcp:0.0.0.0:") || address.starts_with("tcp:[::]:");
+}
+
+void find_controller_contradictions(const MemdConfig& config, ConfigReader& reader) {
+  const MemdConfig::Controller& settings = config.controller;
+  const std::string trouble = controller::endpoint_trouble(
+      settings.endpoints, {settings.certificate, settings.key, settings.authority}, "controller");
+  if (!trouble.empty()) reader.contradiction("controller", trouble);
+  if (settings.endpoints.empty()) {
+    if (!settings.address.empty())
+      reader.contradiction("controller.endpoints", "controller.endpoints is missing: the controller to register with");
+    return;
+  }
+  if (is_wildcard(public_address(config)))
+    reader.contradiction("controller.address",
+                         "controller.address is missing: agents cannot connect to " + public_address(config));
+}
 
 void find_contradictions(const MemdConfig& config, ConfigReader& reader) {
   if (config.name.empty()) reader.contradiction("name", "name is missing: the name that clients know this server by");
@@ -116,6 +156,7 @@ void find_contradictions(const MemdConfig& config, ConfigReader& reader) {
     reader.contradiction("limits.pending", "limits.pending is more than limits.connections allows at all");
   if (config.limits.handshake_time.count() == 0 || config.limits.stall_time.count() == 0)
     reader.contradiction("limits", "limits.handshake_time and limits.stall_time must be more than 0");
+  find_controller_contradictions(config, reader);
   std::vector<std::string> sorted = config.listen;
   std::ranges::sort(sorted);
   if (const auto twice = std::ranges::adjacent_find(sorted); twice != sorted.end())
@@ -151,6 +192,11 @@ std::vector<std::string> keys_that_wait(const MemdConfig& before, const MemdConf
   for (const MemdField& each : memd_config_fields())
     if (each.restart && each.text(before) != each.text(after)) keys.push_back(each.key);
   return keys;
+}
+
+std::string public_address(const MemdConfig& config) {
+  if (!config.controller.address.empty() || config.listen.empty()) return config.controller.address;
+  return config.listen.front();
 }
 
 ListenAddress parse_listen(const std::string& text) {

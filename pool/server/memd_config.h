@@ -50,6 +50,16 @@ struct MemdConfig {
     std::chrono::milliseconds drain_time{900'000};
   } limits;
 
+  // With it the server's key is made anew at every start, and known to the controller only.
+  struct Controller {
+    std::vector<std::string> endpoints;  // none: tokens are made by whoever has the key file
+    std::string certificate;             // PEM, for https endpoints; all three
+    std::string key;
+    std::string authority;
+    std::string address;  // that agents reach this server at; empty: the first of `listen`
+    bool operator==(const Controller&) const = default;
+  } controller;
+
   LogLevel log_level = LogLevel::kInfo;
 };
 
@@ -66,6 +76,9 @@ MemdConfigCheck load_memd_config(const std::filesystem::path& file);
 
 // Keys that differ and take effect only after a restart.
 std::vector<std::string> keys_that_wait(const MemdConfig& before, const MemdConfig& after);
+
+// What agents are told to connect to.
+std::string public_address(const MemdConfig& config);
 
 // An entry of `listen`, which the loader has checked.
 struct ListenAddress {

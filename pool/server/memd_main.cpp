@@ -16,6 +16,7 @@
 #include "pool/protocol/key_file.h"
 #include "pool/server/memd_config.h"
 #include "pool/server/memd_metrics.h"
+#include "pool/server/registration.h"
 #include "pool/server/server.h"
 #include "service/log.h"
 #include "service/metrics_endpoint.h"
@@ -38,9 +39,11 @@ std::optional<Loaded> load(const std::string& path, std::vector<config::ConfigPr
   problems = std::move(check.problems);
   if (!problems.empty()) return std::nullopt;
   Loaded loaded;
-  const auto key = protocol::read_key_file(check.config.key_file);
+  // A controller makes the tokens; the key lives as long as the pages.
+  const bool own = check.config.controller.endpoints.empty();
+  const auto key = own ? protocol::read_key_file(check.config.key_file) : protocol::fresh_random();
   if (!key) {
-    problems.push_back({0, 0, "key_file: " + key.error().message()});
+    problems.push_back({0, 0, (own ? "key_file: " : "") + key.error().message()});
     return std::nullopt;
   }
   loaded.config = std::move(check.config);
@@ -71,6 +74,7 @@ class Service {
       if (draining_since_ && !goes_on_draining()) break;
     }
     metrics_.reset();
+    registration_.reset();
     server_.reset();
     spdlog::info("msg=stopped");
     return 0;
@@ -81,9 +85,17 @@ class Service {
     auto server = Server::start(config_, key_, clock_);
     if (!server) return cannot_start(server.error());
     server_ = std::move(*server);
+    if (!config_.controller.endpoints.empty()) {
+      auto port = controller::make_http_port(
+          config_.controller.endpoints,
+          {config_.controller.certificate, config_.controller.key, config_.controller.authority}, "tidepool-memd");
+      if (!port) return cannot_start(port.error());
+      registration_ = std::make_unique<Registration>(
+          std::move(*port), RegistrationOptions{config_.name, public_address(config_), config_.failure_domain, key_},
+          *server_, clock_);
+    }
     if (!config_.metrics.empty()) {
-      auto metrics = FamiliesEndpoint::serve(config_.metrics, "metrics",
-                                             [this] { return memd_metric_families(server_->figures(), config_); });
+      auto metrics = FamiliesEndpoint::serve(config_.metrics, "metrics", [this] { return metric_families(); });
       if (!metrics) return cannot_start(metrics.error());
       metrics_ = std::move(*metrics);
     }
@@ -92,6 +104,12 @@ class Service {
     spdlog::info("msg=ready version={} name={} listen={} memory={}", TIDEPOOL_VERSION, config_.name,
                  in_quotes(listening), in_quotes(server_->summary()));
     return true;
+  }
+
+  std::vector<prometheus::MetricFamily> metric_families() const {
+    std::optional<RegistrationFigures> registration;
+    if (registration_ != nullptr) registration = registration_->figures();
+    return memd_metric_families(server_->figures(), config_, registration);
   }
 
   static bool cannot_start(const Error& error) {
@@ -109,7 +127,8 @@ class Service {
       for (const std::string& key : keys_that_wait(config_, loaded->config))
         spdlog::warn("msg=\"takes effect after a restart\" key={}", key);
       // The rest of config_ stays as it was read at the start, and is what the metrics tell.
-      server_->apply(loaded->config, loaded->key);
+      // The controller knows the key that this boot has.
+      server_->apply(loaded->config, registration_ == nullptr ? loaded->key : key_);
       drain_time_ = loaded->config.limits.drain_time;
       set_log_level(loaded->config.log_level);
       spdlog::info("msg=\"configuration taken over\"");
@@ -158,6 +177,7 @@ class Service {
   const protocol::ServerKey key_;
   SystemClock clock_;
   std::unique_ptr<Server> server_;
+  std::unique_ptr<Registration> registration_;
   std::unique_ptr<FamiliesEndpoint> metrics_;
   std::optional<std::chrono::microseconds> watchdog_;
   std::optional<std::chrono::milliseconds> drain_time_;  // by a reload

@@ -35,6 +35,12 @@ constexpr std::array kCatalogue{
     MemdMetric{"tidepool_memd_pages_total", true, "op", "Pages read, written and discarded."},
     MemdMetric{"tidepool_memd_received_bytes_total", true, "", "Bytes received from clients."},
     MemdMetric{"tidepool_memd_sent_bytes_total", true, "", "Bytes sent to clients."},
+    MemdMetric{"tidepool_memd_registered", false, "", "With a controller: 1 while it knows this server, else 0."},
+    MemdMetric{"tidepool_memd_controller_silent_seconds", false, "",
+               "With a controller: time since its last answer, or since the start."},
+    MemdMetric{"tidepool_memd_controller_failures_total", true, "",
+               "With a controller: calls that it did not answer, or refused."},
+    MemdMetric{"tidepool_memd_freed_slices_total", true, "", "With a controller: slices that it had freed."},
 };
 
 constexpr std::array<std::pair<protocol::MessageType, const char*>, 6> kTypes{
@@ -120,19 +126,31 @@ std::span<const MemdMetric> memd_metric_catalogue() {
   return kCatalogue;
 }
 
-std::vector<MetricFamily> memd_metric_families(const ServerFigures& figures, const MemdConfig& config) {
+std::vector<MetricFamily> memd_metric_families(const ServerFigures& figures, const MemdConfig& config,
+                                               const std::optional<RegistrationFigures>& registration) {
   Series series;
   series.add("tidepool_memd_info", 1,
              {{"name", config.name}, {"failure_domain", config.failure_domain}, {"version", TIDEPOOL_VERSION}});
   add_memory(series, figures.slices);
   add_connections(series, figures);
   add_requests(series, figures);
+  if (registration) {
+    series.add("tidepool_memd_registered", registration->registered ? 1 : 0);
+    series.add(
+        "tidepool_memd_controller_silent_seconds",
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(registration->silent).count()));
+    series.add("tidepool_memd_controller_failures_total", registration->failures);
+    series.add("tidepool_memd_freed_slices_total", registration->freed);
+  }
   std::vector<MetricFamily> families;
   families.reserve(kCatalogue.size());
-  for (const MemdMetric& each : kCatalogue)
+  for (const MemdMetric& each : kCatalogue) {
+    auto metrics = series.take(each.name);
+    if (metrics.empty()) continue;
     families.push_back({std::string(each.name), std::string(each.help),
                         each.counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge,
-                        series.take(each.name)});
+                        std::move(metrics)});
+  }
   return families;
 }
 

@@ -123,6 +123,7 @@ Result<> Server::start_loops(const MemdConfig& config, const Clock& clock) {
     (*loop)->set_limits(connection_limits(config));
     loops_.push_back(std::move(*loop));
   }
+  for (const auto& loop : loops_) takers_.push_back(loop.get());
   serving_ = true;
   return {};
 }
@@ -136,7 +137,8 @@ void Server::accept(Accepted connection) {
   }
   state_->connections.fetch_add(1);
   state_->pending.fetch_add(1);
-  loops_[next_loop_++ % loops_.size()]->add(std::move(connection));
+  // Not by loops_, which shrinks at the end.
+  takers_[next_loop_++ % takers_.size()]->add(std::move(connection));
 }
 
 void Server::scrub() {

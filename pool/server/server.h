@@ -54,6 +54,9 @@ class Server {
   void drain();
   bool drained() const { return figures().slices.slices == 0; }
 
+  const protocol::BootId& boot() const { return state_->boot; }
+  SliceStore& slices() { return *state_->store; }
+
   ServerFigures figures() const;
   // A number that grows as long as every loop makes progress; see Watch.
   std::vector<std::uint64_t> beats() const;
@@ -80,6 +83,7 @@ class Server {
   std::thread scrubber_;
   std::atomic<bool> serving_{false};  // all loops are there
   std::vector<std::unique_ptr<EventLoop>> loops_;
+  std::vector<EventLoop*> takers_;  // of connections: all of them, while it serves
 };
 
 }  // namespace tidepool::pool::server

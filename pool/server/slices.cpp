@@ -113,22 +113,48 @@ std::vector<std::uint32_t> SliceStore::take_chunks(std::uint64_t count) {
 ErrorCode SliceStore::release(Slice& slice, protocol::LeaseEpoch epoch) {
   const std::lock_guard lock(mutex_);
   if (const ErrorCode status = slice.check(epoch, false); status != ErrorCode::kOk) return status;
+  bury(slice.id(), slice.holder(), static_cast<std::uint64_t>(slice.epoch()));
+  end(slice);
+  return ErrorCode::kOk;
+}
+
+void SliceStore::free_below(protocol::SliceId slice, protocol::LeaseEpoch epoch) {
+  const auto below = static_cast<std::uint64_t>(epoch);
+  if (below == 0) return;
+  const std::lock_guard lock(mutex_);
+  const auto found = slices_.find(static_cast<std::uint64_t>(slice));
+  if (found != slices_.end()) {
+    if (found->second->epoch() >= epoch) return;
+    end(*std::shared_ptr<Slice>(found->second));
+  }
+  // The epoch below it is nobody's, for holders have names.
+  bury(slice, {}, below - 1);
+}
+
+std::vector<SliceStore::Held> SliceStore::held() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Held> held;
+  held.reserve(slices_.size());
+  for (const auto& [id, slice] : slices_) held.push_back({slice->id(), slice->epoch()});
+  return held;
+}
+
+// The slice may be no more when this returns.
+void SliceStore::end(Slice& slice) {
   slice.end();
   dirty_.insert(dirty_.end(), slice.chunks().begin(), slice.chunks().end());
   scrubbing_ += slice.chunks().size();
   const auto use = holders_.find(slice.holder());
   use->second.chunks -= slice.chunks().size();
   if (--use->second.slices == 0) holders_.erase(use);
-  bury(slice);
   ++released_;
-  slices_.erase(static_cast<std::uint64_t>(slice.id()));  // may be its end
-  return ErrorCode::kOk;
+  slices_.erase(static_cast<std::uint64_t>(slice.id()));
 }
 
-void SliceStore::bury(const Slice& slice) {
-  const auto id = static_cast<std::uint64_t>(slice.id());
+void SliceStore::bury(protocol::SliceId slice, const protocol::HolderId& holder, std::uint64_t epoch) {
+  const auto id = static_cast<std::uint64_t>(slice);
   const auto [grave, is_new] = graves_.try_emplace(id);
-  grave->second = {slice.holder(), static_cast<std::uint64_t>(slice.epoch())};
+  if (is_new || epoch > grave->second.epoch) grave->second = {holder, epoch};
   if (!is_new) return;
   grave_order_.push_back(id);
   if (grave_order_.size() <= kMaxGraves) return;

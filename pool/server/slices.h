@@ -66,6 +66,17 @@ class SliceStore {
   // Gives the slice back: nobody reaches it from now on. Its memory is lent again only after scrub().
   protocol::ErrorCode release(Slice& slice, protocol::LeaseEpoch epoch);
 
+  // Nobody has the slice with a lower epoch from now on, nor can have: it is given back if it is there, and attaching
+  // with a lower one is refused, also if it is not. Its memory as in release().
+  void free_below(protocol::SliceId slice, protocol::LeaseEpoch epoch);
+
+  // What is lent, in the order of ids.
+  struct Held {
+    protocol::SliceId slice{};
+    protocol::LeaseEpoch epoch{};
+  };
+  std::vector<Held> held() const;
+
   // Zeroes up to `chunks` released chunks. False when there was nothing left to do.
   bool scrub(std::size_t chunks);
 
@@ -90,7 +101,8 @@ class SliceStore {
   AttachResult make(const protocol::Claims& claims);
   bool within_limits(const protocol::Claims& claims, std::uint64_t chunks) const;
   std::vector<std::uint32_t> take_chunks(std::uint64_t count);
-  void bury(const Slice& slice);
+  void end(Slice& slice);
+  void bury(protocol::SliceId slice, const protocol::HolderId& holder, std::uint64_t epoch);
 
   Medium medium_;
   const Clock& clock_;

@@ -108,6 +108,11 @@ class PageStore {
   virtual void cancel(WriteBatch& batch) = 0;
   virtual void cancel(ReadBatch& batch) = 0;
 
+  // True: the page should leave, because the store has to give its room back; it can be read until it is released. And
+  // whether there are any such.
+  virtual bool leaves(Location) const { return false; }
+  virtual bool any_leaves() const { return false; }
+
   // One more owner of a stored page (a forked process shares its parent's far pages). Fails when the location is not
   // live.
   virtual Result<> retain(Location location) = 0;

@@ -171,9 +171,13 @@ struct ServerPoolSample {
   std::uint64_t whole_slices = 0;
   std::uint64_t degraded_slices = 0;  // with fewer replicas than wanted
   std::uint64_t lost_slices = 0;
-  std::uint64_t lost_pages = 0;  // total
-  std::uint64_t hedges = 0;      // total
-  std::uint64_t hedges_won = 0;  // total
+  std::uint64_t expired_slices = 0;  // in addition: whose lease is over
+  Bytes rebuild_remaining;
+  std::uint64_t rebuilt_pages = 0;    // total
+  std::uint64_t failed_rebuilds = 0;  // total
+  std::uint64_t lost_pages = 0;       // total
+  std::uint64_t hedges = 0;           // total
+  std::uint64_t hedges_won = 0;       // total
 };
 
 struct MetricsSnapshot {

@@ -118,6 +118,7 @@ TEST(MetricCatalogue, NamesUnitsAndCounters) {
                                             "tidepool_memory_server_up",
                                             "tidepool_memory_server_slices",
                                             "tidepool_remote_slices",
+                                            "tidepool_remote_expired_slices",
                                             "tidepool_metrics_dropped_series"};
   std::set<std::string_view> names;
   for (const MetricDescription& metric : metric_catalogue()) {

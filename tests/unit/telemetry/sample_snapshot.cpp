@@ -70,7 +70,7 @@ MetricsSnapshot sample_snapshot() {
   faults.record(900us);
   snapshot.fault_latency.push_back({"mapped", "standard", faults.snapshot()});
   snapshot.stores.push_back({"mapped", 3_GiB, 16_GiB});
-  snapshot.server_pool = ServerPoolSample{{{"rack-a", true, 5, 80us, 1, 2}}, 4, 1, 0, 0, 7, 3};
+  snapshot.server_pool = ServerPoolSample{{{"rack-a", true, 5, 80us, 1, 2}}, 4, 1, 0, 1, Bytes{4096}, 5, 1, 0, 7, 3};
   return snapshot;
 }
 

@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "base/unique_fd.h"
-#include "daemon/control/worker_pool.h"
+#include "service/http/worker_pool.h"
 #include "service/log.h"
 #include "service/notify.h"
 #include "tests/integration/control/raw_client.h"
@@ -27,7 +27,7 @@ TEST(WorkerPool, RefusesMoreThanMayWaitAndRunsTheRest) {
   std::latch go{1};
   std::atomic<int> ran{0};
   {
-    WorkerPool pool(1, 2);
+    http::WorkerPool pool(1, 2);
     ASSERT_TRUE(pool.submit([&] {
       started.count_down();
       go.wait();
@@ -47,7 +47,7 @@ TEST(WorkerPool, EndingWaitsForWhatRunsAndDropsWhatWaits) {
   std::latch started{1};
   std::atomic<bool> let_go{false};
   std::atomic<int> ran{0};
-  auto pool = std::make_unique<WorkerPool>(1, 8);
+  auto pool = std::make_unique<http::WorkerPool>(1, 8);
   ASSERT_TRUE(pool->submit([&] {
     started.count_down();
     while (!let_go) std::this_thread::yield();

@@ -15,8 +15,8 @@
 
 namespace tidepool::pool::testing {
 
-inline Result<Lease> any_lease(const LeaseWish& wish) {
-  return Lease{wish.claims, {}};
+inline void any_lease(const LeaseWish& wish, const LeaseAnswer& answer) {
+  answer(Lease{wish.claims, {}});
 }
 
 // Like make_page's mixed content, and cheaper: schedules make millions of them.

@@ -60,10 +60,18 @@ class SimulatedLink final : public Link {
     schedule([this, number, claims = lease.claims] { answer_attach(number, claims); });
   }
   void release(protocol::SliceId slice) override {
-    leases_.erase(static_cast<std::uint64_t>(slice));
-    network_.later(network_.delay(server_), [this, alive = alive_, &server = server_, slice] {
-      if (*alive && up_) server.slices.erase(static_cast<std::uint64_t>(slice));
-    });
+    const auto lease = leases_.extract(static_cast<std::uint64_t>(slice));
+    if (lease.empty()) return;
+    if (!up_) {
+      to_release_.emplace_back(lease.key(), lease.mapped());
+      return;
+    }
+    network_.later(network_.delay(server_),
+                   [this, alive = alive_, &server = server_, id = lease.key(), epoch = lease.mapped()] {
+                     const auto found = server.slices.find(id);
+                     if (*alive && up_ && found != server.slices.end() && found->second.epoch == epoch)
+                       server.slices.erase(found);
+                   });
   }
 
   void submit(LinkRequest& request) override {
@@ -102,10 +110,18 @@ class SimulatedLink final : public Link {
     up_ = true;
     const bool same = known_boot_ == server_.boot;
     if (!same) leases_.clear();
+    for (const auto& [id, epoch] : std::exchange(to_release_, {}))
+      if (const auto found = server_.slices.find(id);
+          same && found != server_.slices.end() && found->second.epoch == epoch)
+        server_.slices.erase(found);
     known_boot_ = server_.boot;
     if (events_.up) events_.up(same);
+    if (server_.draining) announce_draining();
     for (const auto& [number, claims] : std::exchange(waiting_, {}))
       schedule([this, number = number, claims = claims] { answer_attach(number, claims); });
+  }
+  void announce_draining() {
+    if (up_ && events_.draining) events_.draining();
   }
   void disconnect() {
     if (!up_) return;
@@ -195,6 +211,9 @@ class SimulatedLink final : public Link {
       flight.refusal = ErrorCode::kNoSuchSlice;
     else if (flight.epoch < found->second.epoch)
       flight.refusal = ErrorCode::kStaleEpoch;
+    else if (flight.op != LinkOp::kRead && found->second.expires != MonoTime{} &&
+             network.clock_.now() >= found->second.expires)
+      flight.refusal = ErrorCode::kExpired;
     if (flight.refusal != ErrorCode::kOk) return;
     if (network.chance(server.faults.overloaded)) {
       flight.refusal = ErrorCode::kOverloaded;
@@ -263,15 +282,23 @@ class SimulatedLink final : public Link {
     const auto id = static_cast<std::uint64_t>(claims.slice);
     const auto epoch = static_cast<std::uint64_t>(claims.epoch);
     const auto found = server_.slices.find(id);
+    MonoTime expires{};
+    if (claims.lease_ms != 0)
+      expires =
+          network_.clock_.now() +
+          Nanoseconds{static_cast<std::int64_t>(static_cast<double>(claims.lease_ms) * 1e6 / server_.clock_speed)};
+    ++server_.attaches;
     if (found != server_.slices.end()) {
       if (epoch < found->second.epoch) return done(AttachOutcome::kRefused, ErrorCode::kStaleEpoch);
       found->second.epoch = epoch;
+      found->second.expires = expires;
       leases_[id] = epoch;
       return done(AttachOutcome::kAttached, ErrorCode::kOk);
     }
     if ((claims.rights & protocol::kRightCreate) == 0) return done(AttachOutcome::kRefused, ErrorCode::kNoSuchSlice);
+    if (server_.draining) return done(AttachOutcome::kRefused, ErrorCode::kDrainingNow);
     if (server_.slices.size() >= server_.most_slices) return done(AttachOutcome::kRefused, ErrorCode::kFull);
-    server_.slices[id] = {.epoch = epoch, .slots = claims.slots, .pages = {}, .before = {}};
+    server_.slices[id] = {.epoch = epoch, .expires = expires, .slots = claims.slots, .pages = {}, .before = {}};
     leases_[id] = epoch;
     done(AttachOutcome::kCreated, ErrorCode::kOk);
   }
@@ -282,7 +309,8 @@ class SimulatedLink final : public Link {
   LinkEvents events_;
   bool up_ = false;
   std::uint64_t known_boot_ = 0;
-  std::map<std::uint64_t, std::uint64_t> leases_;  // slice: epoch
+  std::map<std::uint64_t, std::uint64_t> leases_;                    // slice: epoch
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> to_release_;  // when it is up again
   std::vector<std::shared_ptr<Flight>> flights_;
   std::map<std::uint64_t, std::function<void(AttachOutcome, ErrorCode)>> attaching_;
   std::vector<std::pair<std::uint64_t, protocol::Claims>> waiting_;  // for the link to be up
@@ -310,9 +338,15 @@ void SimulatedNetwork::heal(SimulatedServer& server) {
   for (SimulatedLink* link : std::vector(server.links)) link->connect();
 }
 
+void SimulatedNetwork::drain(SimulatedServer& server) {
+  server.draining = true;
+  for (SimulatedLink* link : std::vector(server.links)) link->announce_draining();
+}
+
 void SimulatedNetwork::restart(SimulatedServer& server) {
   cut(server);
   ++server.boot;
+  server.draining = false;
   server.slices.clear();
 }
 

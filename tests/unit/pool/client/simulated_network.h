@@ -52,6 +52,7 @@ struct StoredPage {
 
 struct SimulatedSlice {
   std::uint64_t epoch = 0;
+  MonoTime expires{};  // MonoTime{}: never
   std::uint32_t slots = 0;
   std::map<std::uint32_t, StoredPage> pages;
   std::map<std::uint32_t, std::vector<StoredPage>> before;  // for replays
@@ -61,6 +62,8 @@ struct SimulatedServer {
   std::string name;
   std::uint64_t boot = 1;
   bool reachable = true;
+  bool draining = false;
+  double clock_speed = 1;  // its leases are over so much sooner
   std::size_t most_slices = 1000;
   NetworkFaults faults;
   ServerLies lies;
@@ -71,6 +74,7 @@ struct SimulatedServer {
   std::uint64_t writes = 0;
   std::uint64_t discards = 0;
   std::uint64_t write_frames = 0;
+  std::uint64_t attaches = 0;
 
   std::size_t pages() const;
 };
@@ -87,6 +91,8 @@ class SimulatedNetwork {
   // Cuts all its connections; what is under way is answered kLost, and perhaps done all the same.
   void cut(SimulatedServer& server);
   void heal(SimulatedServer& server);
+  // It makes no more slices, and says so.
+  void drain(SimulatedServer& server);
   // It loses everything, and is another one from now on. Reachable again only after heal().
   void restart(SimulatedServer& server);
 

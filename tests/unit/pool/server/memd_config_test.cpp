@@ -42,7 +42,7 @@ TEST(MemdConfig, ReadsAWholeFile) {
 TEST(MemdConfig, NamesWhatIsWrongWithItsLine) {
   const std::string good = "schema = 1\nname = \"m\"\n";
   EXPECT_EQ(problems_of(good), "");
-  const std::array<std::pair<std::string, std::string>, 14> kWrong{{
+  const std::array<std::pair<std::string, std::string>, 19> kWrong{{
       {"schema = 1\n", "name is missing"},
       {"name = \"m\"\n", "schema is missing"},
       {good + "lissten = []\n", "m.toml:3:1: unknown key 'lissten'; did you mean 'listen'?"},
@@ -57,6 +57,12 @@ TEST(MemdConfig, NamesWhatIsWrongWithItsLine) {
       {good + "[memory]\ncapacity = \"100KiB\"\n", "at least 512KiB"},
       {good + "[limits]\npending = 300\n", "limits.pending is more"},
       {good + "[limits]\ncredit_pages = 63\n", "an integer from 64 to 4096"},
+      {good + "[controller]\nendpoints = [\"ftp://x:1\"]\n", "endpoints must be a list"},
+      {good + "[controller]\naddress = \"tcp:a:7411\"\n", "controller.endpoints is missing"},
+      {good + "[controller]\nendpoints = [\"https://c:9843\"]\nkey = \"/k\"\n", "needs controller.certificate"},
+      {good + "[controller]\nendpoints = [\"unix:/c\"]\nkey = \"/k\"\n", "are for https endpoints"},
+      {good + "listen = [\"tcp:0.0.0.0:7411\"]\n[controller]\nendpoints = [\"unix:/c\"]\n",
+       "controller.address is missing"},
   }};
   for (const auto& [text, expected] : kWrong)
     EXPECT_NE(problems_of(text).find(expected), std::string::npos) << text << "said: " << problems_of(text);

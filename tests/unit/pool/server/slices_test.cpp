@@ -182,6 +182,32 @@ TEST(Slices, AreMadeOnlyWhenAskedTo) {
   EXPECT_EQ(store->attach(without, false).status, ErrorCode::kOk) << "what is there stays reachable while draining";
 }
 
+// Whoever is told to free one makes sure that no late holder is let in, also where there was none.
+TEST(Slices, AreFreedBelowAnEpochAndStayFenced) {
+  const ManualClock clock;
+  auto store = make_store(clock, 8);
+  const AttachResult lent = store->attach(claims(1, 1, 5), true);
+  ASSERT_EQ(lent.status, ErrorCode::kOk);
+  ASSERT_EQ(put(*lent.slice, 0, 1, 7, 5), ErrorCode::kOk);
+  store->free_below(SliceId{1}, LeaseEpoch{5});
+  EXPECT_EQ(store->figures().slices, 1u) << "the holder's epoch is not below";
+  store->free_below(SliceId{1}, LeaseEpoch{9});
+  store->free_below(SliceId{1}, LeaseEpoch{9});
+  store->free_below(SliceId{1}, LeaseEpoch{3});
+  EXPECT_EQ(store->figures().slices, 0u);
+  EXPECT_EQ(store->figures().released, 1u);
+  EXPECT_EQ(put(*lent.slice, 0, 2, 7, 5), ErrorCode::kNoSuchSlice);
+  EXPECT_EQ(store->attach(claims(1, 1, 5), true).status, ErrorCode::kStaleEpoch);
+  EXPECT_EQ(store->attach(claims(1, 1, 8), true).status, ErrorCode::kStaleEpoch);
+  EXPECT_EQ(store->attach(claims(1, 2, 9), true).status, ErrorCode::kOk) << "it is the next one's";
+  store->free_below(SliceId{2}, LeaseEpoch{4});
+  EXPECT_EQ(store->attach(claims(2, 1, 3), true).status, ErrorCode::kStaleEpoch) << "a late ATTACH";
+  const auto held = store->held();
+  ASSERT_EQ(held.size(), 1u);
+  EXPECT_EQ(held[0].slice, SliceId{1});
+  EXPECT_EQ(held[0].epoch, LeaseEpoch{9});
+}
+
 TEST(Slices, CountTheirMarksIntoTheCapacity) {
   const Bytes medium = SliceStore::medium_within(1_GiB);
   const Bytes marks{medium.value / protocol::kSlotBytes * kMarkBytes};

@@ -1,4 +1,4 @@
-#include "daemon/control/audit_log.h"
+#include "service/http/audit_log.h"
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
@@ -10,12 +10,12 @@
 #include <cstring>
 #include <mutex>
 
+#include "base/quantity_text.h"
 #include "base/text.h"
 #include "base/unique_fd.h"
-#include "daemon/control/api_json.h"
 #include "service/log.h"
 
-namespace tidepool::daemon {
+namespace tidepool::http {
 namespace {
 
 namespace json = boost::json;
@@ -24,7 +24,7 @@ namespace json = boost::json;
 constexpr std::size_t kLongestExcerpt = 2048;
 
 Result<UniqueFd> open_for_append(const std::string& path) {
-  // O_NOFOLLOW: the agent is privileged and the folder may be writable by others.
+  // O_NOFOLLOW: who serves is privileged and the folder may be writable by others.
   UniqueFd fd{::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640)};
   if (!fd.valid()) return errno_failure("open audit log", path, "create its folder, or set api.audit_log = \"\"");
   return fd;
@@ -34,6 +34,7 @@ Result<UniqueFd> open_for_append(const std::string& path) {
 
 struct AuditLog::State {
   std::string path;
+  std::string pid_field;
   std::mutex mutex;
   UniqueFd fd;
   std::atomic<std::uint64_t> next{1};
@@ -69,11 +70,12 @@ struct AuditLog::State {
 AuditLog::AuditLog(std::unique_ptr<State> state) : state_(std::move(state)) {}
 AuditLog::~AuditLog() = default;
 
-Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path,
+Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path, const std::string& who,
                                                  std::function<void(std::string_view)> trouble) {
   auto state = std::make_unique<State>();
   state->tell_trouble = std::move(trouble);
   state->path = path;
+  state->pid_field = who + "_pid";
   if (!path.empty()) {
     Result<UniqueFd> fd = open_for_append(path);
     if (!fd) return Failure(fd.error());
@@ -85,22 +87,27 @@ Result<std::unique_ptr<AuditLog>> AuditLog::open(const std::string& path,
 std::uint64_t AuditLog::begin(const Caller& caller, std::string_view method, std::string_view target,
                               std::string_view body) {
   const std::uint64_t number = state_->next.fetch_add(1);
-  state_->write({{"phase", "begin"},
-                 {"number", number},
-                 {"agent_pid", ::getpid()},
-                 {"uid", caller.uid},
-                 {"gid", caller.gid},
-                 {"pid", caller.pid},
-                 {"method", method},
-                 {"target", target.substr(0, kLongestExcerpt)},
-                 {"body", body.substr(0, kLongestExcerpt)}});
+  json::object record{{"phase", "begin"}, {"number", number}, {state_->pid_field, ::getpid()}};
+  if (caller.tls) {
+    record["name"] = caller.name;
+    record["role"] = caller.role;
+    record["address"] = caller.address;
+  } else {
+    record["uid"] = caller.uid;
+    record["gid"] = caller.gid;
+    record["pid"] = caller.pid;
+  }
+  record["method"] = method;
+  record["target"] = target.substr(0, kLongestExcerpt);
+  record["body"] = body.substr(0, kLongestExcerpt);
+  state_->write(std::move(record));
   return number;
 }
 
 void AuditLog::end(std::uint64_t number, unsigned status, std::string_view response_body) {
   state_->write({{"phase", "end"},
                  {"number", number},
-                 {"agent_pid", ::getpid()},
+                 {state_->pid_field, ::getpid()},
                  {"status", status},
                  {"result", response_body.substr(0, kLongestExcerpt)}});
 }
@@ -114,4 +121,4 @@ Result<> AuditLog::reopen() {
   return {};
 }
 
-}  // namespace tidepool::daemon
+}  // namespace tidepool::http

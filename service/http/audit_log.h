@@ -9,15 +9,16 @@
 #include <string_view>
 
 #include "base/result.h"
-#include "daemon/control/agent_service.h"
+#include "service/http/message.h"
 
-namespace tidepool::daemon {
+namespace tidepool::http {
 
 class AuditLog {
  public:
-  // Appends to `path` (0640, created when absent); with an empty path the records go to the log at level info.
-  // `trouble` is told when records begin to fail, and why, and (empty) when they are written again; on any thread.
-  static Result<std::unique_ptr<AuditLog>> open(const std::string& path,
+  // Appends to `path` (0640, created when absent); with an empty path the records go to the log at level info. `who`
+  // names this program in every record: its pid is there as "agent_pid". `trouble` is told when records begin to fail,
+  // and why, and (empty) when they are written again; on any thread.
+  static Result<std::unique_ptr<AuditLog>> open(const std::string& path, const std::string& who,
                                                 std::function<void(std::string_view)> trouble = {});
   ~AuditLog();
 
@@ -34,4 +35,4 @@ class AuditLog {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace tidepool::daemon
+}  // namespace tidepool::http

@@ -1,8 +1,8 @@
-#include "daemon/control/worker_pool.h"
+#include "service/http/worker_pool.h"
 
 #include <utility>
 
-namespace tidepool::daemon {
+namespace tidepool::http {
 
 WorkerPool::WorkerPool(unsigned threads, std::size_t most_waiting) : most_waiting_(most_waiting) {
   for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
@@ -42,4 +42,4 @@ void WorkerPool::run() {
   }
 }
 
-}  // namespace tidepool::daemon
+}  // namespace tidepool::http
