@@ -56,7 +56,8 @@ TEST(PoolSimulation, LeasesNothingTwiceAndFreesNothingInUse) {
     return;
   }
   Done done;
-  for (std::uint64_t seed = 1; seed <= kSchedules; ++seed) ASSERT_EQ(run(seed, done), "") << "TIDEPOOL_POOL_SEED=" << seed;
+  for (std::uint64_t seed = 1; seed <= kSchedules; ++seed)
+    ASSERT_EQ(run(seed, done), "") << "TIDEPOOL_POOL_SEED=" << seed;
   // It is about something.
   EXPECT_GT(done.grants, 5 * kSchedules);
   EXPECT_GT(done.writes, 5 * kSchedules);
