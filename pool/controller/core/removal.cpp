@@ -49,7 +49,7 @@ std::uint64_t room_elsewhere(const State& state, const Server& server) {
   return room;
 }
 
-tl::expected<Server*, Refusal> server_named(State& state, const std::string& name) {
+tl::expected<Server*, Refusal> known_server(State& state, const std::string& name) {
   const auto found = state.servers.find(name);
   if (found == state.servers.end())
     return refuse(kNotFound, "no memory server " + name, "see `tidectl pool node list`");
@@ -59,7 +59,7 @@ tl::expected<Server*, Refusal> server_named(State& state, const std::string& nam
 }  // namespace
 
 Handled handle(State& state, const DrainServer& request) {
-  const auto found = server_named(state, request.server);
+  const auto found = known_server(state, request.server);
   if (!found) return tl::unexpected(found.error());
   Server& server = **found;
   PlanAnswer answer;
@@ -90,7 +90,7 @@ Handled handle(State& state, const DrainServer& request) {
 }
 
 Handled handle(State& state, const OkToStop& request) {
-  const auto found = server_named(state, request.server);
+  const auto found = known_server(state, request.server);
   if (!found) return tl::unexpected(found.error());
   const Stake stake = stake_of(state, **found);
   const std::uint64_t room = room_elsewhere(state, **found);
@@ -107,7 +107,7 @@ Handled handle(State& state, const OkToStop& request) {
 }
 
 Handled handle(State& state, const ForgetServer& request) {
-  const auto found = server_named(state, request.server);
+  const auto found = known_server(state, request.server);
   if (!found) return tl::unexpected(found.error());
   Server& server = **found;
   if (server.state != ServerState::kLost)

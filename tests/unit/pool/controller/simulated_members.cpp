@@ -7,7 +7,6 @@
 namespace tidepool::pool::controller {
 namespace {
 
-constexpr std::uint64_t kSlice = std::uint64_t{2} << 20;
 constexpr std::size_t kMostVms = 3;
 
 HolderId holder_id(std::uint64_t number) {
@@ -67,14 +66,14 @@ void SimulatedPool::server_speaks(SimulatedServer& server) {
     request.boot = server.boot_id();
     request.address = "unix:/" + server.name;
     request.domain = server.domain;
-    request.capacity = Bytes{server.capacity * kSlice};
+    request.capacity = Bytes{server.capacity * kSimulatedSlice};
     for (const auto& [id, held] : server.slices) request.slices.push_back({SliceId{id}, LeaseEpoch{held.epoch}});
     return send(from, request);
   }
   ServerHeartbeat request;
   request.name = server.name;
   request.boot = server.boot_id();
-  request.free = Bytes{(server.capacity - server.slices.size()) * kSlice};
+  request.free = Bytes{(server.capacity - server.slices.size()) * kSimulatedSlice};
   const std::size_t count = std::min(server.done.size(), kMostSlicesPerRequest);
   request.done.assign(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
   server.done.erase(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
@@ -142,15 +141,15 @@ void SimulatedPool::host_speaks(SimulatedHost& host) {
   request.boot = "boot " + std::to_string(host.boots);
   request.instance = "agent " + std::to_string(host.agents);
   request.epoch = host.epoch;
-  request.spare = Bytes{100 * kSlice};
+  request.spare = Bytes{100 * kSimulatedSlice};
   for (const SimulatedVm& vm : host.vms) {
     VmReport report;
     report.holder = vm.holder;
     report.name = vm.name;
     report.tenant = vm.name.back() % 2 == 0 ? "blue" : "";
-    report.wanted = Bytes{vm.wanted * kSlice};
+    report.wanted = Bytes{vm.wanted * kSimulatedSlice};
     report.replicas = shape_.replicas;
-    for (const auto& [id, slice] : vm.slices) report.used += Bytes{slice.content != 0 ? kSlice : 0};
+    for (const auto& [id, slice] : vm.slices) report.used += Bytes{slice.content != 0 ? kSimulatedSlice : 0};
     request.vms.push_back(report);
   }
   request.gone = host.gone;
@@ -319,7 +318,7 @@ void SimulatedPool::take_sync(SimulatedHost& host, const SyncAnswer& answer) {
             copy != slice->second.copies.end() && copy->second.epoch == static_cast<std::uint64_t>(report.epoch))
           slice->second.copies.erase(copy);
   for (const VmShare& share : answer.vms)
-    if (SimulatedVm* const vm = vm_of(host, share.holder)) vm->give_back = share.give_back.value / kSlice;
+    if (SimulatedVm* const vm = vm_of(host, share.holder)) vm->give_back = share.give_back.value / kSimulatedSlice;
   for (const HolderId& stray : answer.strays)
     if (vm_of(host, stray) == nullptr && std::ranges::find(host.gone, stray) == host.gone.end())
       host.gone.push_back(stray);

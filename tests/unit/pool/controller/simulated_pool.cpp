@@ -8,13 +8,12 @@
 namespace tidepool::pool::controller {
 namespace {
 
-constexpr std::uint64_t kSlice = std::uint64_t{2} << 20;
 constexpr std::size_t kMostUnderWay = 40;
 
 CoreConfig simulated_config(const PoolShape& shape) {
   CoreConfig config;
   config.cluster = "simulated";
-  config.slice_bytes = Bytes{kSlice};
+  config.slice_bytes = Bytes{kSimulatedSlice};
   config.replicas = shape.replicas;
   config.heartbeat = std::chrono::seconds(1);
   config.suspect_after = std::chrono::seconds(4);
@@ -255,8 +254,8 @@ void SimulatedPool::disturb() {
         SetVm set;
         set.host = on.name;
         set.vm = on.vms.front().name;
-        set.bounds.limit = Bytes{random_.below(8) * kSlice};
-        if (random_.below(2) == 0) set.bounds.reservation = Bytes{random_.below(3) * kSlice};
+        set.bounds.limit = Bytes{random_.below(8) * kSimulatedSlice};
+        if (random_.below(2) == 0) set.bounds.reservation = Bytes{random_.below(3) * kSimulatedSlice};
         ask(set);
       }
       break;

@@ -17,6 +17,8 @@
 
 namespace tidepool::pool::controller {
 
+inline constexpr std::uint64_t kSimulatedSlice = std::uint64_t{2} << 20;
+
 // As the protocol says that a server behaves.
 struct SimulatedServer {
   struct Held {
