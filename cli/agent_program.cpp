@@ -16,7 +16,6 @@
 namespace tidepool::cli {
 namespace {
 
-constexpr const char* kAgent = "tidepoold";
 constexpr std::size_t kMostCaptured = 16u << 20;
 
 bool executable(const std::filesystem::path& path) {
@@ -38,10 +37,10 @@ Result<std::string> read_all(int fd) {
 
 }  // namespace
 
-std::optional<std::string> find_agent_program() {
+std::optional<std::string> find_program(std::string_view name) {
   std::error_code error;
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (!error && executable(self.parent_path() / kAgent)) return (self.parent_path() / kAgent).string();
+  if (!error && executable(self.parent_path() / name)) return (self.parent_path() / name).string();
   const char* path = std::getenv("PATH");
   std::string_view rest = path ? path : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   while (!rest.empty()) {
@@ -49,7 +48,7 @@ std::optional<std::string> find_agent_program() {
     rest.remove_prefix(std::min(rest.size(), folder.size() + 1));
     // An empty or relative entry means the current folder: no place to find a privileged program in.
     if (!folder.starts_with('/')) continue;
-    if (const auto candidate = std::filesystem::path(folder) / kAgent; executable(candidate)) return candidate.string();
+    if (const auto candidate = std::filesystem::path(folder) / name; executable(candidate)) return candidate.string();
   }
   return std::nullopt;
 }

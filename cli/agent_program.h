@@ -1,16 +1,21 @@
-// The agent's program, for what works without a running agent: --doctor and --check-config.
+// Programs of Tidepool, for what works without a running one: the agent's --doctor and --check-config, the controller's
+// --restore.
 #pragma once
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
 
 namespace tidepool::cli {
 
-// tidepoold beside this program, else in PATH. Absent when there is none.
-std::optional<std::string> find_agent_program();
+// Beside this program, else in PATH. Absent when there is none.
+std::optional<std::string> find_program(std::string_view name);
+inline std::optional<std::string> find_agent_program() {
+  return find_program("tidepoold");
+}
 
 struct ProgramEnd {
   int exit_code = 0;   // 128 + signal when it was killed

@@ -11,6 +11,7 @@
 
 #include "base/quantity_text.h"
 #include "base/text.h"
+#include "cli/command_line_pool.h"
 #include "cli/command_tree.h"
 #include "cli/commands.h"
 #include "cli/completion.h"
@@ -21,8 +22,6 @@ namespace {
 
 constexpr const char* kDefaultSocket = "/run/tidepool/agent.sock";
 constexpr std::chrono::milliseconds kTopPeriod{2000};
-
-using Action = std::function<ExitCode(Session&)>;
 
 // Everything that the parser writes into. Lives as long as the parser.
 struct Line {
@@ -40,6 +39,8 @@ struct Line {
   LogArguments log;
   RecordArguments record;
   HeatmapArguments heatmap;
+  PoolLine pool;
+  PkiLine pki;
   Action action;
   bool plans = false;  // the command knows --plan
 };
@@ -136,6 +137,18 @@ void add_globals(Line& line) {
   app.add_option("--socket", line.global.socket, "the agent's socket (also: TIDEPOOL_SOCKET)")
       ->check(kNotEmpty)
       ->envname("TIDEPOOL_SOCKET")
+      ->group("Global options");
+  app.add_option("--controller", line.global.controllers,
+                 "the pool's controllers: unix:/PATH, https://HOST:PORT; with commas (also: TIDEPOOL_CONTROLLER)")
+      ->check(kNotEmpty)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->envname("TIDEPOOL_CONTROLLER")
+      ->group("Global options");
+  app.add_option("--identity", line.global.identity,
+                 "for https: DIR/NAME of a certificate as pki issue makes it (also: TIDEPOOL_IDENTITY)")
+      ->check(kNotEmpty)
+      ->envname("TIDEPOOL_IDENTITY")
       ->group("Global options");
 }
 
@@ -301,7 +314,7 @@ void add_vm(Line& line) {
   add_vm_memory(line, vm);
 }
 
-void add_host_and_pool(Line& line) {
+void add_host(Line& line) {
   CLI::App* host = group(&line.app, "host", "this host's memory");
   command(line, host, "show", "promised, touched, resident, far, overhead, net saved", "tidectl host show",
           [](Session& s) { return run_host_show(s); });
@@ -318,14 +331,15 @@ void add_host_and_pool(Line& line) {
                            [&line](Session& s) { return run_host_fits(s, line.text, line.more_text); });
   fits->add_option("--guaranteed", line.text, "what it holds at all times: 4GiB")->required();
   fits->add_option("--oversubscribed", line.more_text, "how much more it may want: 4GiB");
-  CLI::App* pool = group(&line.app, "pool", "the embedded pool");
-  command(line, pool, "status", "capacity, use, compression", "tidectl pool status",
-          [](Session& s) { return run_pool_status(s); });
-  command(
-      line, pool, "resize", "change its capacity; --plan shows the arithmetic",
-      "tidectl pool resize --size 8GiB --plan", [&line](Session& s) { return run_pool_resize(s, line.text); }, true)
-      ->add_option("--size", line.text, "size or share of host DRAM: 8GiB, 10%")
-      ->required();
+}
+
+void add_pool_and_pki(Line& line) {
+  const AddCommand add = [&line](CLI::App* parent, const char* name, const char* help, const char* example,
+                                 Action action, bool plans) {
+    return command(line, parent, name, help, example, std::move(action), plans);
+  };
+  add_pool_commands(&line.app, line.pool, add, run_pool_resize);
+  add_pki_commands(&line.app, line.pki, add);
 }
 
 void add_config_and_completion(Line& line) {
@@ -395,7 +409,8 @@ int run_command_line(int argc, char** argv) {
   add_general(line);
   add_vm(line);
   add_workload(line);
-  add_host_and_pool(line);
+  add_host(line);
+  add_pool_and_pki(line);
   add_config_and_completion(line);
   try {
     line.app.parse(argc, argv);

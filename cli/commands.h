@@ -74,7 +74,6 @@ ExitCode run_host_show(Session& session);
 ExitCode run_host_frozen(Session& session, bool frozen);
 ExitCode run_host_fits(Session& session, const std::string& guaranteed, const std::string& oversubscribed);
 ExitCode run_host_evacuate(Session& session, bool no_wait);
-ExitCode run_pool_status(Session& session);
 ExitCode run_pool_resize(Session& session, const std::string& size);
 
 ExitCode run_config_check(Session& session, const std::string& file);

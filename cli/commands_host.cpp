@@ -66,9 +66,6 @@ ExitCode run_status(Session& session) {
 ExitCode run_host_show(Session& session) {
   return show_route(session, "/v1/host", host_view);
 }
-ExitCode run_pool_status(Session& session) {
-  return show_route(session, "/v1/pool", pool_view);
-}
 ExitCode run_config_show(Session& session) {
   return show_route(session, "/v1/config", config_view);
 }

@@ -26,7 +26,7 @@ constexpr std::chrono::milliseconds kPollPeriod{200};
 ExitCode code_for(unsigned status, const std::string& word) {
   // What makes no sense to the agent was typed here.
   if (status == 400) return ExitCode::kUsage;
-  if (status == 422) return ExitCode::kRefused;
+  if (status == 403 || status == 422) return ExitCode::kRefused;
   if (word == "timed_out") return ExitCode::kTimedOut;
   if (status == 503) return ExitCode::kUnreachable;
   return ExitCode::kFailed;
@@ -39,6 +39,13 @@ ExitCode code_for_end(const std::string& state) {
   return ExitCode::kFailed;
 }
 
+Peer agent_of(const GlobalOptions& options) {
+  Peer peer;
+  peer.endpoints = {"unix:" + options.socket};
+  peer.timeout = options.timeout.value_or(kPatience);
+  return peer;
+}
+
 void print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
@@ -46,10 +53,23 @@ void print(const std::string& text) {
 
 }  // namespace
 
-Session::Session(GlobalOptions options)
+Session::Session(GlobalOptions options) : Session(options, agent_of(options)) {}
+
+Session::Session(GlobalOptions options, Peer peer)
     : options_(std::move(options)),
-      client_(options_.socket, options_.timeout.value_or(kPatience)),
+      client_(std::move(peer)),
       colour_(!options_.no_color && !std::getenv("NO_COLOR") && ::isatty(STDOUT_FILENO) == 1) {}
+
+Session Session::controller() const {
+  Peer peer;
+  peer.who = "controller";
+  peer.program = "tidepool-controller";
+  peer.endpoints = options_.controllers;
+  if (peer.endpoints.empty()) peer.endpoints = {"unix:" + std::string(kControllerSocket)};
+  peer.identity = options_.identity;
+  peer.timeout = options_.timeout.value_or(kPatience);
+  return {options_, std::move(peer)};
+}
 
 Fetched Session::get(std::string_view target) {
   return send("GET", target);
@@ -65,13 +85,15 @@ Fetched Session::send(std::string_view method, std::string_view target, std::str
   const Result<Reply> reply = client_.request(method, target, to_valid_utf8(body));
   if (!reply) {
     error(reply.error().message());
+    if (reply.error().code == std::make_error_condition(std::errc::invalid_argument))
+      return tl::unexpected(ExitCode::kUsage);
     const bool late = reply.error().code == std::make_error_condition(std::errc::timed_out);
     return tl::unexpected(late ? ExitCode::kTimedOut : ExitCode::kUnreachable);
   }
   if ((reply->status < 200 || reply->status > 299) && reply->status != also_good) return explain_failure(*reply);
   std::optional<json::value> document = parse_document(reply->body);
   if (!document) {
-    error("what answers on " + client_.socket() + " is not Tidepool's agent");
+    error("what answers on " + client_.where() + " is not Tidepool's " + client_.peer().who);
     return tl::unexpected(ExitCode::kUnreachable);
   }
   // An answer that is good by exception may still be an error's body.
@@ -83,13 +105,14 @@ Fetched Session::explain_failure(const Reply& reply) {
   const std::optional<json::value> document = parse_document(reply.body);
   const json::value* problem = document ? find(*document, "error") : nullptr;
   if (!problem) {
-    error("the agent answered with status " + std::to_string(reply.status));
+    error("the " + client_.peer().who + " answered with status " + std::to_string(reply.status));
     return tl::unexpected(ExitCode::kFailed);
   }
   if (options_.format != Format::kTable)
     print(options_.format == Format::kJson ? to_pretty_json(*document) : to_yaml(*document));
   const std::string remedy = text_at(*problem, "remedy");
   error(with_remedy((reply.status == 422 ? "refused: " : "") + text_at(*problem, "message"), remedy));
+  if (const std::string sum = text_at(*problem, "arithmetic"); !sum.empty()) std::cerr << printable(sum) << "\n";
   if (const json::value* findings = find(*problem, "findings");
       findings && findings->is_array() && !findings->get_array().empty())
     std::cerr << findings_view(*findings, false);
@@ -108,6 +131,21 @@ Fetched Session::get_all(std::string_view target) {
       for (const json::value& item : part->get_array()) items.push_back(item);
     cursor = text_at(*page, "next_cursor");
     if (cursor.empty()) break;
+  }
+  return json::value(json::object{{"items", std::move(items)}});
+}
+
+Fetched Session::get_all_after(const std::string& target) {
+  json::array items;
+  std::string after;
+  for (int pages = 0; pages < 10'000; ++pages) {
+    const std::string separator = target.find('?') == std::string::npos ? "?" : "&";
+    Fetched page = get(after.empty() ? target : target + separator + "after=" + percent_encoded(after));
+    if (!page) return page;
+    if (const json::value* part = find(*page, "items"); part && part->is_array())
+      for (const json::value& item : part->get_array()) items.push_back(item);
+    after = text_at(*page, "next");
+    if (after.empty()) break;
   }
   return json::value(json::object{{"items", std::move(items)}});
 }
@@ -156,17 +194,20 @@ std::optional<ExitCode> Session::confirm(std::string_view question) const {
   return ExitCode::kRefused;
 }
 
-void Session::show_progress(const json::value& operation, bool last) const {
+void Session::progress(const std::string& text, bool last) const {
   if (options_.quiet || ::isatty(STDERR_FILENO) != 1) return;
+  std::cerr << "\r\x1b[K" << (last ? "" : printable(text)) << std::flush;
+}
+
+void Session::show_progress(const json::value& operation, bool last) const {
   constexpr std::size_t kWidth = 30;
   const auto filled = static_cast<std::size_t>(ratio_at(operation, "progress") * kWidth);
   std::string bar(std::min(filled, kWidth), '#');
   bar.resize(kWidth, '.');
-  std::string line = "\r\x1b[K" + text_at(operation, "kind") + " " + printable(text_at(operation, "vm")) + " [" + bar +
-                     "] " + size_at(operation, "done_bytes") + " of " + size_at(operation, "total_bytes") + "  " +
-                     printable(text_at(operation, "step"));
-  if (last) line = "\r\x1b[K";
-  std::cerr << line << std::flush;
+  progress(text_at(operation, "kind") + " " + text_at(operation, "vm") + " [" + bar + "] " +
+               size_at(operation, "done_bytes") + " of " + size_at(operation, "total_bytes") + "  " +
+               text_at(operation, "step"),
+           last);
 }
 
 ExitCode Session::follow(json::value operation) {

@@ -1,4 +1,4 @@
-// What every command needs: the agent, the way to print, and the global options.
+// What every command needs: the agent or the controller, the way to print, and the global options.
 #pragma once
 
 #include <chrono>
@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cli/api_client.h"
 #include "cli/exit_code.h"
@@ -28,7 +29,12 @@ struct GlobalOptions {
   bool no_color = false;
   bool quiet = false;
   std::string socket;
+  std::vector<std::string> controllers;  // endpoints that were given; empty: the default
+  std::string identity;                  // see Peer::identity
 };
+
+// Of the pool's controller, where none is given.
+inline constexpr std::string_view kControllerSocket = "/run/tidepool-controller/controller.sock";
 
 // An answer, or the code to exit with; the reason was printed then.
 using Fetched = tl::expected<boost::json::value, ExitCode>;
@@ -36,17 +42,22 @@ using View = std::function<std::string(const boost::json::value& document, bool 
 
 class Session {
  public:
+  // Asks the agent.
   explicit Session(GlobalOptions options);
+  // As this one, but asks the pool's controller.
+  Session controller() const;
 
   const GlobalOptions& options() const { return options_; }
 
   Fetched get(std::string_view target);
-  // Says nothing where nobody answers.
+  // Says nothing where nobody answers, and the code is then kUnreachable.
   Fetched try_get(std::string_view target);
   // `also_good`: one more status that is an answer, not an error.
   Fetched send(std::string_view method, std::string_view target, std::string_view body = {}, unsigned also_good = 0);
   // A list from its first to its last page.
   Fetched get_all(std::string_view target);
+  // The same as the controller pages: `next` of a page is `after` of the following one. `target` may have a query.
+  Fetched get_all_after(const std::string& target);
 
   // In the format that was asked for. The view makes the table.
   void show(const boost::json::value& document, const View& view);
@@ -59,6 +70,8 @@ class Session {
   // Asks before something that is hard to undo. Absent: go on. Without a terminal and without --yes nobody can answer:
   // a usage error.
   std::optional<ExitCode> confirm(std::string_view question) const;
+  // One line of progress that the next one replaces, on a terminal only.
+  void progress(const std::string& text, bool last) const;
   // Waits for the operation's end, showing its progress on a terminal, and prints how it ended.
   ExitCode follow(boost::json::value operation);
 
@@ -67,6 +80,7 @@ class Session {
  private:
   Fetched explain_failure(const Reply& reply);
   void show_progress(const boost::json::value& operation, bool last) const;
+  Session(GlobalOptions options, Peer peer);
 
   GlobalOptions options_;
   ApiClient client_;

@@ -31,6 +31,15 @@ std::string events_view(const boost::json::value& document, bool header, bool co
 std::string decisions_view(const boost::json::value& document, bool header, bool colour);
 std::string explanation_view(const boost::json::value& document, bool colour);
 std::string config_view(const boost::json::value& document, bool colour);
+// Of the pool's controller.
+std::string pool_status_view(const boost::json::value& document, bool colour);
+std::string pool_servers_view(const boost::json::value& document, bool colour);
+std::string pool_server_view(const boost::json::value& document, bool colour);
+std::string pool_hosts_view(const boost::json::value& document, bool colour);
+std::string pool_vms_view(const boost::json::value& document, bool colour);
+std::string pool_leases_view(const boost::json::value& document, bool colour);
+std::string pool_history_view(const boost::json::value& document, bool colour);
+std::string pool_plan_view(const boost::json::value& document, bool colour);
 // Host in two lines, then VMs with their faults.
 std::string top_view(const boost::json::value& host, const boost::json::value& vms, bool colour);
 

@@ -49,15 +49,18 @@ helper = "$bin/tidepool-adopt"
 # A limit is what is tested here: nothing else holds it up.
 guarantee = "0%"
 stall_budget = "100%"
-[pool.embedded]
-store = "$store"
-capacity = "${size}MiB"
-[pool.kernel]
-swap = "auto"
+$(pool_section)
 TOML
   "$bin/tidepoold" --config "$work/agent.toml" --check-config >"$work/check.log" 2>&1 || die "the agent refuses its configuration: $(cat "$work/check.log")"
   start agent "$bin/tidepoold" --config "$work/agent.toml"
   wait_until 30 tidectl status >/dev/null 2>&1 || die "the agent does not answer: $(tail -n 5 "$work/agent.log")"
+}
+pool_section() {
+  if [ "${#servers[@]}" -ne 0 ]; then
+    servers_section
+  else
+    printf '[pool.embedded]\nstore = "%s"\ncapacity = "%sMiB"\n[pool.kernel]\nswap = "auto"\n' "$store" "$size"
+  fi
 }
 take_over_pool() { adopt_loads pager; }
 adopt_loads() {
@@ -130,14 +133,14 @@ vm_counters() {
 # cannot.
 begin_mechanism() {
   mechanism=$1 left_out=""
-  if [ "$what" != zipf ]; then add_group || { left_out=$no_group && return 1; }; fi
+  if [ "$what" != zipf ] && [ "$what" != servers ]; then add_group || { left_out=$no_group && return 1; }; fi
   # Where the group is at its limit and the kernel is slow to make room, a load waits and is not killed (version 1).
   [ ! -e "$group/memory.oom_control" ] || echo 1 >"$group/memory.oom_control"
   "begin_$1" || { end_mechanism && return 1; }
 }
 # The loads have been measured with all their memory local; now the mechanism may have them.
 take_over() { "take_over_$mechanism"; }
-by_tidepool() { [ "$mechanism" = pool ] || [ "$mechanism" = kernel ]; }
+by_tidepool() { [[ " pool kernel servers " == *" $mechanism "* ]]; }
 set_limit() { local_limit=$1 && "set_limit_$mechanism" "$1"; }
 
 # What the kernel charges the loads for, and with what the mechanism takes.
@@ -177,6 +180,7 @@ let_settle() {
 end_mechanism() {
   [ -z "$group" ] || limit_group $((1 << 50)) || true
   end_pool
+  end_servers
   remove_zram
   remove_swap_file
   remove_group

@@ -11,6 +11,9 @@ line(["load", "under", "ops/s", "of local", "p99 us", "local p99", "DRAM MiB"]),
 (.[] | if .left_out then line([.load, .mechanism]) + "not measured: \(.left_out)"
        else line([.load, .mechanism, (.ops_per_second | whole), (.ratio | percent), (.p99_us | tenths), (.local_p99_us | tenths),
                   (.dram_bytes // .in_dram_bytes | mib)]) end),
+(.[] | select(.fault_p50_us) | "", "faults from servers over \(.mechanism): p50 \(.fault_p50_us | tenths) us, p99 \(.fault_p99_us | tenths) us"),
+(.[] | select(.longest_access_ms) | "the longest access in 5 s in which one of two servers over \(.mechanism) was killed: \(.longest_access_ms | tenths) ms (in 5 s before: \(.longest_access_before_ms | tenths)), \(.mismatches) mismatches (wanted: below 1000)"),
+(.[] | select(.prefetch_share) | "a scan over \(.mechanism): \(.prefetch_share | percent) of the pages that came home were fetched ahead (wanted: at least 90%)"),
 (.[] | select(.bound) |
   "",
   "T, an operation all local: \(.local_operation_ns | whole) ns   under the limit: \(.operation_ns | whole) ns",

@@ -6,7 +6,6 @@
 
 #include <array>
 #include <cstddef>
-#include <string>
 
 #include "base/unique_fd.h"
 
@@ -16,8 +15,8 @@ class EchoProcess {
  public:
   static constexpr std::size_t kBytes = 4096;
 
-  // `address` as for a link; forks, so before any thread is started.
-  explicit EchoProcess(const std::string& address);
+  // Forks, so before any thread is started.
+  explicit EchoProcess(bool tcp);
   ~EchoProcess();
   EchoProcess(const EchoProcess&) = delete;
   EchoProcess& operator=(const EchoProcess&) = delete;

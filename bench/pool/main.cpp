@@ -1,7 +1,7 @@
 // What a read of one page from a memory server on this host costs, beside the bare echo of 4 KiB on the same transport
-// in the same run: first one, then the other, round after round. And how many pages come with many reads under way.
-// Counters: medians over the rounds. Run build/release/bin/bench_pool on a quiet machine; it starts the tidepool-memd
-// beside it.
+// in the same run: first one, then the other, round after round. And how many pages come with many reads under way,
+// beside nbdkit's memory plugin where libnbd is there. Counters: medians over the rounds. Run
+// build/release/bin/bench_pool on a quiet machine; it starts the tidepool-memd beside it.
 #include <benchmark/benchmark.h>
 #include <poll.h>
 
@@ -12,6 +12,9 @@
 #include <memory>
 #include <vector>
 
+#ifdef TIDEPOOL_HAS_LIBNBD
+#include "bench/pool/block_server.h"
+#endif
 #include "bench/pool/echo_process.h"
 #include "bench/pool/served_slice.h"
 #include "bench/support/timing.h"
@@ -61,7 +64,7 @@ void take(pool::Link& link, bool spinning) {
 void round_trip(benchmark::State& state) {
   try {
     const bool spinning = state.range(1) == 1;
-    EchoProcess echo(state.range(0) == 1 ? "tcp:" : "unix:");
+    EchoProcess echo(state.range(0) == 1);
     ServedSlice served(state.range(0) == 1);
     Read read(1);
     std::atomic<bool> done{false};
@@ -119,6 +122,10 @@ BENCHMARK(round_trip)
 // Arguments: 1 TCP or 0 unix socket, reads under way, pages of each.
 void stream(benchmark::State& state) {
   try {
+#ifdef TIDEPOOL_HAS_LIBNBD
+    BlockServer peer(state.range(0) == 1, ServedSlice::kSlots);
+    std::vector<double> peers, ratios;
+#endif
     ServedSlice served(state.range(0) == 1);
     const auto depth = static_cast<std::size_t>(state.range(1));
     const auto pages = static_cast<std::size_t>(state.range(2));
@@ -148,10 +155,18 @@ void stream(benchmark::State& state) {
       while (under_way > 0) take(served.link(), false);
       const double seconds = Seconds(Clock::now() - before).count();
       rates.push_back(kPages / seconds);
+#ifdef TIDEPOOL_HAS_LIBNBD
+      peers.push_back(kPages / spent_on([&] { peer.read(kPages, static_cast<unsigned>(depth), pages); }).seconds);
+      ratios.push_back(rates.back() / peers.back());
+#endif
       state.SetIterationTime(seconds);
     }
     if (!right) return state.SkipWithError("a read was not answered");
     state.counters["pages_per_second"] = median(rates);
+#ifdef TIDEPOOL_HAS_LIBNBD
+    state.counters["nbdkit_pages_per_second"] = median(peers);
+    state.counters["ratio"] = median(ratios);
+#endif
   } catch (const std::exception& error) {
     state.SkipWithError(error.what());
   }

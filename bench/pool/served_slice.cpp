@@ -1,22 +1,11 @@
 #include "bench/pool/served_slice.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <stdexcept>
 #include <thread>
 #include <vector>
-
-#include "pool/protocol/handshake.h"
 
 namespace tidepool::bench {
 namespace {
@@ -24,12 +13,6 @@ namespace {
 using protocol::kMaxPagesPerFrame;
 
 constexpr int kPort = 17391;
-
-protocol::ServerKey key() {
-  protocol::ServerKey bytes{};
-  bytes.fill(0x37);
-  return bytes;
-}
 
 void await(const std::function<bool()>& condition, const char* what) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
@@ -41,50 +24,12 @@ void await(const std::function<bool()>& condition, const char* what) {
 
 }  // namespace
 
-ServedSlice::ServedSlice(bool tcp) {
-  char folder[] = "/tmp/bench-pool-XXXXXX";
-  if (::mkdtemp(folder) == nullptr) throw std::runtime_error("no folder in /tmp");
-  folder_ = folder;
-  ::chmod(folder, 0755);
-  address_ = tcp ? "tcp:127.0.0.1:" + std::to_string(kPort) : "unix:" + folder_ + "/socket";
-  start_server(tcp);
-  auto made = pool::make_server_link({.name = "bench", .address = address_});
+ServedSlice::ServedSlice(bool tcp) : server_(tcp ? kPort : 0, Bytes{64u << 20}, false) {
+  auto made = pool::make_server_link({.name = "bench", .address = server_.address()});
   if (!made) throw std::runtime_error(made.error().message());
   link_ = std::move(*made);
   link_->listen({});
   fill();
-}
-
-ServedSlice::~ServedSlice() {
-  link_.reset();
-  ::kill(pid_, SIGKILL);
-  ::waitpid(pid_, nullptr, 0);
-  std::filesystem::remove_all(folder_);
-}
-
-void ServedSlice::start_server(bool tcp) {
-  const std::string program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "tidepool-memd";
-  if (!std::filesystem::exists(program)) throw std::runtime_error(program + " is missing: build it first");
-  const std::string key_file = folder_ + "/key";
-  const auto bytes = key();
-  std::ofstream(key_file, std::ios::binary)
-      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-  ::chmod(key_file.c_str(), 0600);
-  const std::string config = folder_ + "/memd.toml";
-  std::ofstream(config) << "schema = 1\nname = \"bench\"\nlisten = [\"" << address_ << "\"]\nkey_file = \"" << key_file
-                        << "\"\nmetrics = \"\"\n"
-                        << (tcp ? "" : "authenticate_unix = false\n")
-                        << "memory.capacity = \"64MiB\"\nlimits.threads = 1\n";
-  std::array<std::string, 3> words{program, "--config", config};
-  std::array<char*, 4> arguments{words[0].data(), words[1].data(), words[2].data(), nullptr};
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  const std::string log = folder_ + "/log";
-  posix_spawn_file_actions_addopen(&actions, 2, log.c_str(), O_WRONLY | O_CREAT, 0600);
-  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-  const int error = ::posix_spawn(&pid_, program.c_str(), &actions, nullptr, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) throw std::runtime_error("cannot start " + program);
 }
 
 void ServedSlice::fill() {
@@ -94,7 +39,7 @@ void ServedSlice::fill() {
                   .epoch = protocol::LeaseEpoch{1},
                   .slots = kSlots,
                   .rights = protocol::kRightRead | protocol::kRightWrite | protocol::kRightCreate};
-  lease.secret = protocol::lease_secret(key(), lease.claims);
+  lease.secret = protocol::lease_secret(MemdProcess::key(), lease.claims);
   std::atomic<bool> attached{false};
   for (int tries = 0; tries < 5 && !attached; ++tries) {
     std::atomic<bool> answered{false};

@@ -1,9 +1,10 @@
 // Where the controller keeps its records. One writer at a time: whoever leads.
 //
 // Keys are printable ASCII without blanks, at most 512 bytes, ordered by byte: "slice/00000000000000a1". Values are at
-// most 64 KiB of any bytes. Not thread-safe: one thread, except lost() and stop().
+// most 64 KiB of any bytes. Not thread-safe: one thread, except lost(), stop() and leader().
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -35,15 +36,17 @@ class StateStore {
   virtual bool lost() const = 0;
   // Gives leadership up at once, so that another one need not wait. Also at destruction.
   virtual void resign() = 0;
-  virtual void stop() = 0;  // any thread
-  // For those who do not lead: the name that the leader gave, empty when there is none.
-  virtual Result<std::string> leader() = 0;
+  virtual void stop() = 0;  // any thread; for good
+  // The name that the leader gave, as lead() found it last; empty when nobody is known to lead. Any thread.
+  virtual std::string leader() const = 0;
 
   // Every record, in the order of keys. Only while leading.
   virtual Result<> load(const std::function<void(std::string_view key, std::string_view value)>& visit) = 0;
-  // All or nothing, durable when it returns. Errors: not leading (operation_not_permitted); full, read-only or damaged
-  // storage. After any error but an unreachable store nothing was changed; after that one, what was is not known: load
-  // again.
+  // A commit takes so many changes at most; never fewer than a call of the core makes (kMostChanges).
+  virtual std::size_t most_changes() const = 0;
+  // All or nothing, durable when it returns; of several changes of a key the last one counts. Errors: not leading
+  // (operation_not_permitted); full, read-only or damaged storage; storage that cannot be reached. After an error it is
+  // not known what was changed, and leadership is over: lead() and load() again.
   virtual Result<> commit(std::span<const StateChange> changes) = 0;
 };
 

@@ -160,14 +160,8 @@ class ConnectionOver : public Connection {
 
 class TlsConnection final : public ConnectionOver<TlsStream> {
  public:
-  TlsConnection(asio::io_context& io, std::unique_ptr<asio::ssl::context> context)
-      : TlsConnection(io, *context, std::move(context)) {}
+  using ConnectionOver<TlsStream>::ConnectionOver;
   std::string tls_problem() override { return verification_problem(stream_.native_handle()); }
-
- private:
-  TlsConnection(asio::io_context& io, asio::ssl::context& raw, std::unique_ptr<asio::ssl::context> owned)
-      : ConnectionOver<TlsStream>(io, raw), context_(std::move(owned)) {}
-  std::unique_ptr<asio::ssl::context> context_;
 };
 
 Failure broken(const error_code& error, Connection& connection, const Endpoint& endpoint) {
@@ -240,7 +234,8 @@ Result<std::unique_ptr<Connection>> Client::State::make_connection(const Endpoin
   // Read anew every time: certificates are replaced while programs run.
   Result<TlsContext> context = client_context(options.tls);
   if (!context) return Failure(context.error());
-  return std::make_unique<TlsConnection>(io, std::make_unique<asio::ssl::context>(context->release()));
+  asio::ssl::context shared(context->release());  // OpenSSL counts who uses it
+  return std::make_unique<TlsConnection>(io, shared);
 }
 
 template <class Work>

@@ -15,10 +15,9 @@
 #include <optional>
 #include <thread>
 
-#include "service/http/audit_log.h"
+#include "service/http/dispatcher.h"
 #include "service/http/endpoint.h"
 #include "service/http/error_body.h"
-#include "service/http/worker_pool.h"
 #include "service/log.h"
 
 namespace tidepool::http {
@@ -74,11 +73,9 @@ Response malformed(const error_code& error) {
   return error_response(400, "invalid", "this is not an HTTP request: " + error.message());
 }
 
-// One request on its way through a worker. The connection may have given up by the time the answer is there.
+// The answer to a request, when a worker has it. The connection may have given up by then.
 struct Pending {
   explicit Pending(const asio::any_io_executor& executor) : arrived(executor) {}
-  Request request;
-  Handler::Route route;
   asio::steady_timer arrived;  // cancelled when `response` is there
   std::optional<Response> response;
 };
@@ -96,24 +93,20 @@ struct Server::State {
   State(ServerOptions given, Handler& given_handler, std::unique_ptr<AuditLog> log)
       : options(std::move(given)),
         handler(given_handler),
-        audit(std::move(log)),
         local(io),
         tcp(io),
-        workers(std::make_unique<WorkerPool>(options.workers, options.max_waiting)),
-        urgent(std::make_unique<WorkerPool>(1, options.max_waiting)) {}
+        dispatcher(options, handler, std::move(log)) {}
 
   ServerOptions options;
   Handler& handler;
   std::optional<UnixListener> listener;
-  std::unique_ptr<AuditLog> audit;
   std::string address;
   std::mutex tls_mutex;
   std::shared_ptr<asio::ssl::context> tls;
   asio::io_context io{1};
   asio::basic_socket_acceptor<Local> local;
   asio::basic_socket_acceptor<Tcp> tcp;
-  std::unique_ptr<WorkerPool> workers;
-  std::unique_ptr<WorkerPool> urgent;
+  Dispatcher dispatcher;
   std::size_t open_connections = 0;  // of the loop's thread alone, as the next one
   std::size_t unproven = 0;
   std::atomic<std::uint64_t> connections{0};
@@ -149,7 +142,6 @@ struct Server::State {
   asio::awaitable<void> linger(LocalStream& stream);
   asio::awaitable<void> linger(TlsStream& stream);
   asio::awaitable<Response> answer_in_worker(Request request, Handler::Route route);
-  void work(const std::shared_ptr<Pending>& pending);
 };
 
 template <class Protocol>
@@ -348,11 +340,14 @@ asio::awaitable<void> Server::State::linger(TlsStream& stream) {
 asio::awaitable<Response> Server::State::answer_in_worker(Request request, Handler::Route route) {
   // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): an awaitable that runs has a thread
   auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
-  pending->request = std::move(request);
-  pending->route = route;
   pending->arrived.expires_after(options.request_timeout);
-  WorkerPool& pool = route.urgent ? *urgent : *workers;
-  if (!pool.submit([this, pending] { work(pending); })) {
+  const bool taken = dispatcher.submit(std::move(request), route, [this, pending](Response response) {
+    asio::post(io, [pending, response = std::move(response)]() mutable {
+      pending->response = std::move(response);
+      pending->arrived.cancel();
+    });
+  });
+  if (!taken) {
     ++overloaded;
     co_return error_response(503, "unavailable", "too many requests are waiting", "try again in a moment");
   }
@@ -362,23 +357,6 @@ asio::awaitable<Response> Server::State::answer_in_worker(Request request, Handl
   co_return error_response(503, "timed_out",
                            "the " + options.who + " did not answer in time; the request may still be carried out",
                            "look at its effect before you repeat it");
-}
-
-// On a worker's thread.
-void Server::State::work(const std::shared_ptr<Pending>& pending) {
-  static constexpr std::string_view kLeftOut = "(not recorded)";
-  const Request& request = pending->request;
-  const Handler::Route& route = pending->route;
-  std::uint64_t record = 0;
-  if (route.changes)
-    record = audit->begin(request.caller, request.method, request.target, route.hide_body ? kLeftOut : request.body);
-  Response response = handler.answer(request);
-  if (route.changes)
-    audit->end(record, response.status, route.hide_answer && response.status < 300 ? kLeftOut : response.body);
-  asio::post(io, [pending, response = std::move(response)]() mutable {
-    pending->response = std::move(response);
-    pending->arrived.cancel();
-  });
 }
 
 Result<> Server::State::listen_locally(UnixListener given) {
@@ -455,8 +433,7 @@ Server::~Server() {
   // runs.
   state_->io.stop();
   state_->loop.join();
-  state_->workers.reset();
-  state_->urgent.reset();
+  state_->dispatcher.end();
 }
 
 const std::string& Server::address() const {
@@ -469,7 +446,7 @@ ServerCounters Server::counters() const {
 }
 
 Result<> Server::reopen_audit_log() {
-  return state_->audit->reopen();
+  return state_->dispatcher.audit().reopen();
 }
 
 Result<> Server::reload_tls() {

@@ -67,10 +67,13 @@ Result<TlsContext> context_from(const TlsFiles& files, const SSL_METHOD* method)
   SSL_CTX_set_default_passwd_cb(raw, [](char*, int, int, void*) { return -1; });
   if (SSL_CTX_use_certificate_chain_file(raw, files.certificate.c_str()) != 1)
     return unusable("read certificate", files.certificate);
-  if (SSL_CTX_use_PrivateKey_file(raw, files.key.c_str(), SSL_FILETYPE_PEM) != 1)
+  if (SSL_CTX_use_PrivateKey_file(raw, files.key.c_str(), SSL_FILETYPE_PEM) != 1) {
+    if (ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_VALUES_MISMATCH) {
+      ERR_clear_error();
+      return unusable("use key", files.key, "it is not that of " + files.certificate);
+    }
     return unusable("read key", files.key);
-  if (SSL_CTX_check_private_key(raw) != 1)
-    return unusable("use key", files.key, "it is not that of " + files.certificate);
+  }
   if (SSL_CTX_load_verify_file(raw, files.authority.c_str()) != 1)
     return unusable("read authority's certificate", files.authority);
   if (Result<> valid = check_in_force(raw, files.certificate); !valid) return Failure(valid.error());

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/units.h"
+#include "service/latency_metric.h"
 #include "telemetry/metrics/metric_catalogue.h"
 
 namespace tidepool::telemetry {
@@ -23,11 +24,6 @@ using Labels = std::vector<ClientMetric::Label>;
 constexpr std::size_t kMaxLabelBytes = 128;
 // 1,000 VMs with eight states each, and half as much again: what goes beyond is dropped and counted.
 constexpr std::size_t kMaxSeriesPerFamily = 12'000;
-// Exported bounds: two per power of two where latencies matter, then one, up to 137 s. Each is a bound of
-// LatencyHistogram, so the counts are exact.
-constexpr unsigned kFirstExponent = 10;
-constexpr unsigned kLastFineExponent = 30;
-constexpr unsigned kLastExponent = 37;
 
 // Printable ASCII passes: a name chosen by a tenant must neither break the exposition nor a terminal that shows it.
 std::string bounded(std::string_view value) {
@@ -50,23 +46,6 @@ double as_double(Bytes bytes) {
 }
 double in_seconds(std::chrono::nanoseconds time) {
   return std::chrono::duration<double>(time).count();
-}
-
-ClientMetric::Histogram histogram_of(const LatencyHistogram::Snapshot& snapshot) {
-  ClientMetric::Histogram result;
-  result.sample_count = snapshot.total;
-  result.sample_sum = static_cast<double>(snapshot.sum_ns) * 1e-9;
-  unsigned bucket = 0;
-  std::uint64_t below = 0;
-  const auto add_bound = [&](std::uint64_t bound_ns) {
-    for (; bucket < LatencyHistogram::bucket_of(bound_ns); ++bucket) below += snapshot.counts[bucket];
-    result.bucket.push_back({below, static_cast<double>(bound_ns) * 1e-9});
-  };
-  for (unsigned exponent = kFirstExponent; exponent <= kLastExponent; ++exponent) {
-    add_bound(1ull << exponent);
-    if (exponent < kLastFineExponent) add_bound(3ull << (exponent - 1));
-  }
-  return result;
 }
 
 class Families {
@@ -92,7 +71,7 @@ class Families {
     if (ClientMetric* series = add(name, std::move(of))) series->counter.value = value;
   }
   void histogram(std::string_view name, const LatencyHistogram::Snapshot& value, Labels of = {}) {
-    if (ClientMetric* series = add(name, std::move(of))) series->histogram = histogram_of(value);
+    if (ClientMetric* series = add(name, std::move(of))) set_latencies(*series, value);
   }
 
   std::vector<prometheus::MetricFamily> finish() && {

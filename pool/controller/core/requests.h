@@ -113,7 +113,8 @@ struct TaskReport {
   bool done = false;   // false: it cannot be done; a lease of it is given up then
   std::string why;     // when not done
 };
-// A replica that the holder does not use any more: it missed a write, or its server has begun anew.
+// A replica that the holder uses no more: it missed a write, or its server has begun anew. It is never used again with
+// that epoch: a task of it that is still under way is reported as one that cannot be done.
 struct LostReplica {
   SliceId slice{};
   std::string server;
@@ -234,7 +235,8 @@ struct RenewAnswer {
   bool more = false;                     // ask again, after the last one
 };
 
-// POST /v1/hosts/{name}/releases. The holder has no page there and uses it no more.
+// POST /v1/hosts/{name}/releases. The holder has no page there and never uses it again, whatever an answer says that
+// was still under way.
 struct ReleaseSlices {
   std::string host;
   std::uint64_t epoch = 0;

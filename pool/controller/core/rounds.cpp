@@ -107,7 +107,7 @@ void reclaim(State& state, std::vector<Excess> all) {
   std::uint64_t coming = free;  // with what servers are about to free
   for (const auto& [name, server] : state.servers)
     if (server.usable()) coming += server.freeing.size();
-  const std::uint64_t wanted = state.claims.share + state.buffer;
+  const std::uint64_t wanted = state.claims.share + state.buffer + state.totals.to_copy;
   std::uint64_t missing = wanted > coming ? wanted - coming : 0;
   for (const Excess& each : all) {
     const unsigned unit = each.vm->record.replicas;

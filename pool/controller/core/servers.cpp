@@ -8,18 +8,35 @@ namespace {
 
 // Above every epoch that a slice can have.
 constexpr std::uint64_t kAboveAll = std::uint64_t{1} << 40;
+constexpr int kBetweenLists = 15;  // heartbeats, at least
 
-// The epoch below which a slice can be freed that the server has, and that by the records is not there. 0: not now. It
-// may be a copy that the holder still reads, after two servers took turns with one name: it stays until others have
-// all.
-std::uint64_t free_below(const State& state, std::uint64_t id) {
-  const auto found = state.slices.find(id);
-  if (found == state.slices.end()) return kAboveAll;
-  const Slice& slice = found->second;
-  return slice.under_replicated && !state.ended(*slice.life) ? 0 : slice.record.epoch + 1;
+// What a server has, and by the records has not. What nobody holds is freed. Of a slice that is held it may be a copy
+// that the holder still reads, after two servers took turns with one name: the holder is asked to let it go.
+void settle_orphans(State& state, Server& server) {
+  for (auto each = server.orphans.begin(); each != server.orphans.end();) {
+    const auto id = each->first;
+    Orphan& orphan = (each++)->second;
+    if (orphan.below != 0) continue;
+    const auto found = state.slices.find(id);
+    if (found == state.slices.end()) {
+      orphan.below = kAboveAll;
+      continue;
+    }
+    Slice& slice = found->second;
+    if (slice.record.phase == SlicePhase::kReleasing || orphan.epoch > slice.record.epoch) {
+      orphan.below = std::max(slice.record.epoch, orphan.epoch) + 1;
+    } else if (slice.record.phase == SlicePhase::kHeld && slice.record.replicas.size() < kMostReplicaRecords) {
+      if (state.budget() == 0) return;
+      const std::uint64_t epoch = orphan.epoch;
+      server.orphans.erase(id);
+      state.change(slice, [&](SliceRecord& record) {
+        record.replicas.push_back({server.record.number, server.record.generation, epoch, ReplicaPhase::kLeaving});
+      });
+    }
+  }
 }
 
-ServerAnswer answer_to(const State& state, Server& server, bool register_again) {
+ServerAnswer answer_to(const State& state, const Server& server, bool register_again) {
   ServerAnswer answer;
   answer.heartbeat_ms = static_cast<std::uint64_t>(state.config.heartbeat.count());
   answer.drain = server.record.draining;
@@ -30,10 +47,9 @@ ServerAnswer answer_to(const State& state, Server& server, bool register_again) 
       if (replica.server == server.record.number && replica.phase == ReplicaPhase::kFreeing)
         answer.free.push_back({SliceId{id}, LeaseEpoch{replica.epoch}});
   }
-  for (auto& [id, below] : server.orphans) {
+  for (const auto& [id, orphan] : server.orphans) {
     if (answer.free.size() == kMostSlicesPerRequest) return answer;
-    if (below == 0) below = free_below(state, id);
-    if (below != 0) answer.free.push_back({SliceId{id}, LeaseEpoch{below}});
+    if (orphan.below != 0) answer.free.push_back({SliceId{id}, LeaseEpoch{orphan.below}});
   }
   return answer;
 }
@@ -103,14 +119,17 @@ Handled handle(State& state, const RegisterServer& request) {
     server.domain = state.domain_number(record);
     server.state = ServerState::kUp;
     server.seen = state.context.now;
+    server.registered = state.context.now;
     server.heard = true;
     state.by_number[record.number] = &server;
   };
   const std::size_t had = server.slices.size();
   state.change_server(server, set);
-  server.orphans.clear();
+  // A list that was long under way has less than there is: what is known of this boot stays.
+  if (is_new || other_boot) server.orphans.clear();
   for (const ServerSlice& each : request.slices)
-    if (const auto id = static_cast<std::uint64_t>(each.slice); !server.slices.contains(id)) server.orphans[id] = 0;
+    if (const auto id = static_cast<std::uint64_t>(each.slice); !server.slices.contains(id))
+      server.orphans.try_emplace(id, Orphan{static_cast<std::uint64_t>(each.epoch), 0});
   if (is_new) state.save(state.next);
   if (is_new || encode(before) != encode(server.record)) state.save(server.record);
   if (is_new || other_boot || before.left)
@@ -118,6 +137,7 @@ Handled handle(State& state, const RegisterServer& request) {
                 request.address + ", domain " + (request.domain.empty() ? "of its own" : request.domain) + ", " +
                     size_text(request.capacity) +
                     (had > 0 ? "; began anew, " + std::to_string(had) + " replicas are gone" : ""));
+  settle_orphans(state, server);
   return Answer{answer_to(state, server, false)};
 }
 
@@ -130,15 +150,18 @@ Handled handle(State& state, const ServerHeartbeat& request) {
     return refuse(kInvalid, "server " + request.name + ": more than " + std::to_string(kMostSlicesPerRequest) +
                                 " commands reported at once");
   Server& server = found->second;
-  // After a restart of the controller: what is where is compared once.
-  const bool register_again = !server.heard;
+  // What is where is compared once after a restart of the controller, and when less is free than must be.
+  const std::uint64_t room = state.to_bytes(state.room_of(server)).value;
+  const bool leaks = request.free.value + state.cluster.slice_bytes <= room &&
+                     state.context.now - server.registered >= kBetweenLists * state.config.heartbeat;
+  const bool register_again = !server.heard || leaks;
   server.seen = state.context.now;
   server.reported_free = request.free.value;
   set_state(state, server, ServerState::kUp);
   for (const FreeCommand& command : request.done) {
     const auto id = static_cast<std::uint64_t>(command.slice);
     const auto below = static_cast<std::uint64_t>(command.below);
-    if (const auto orphan = server.orphans.find(id); orphan != server.orphans.end() && orphan->second == below)
+    if (const auto orphan = server.orphans.find(id); orphan != server.orphans.end() && orphan->second.below == below)
       server.orphans.erase(orphan);
     const auto slice = state.slices.find(id);
     if (slice == state.slices.end()) continue;
@@ -159,6 +182,7 @@ Handled handle(State& state, const ServerHeartbeat& request) {
     server.orphans.clear();
     state.save(server.record);
   }
+  settle_orphans(state, server);
   return Answer{answer_to(state, server, register_again)};
 }
 

@@ -23,17 +23,23 @@ struct Host;
 struct Vm;
 struct Life;
 
+struct Orphan {
+  std::uint64_t epoch = 0;  // that it has
+  std::uint64_t below = 0;  // that it was told to free it below; 0: not told yet
+};
+
 struct Server {
   ServerRecord record;
   std::uint32_t domain = 0;  // its number in this process
   ServerState state = ServerState::kSuspect;
   MonoTime seen;
+  MonoTime registered;
   bool heard = false;  // since this process began
   std::uint64_t reported_free = 0;
-  std::set<std::uint64_t> slices;                  // with a replica here, those to be freed included
-  std::set<std::uint64_t> freeing;                 // of these
-  std::map<std::uint64_t, std::uint64_t> orphans;  // slices it has and should not: what it was told to free below
-  unsigned copies = 0;                             // replicas being made to or from it
+  std::set<std::uint64_t> slices;           // with a replica here, those to be freed included
+  std::set<std::uint64_t> freeing;          // of these
+  std::map<std::uint64_t, Orphan> orphans;  // slices that it has and, by the records, has not
+  unsigned copies = 0;                      // replicas being made to or from it
 
   bool usable() const { return state == ServerState::kUp && !record.draining && !record.left; }
   // Whether its replicas count as there.

@@ -28,6 +28,7 @@ std::string built(const std::string& unit) {
   text = std::regex_replace(text, std::regex("@BINDIR@"), "/usr/bin");
   text = std::regex_replace(text, std::regex("@DOCDIR@"), "/usr/share/doc/tidepool/docs");
   text = std::regex_replace(text, std::regex("@MEMD_CONFIG@"), "/etc/tidepool/memd.toml");
+  text = std::regex_replace(text, std::regex("@CONTROLLER_CONFIG@"), "/etc/tidepool/controller.toml");
   return std::regex_replace(text, std::regex("@CONFIG@"), "/etc/tidepool/tidepool.toml");
 }
 
@@ -40,7 +41,8 @@ TEST(Units, SystemdFindsNothingWrong) {
     GTEST_SKIP() << "systemd-analyze is not installed";
   const TemporaryFolder folder;
   std::string files;
-  for (const char* unit : {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service"}) {
+  for (const char* unit :
+       {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service", "tidepool-controller.service"}) {
     std::string text = built(unit);
     ASSERT_FALSE(text.empty()) << unit;
     // Verification wants programs that exist: they do once installed.
@@ -98,12 +100,14 @@ TEST(Units, EveryCapabilityIsExplained) {
   EXPECT_GT(count, 0);
 }
 
-TEST(Units, MemoryServerHasNoPrivileges) {
-  const std::string unit = built("tidepool-memd.service");
-  EXPECT_TRUE(has(unit, "User=tidepool-memd\n"));
-  EXPECT_TRUE(has(unit, "CapabilityBoundingSet=\n"));
-  EXPECT_TRUE(has(unit, "NoNewPrivileges=yes"));
-  EXPECT_NE(read(TIDEPOOL_SOURCE_DIR "/systemd/tidepool.sysusers").find("\nu tidepool-memd "), std::string::npos);
+TEST(Units, MemoryServersAndControllersHaveNoPrivileges) {
+  for (const std::string name : {"tidepool-memd", "tidepool-controller"}) {
+    const std::string unit = built(name + ".service");
+    EXPECT_TRUE(has(unit, "User=" + name + "\n"));
+    EXPECT_TRUE(has(unit, "CapabilityBoundingSet=\n"));
+    EXPECT_TRUE(has(unit, "NoNewPrivileges=yes"));
+    EXPECT_NE(read(TIDEPOOL_SOURCE_DIR "/systemd/tidepool.sysusers").find("\nu " + name + " "), std::string::npos);
+  }
 }
 
 TEST(Units, KeeperOutlivesTheAgent) {

@@ -1,12 +1,12 @@
 // Goal: an operator can set a memory server up, change it and end it, and is told what is wrong.
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <fstream>
 
 #include "tests/integration/memd/memd_process.h"
+#include "tests/support/small_tmpfs.h"
 
 namespace tidepool::pool::server {
 namespace {
@@ -133,26 +133,8 @@ TEST(MemdProgram, LendsAFileAndRefusesWhatIsNotWhatItSays) {
   EXPECT_NE(refused.err.find("memory.kind says hugetlb, and it is file"), std::string::npos) << refused.all();
 }
 
-// A tmpfs for one test.
-class SmallTmpfs {
- public:
-  explicit SmallTmpfs(const char* options)
-      : mounted_(::mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, options) == 0) {}
-  ~SmallTmpfs() {
-    if (mounted_) ::umount2(folder_.path().c_str(), MNT_DETACH);
-  }
-  SmallTmpfs(const SmallTmpfs&) = delete;
-  SmallTmpfs& operator=(const SmallTmpfs&) = delete;
-  bool mounted() const { return mounted_; }
-  std::string operator/(const std::string& name) const { return folder_ / name; }
-
- private:
-  tests::TestFolder folder_;
-  bool mounted_;
-};
-
 TEST(MemdProgram, AnswersThatTheHostHasNoMemoryLeft) {
-  const SmallTmpfs small("size=2m");
+  const tests::SmallTmpfs small("size=2m");
   if (!small.mounted()) GTEST_SKIP() << "mounting a tmpfs needs root";
   MemdProcess memd(MemdSettings{{"memory.kind", "\"file\""},
                                 {"memory.path", "\"" + (small / "memory") + "\""},

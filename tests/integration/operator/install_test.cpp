@@ -42,10 +42,11 @@ class Install : public AdoptionCase {
 };
 
 TEST_F(Install, StaysBelowItsPrefixAndNamesWhatIsThere) {
-  for (const char* program :
-       {"tidepoold", "tidepool-adopt", "tidepool-keeper", "tidepool-memd", "tidectl", "tidepool-load"})
+  for (const char* program : {"tidepoold", "tidepool-adopt", "tidepool-keeper", "tidepool-memd", "tidepool-controller",
+                              "tidectl", "tidepool-load"})
     EXPECT_EQ(::access((prefix_ / ("bin/" + std::string(program))).c_str(), X_OK), 0) << program;
-  for (const char* name : {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service"}) {
+  for (const char* name :
+       {"tidepoold.service", "tidepool-keeper.service", "tidepool-memd.service", "tidepool-controller.service"}) {
     const std::string text = unit(name);
     // A place that was not filled in; systemd's own sets of system calls have one such sign.
     EXPECT_FALSE(std::regex_search(text, std::regex("@[A-Z_]+@"))) << text;
@@ -73,9 +74,10 @@ TEST_F(Install, ShippedConfigurationIsRightAndAnEditedOneIsKept) {
 TEST_F(Install, SystemdAcceptsWhatIsInstalled) {
   if (::access("/usr/bin/systemd-analyze", X_OK) != 0) GTEST_SKIP() << "systemd is not installed";
   const std::string folder = prefix_ / "lib/systemd/system/";
-  const Outcome verified = run_program({"/usr/bin/systemd-analyze", "verify", "--man=no", "--recursive-errors=no",
-                                        folder + "tidepoold.service", folder + "tidepool-keeper.service",
-                                        folder + "tidepool-memd.service", folder + "tidepool.slice"});
+  const Outcome verified =
+      run_program({"/usr/bin/systemd-analyze", "verify", "--man=no", "--recursive-errors=no",
+                   folder + "tidepoold.service", folder + "tidepool-keeper.service", folder + "tidepool-memd.service",
+                   folder + "tidepool-controller.service", folder + "tidepool.slice"});
   std::istringstream lines(verified.all());
   for (std::string line; std::getline(lines, line);) EXPECT_EQ(line.find("tidepool"), std::string::npos) << line;
   const Outcome users =

@@ -5,8 +5,6 @@
 
 #include <set>
 
-#include "daemon/pager/prefetcher.h"
-
 namespace tidepool::daemon {
 namespace {
 
@@ -150,23 +148,6 @@ TEST(PrefetchTuner, DrawsWithinTheAdviceAndOneBandBehindItsWindow) {
   EXPECT_EQ(*seen.begin(), 1u);
   EXPECT_EQ(*seen.rbegin(), 64u);
   EXPECT_EQ(tuner.draw(0, MonoTime{1000s}).count, 0u);
-}
-
-TEST(Prefetcher, KeepsToTheBoundThatItIsGiven) {
-  Prefetcher prefetcher;
-  std::uint64_t page = 0;
-  for (unsigned i = 0; i < 6; ++i) prefetcher.on_fault(page++, 16);
-  unsigned most = 0;
-  for (unsigned i = 0; i < 6; ++i) {
-    const auto advice = prefetcher.on_fault(page, 64);
-    ASSERT_TRUE(advice);
-    EXPECT_EQ(advice->stride, 1);
-    most = std::max(most, advice->pages);
-    page += advice->pages + 1;
-    EXPECT_TRUE(prefetcher.expects(page));
-  }
-  EXPECT_EQ(most, 64u);
-  EXPECT_FALSE(prefetcher.on_fault(page, 0));
 }
 
 }  // namespace

@@ -74,6 +74,7 @@ void SimulatedPool::server_speaks(SimulatedServer& server) {
   ServerHeartbeat request;
   request.name = server.name;
   request.boot = server.boot_id();
+  request.free = Bytes{(server.capacity - server.slices.size()) * kSlice};
   const std::size_t count = std::min(server.done.size(), kMostSlicesPerRequest);
   request.done.assign(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
   server.done.erase(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));
@@ -112,7 +113,29 @@ unsigned SimulatedPool::whole_copies(SimulatedSlice& slice, std::uint64_t id, co
   return whole;
 }
 
+// That replica is never used again, whatever task of it is still under way.
+void SimulatedPool::give_up(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id, const std::string& server,
+                            std::uint64_t epoch) {
+  host.lost.push_back({SliceId{id}, server, LeaseEpoch{epoch}});
+  vm.given_up.emplace(id, server, epoch);
+}
+
+// Its links see that a server has begun anew.
+void SimulatedPool::see_boots(SimulatedHost& host) {
+  for (SimulatedVm& vm : host.vms) {
+    for (auto& [id, slice] : vm.slices) {
+      for (auto copy = slice.copies.begin(); slice.confirmed && copy != slice.copies.end();) {
+        const auto& [name, at] = *copy;
+        const bool gone = servers_.at(name).up && servers_.at(name).boot_id() != at.boot;
+        if (gone) give_up(host, vm, id, name, at.epoch);
+        copy = gone ? slice.copies.erase(copy) : std::next(copy);
+      }
+    }
+  }
+}
+
 void SimulatedPool::host_speaks(SimulatedHost& host) {
+  see_boots(host);
   SyncHost request;
   request.host = host.name;
   request.machine = "machine of " + host.name;
@@ -140,12 +163,12 @@ void SimulatedPool::host_speaks(SimulatedHost& host) {
 
 void SimulatedPool::host_acts(SimulatedHost& host) {
   const std::string from = host.name + "#" + std::to_string(host.agents);
-  if (host.vms.size() < kMostVms && random_.below(10) == 0) {
+  if (host.vms.size() < kMostVms && random_.below(host.vms.empty() ? 2 : 20) == 0) {
     SimulatedVm vm;
     vm.name = "vm-" + std::to_string(random_.below(6));
     if (std::ranges::find(host.vms, vm.name, &SimulatedVm::name) != host.vms.end()) return;
     vm.holder = holder_id(next_name_++);
-    vm.wanted = random_.below(8);
+    vm.wanted = 1 + random_.below(8);
     host.vms.push_back(vm);
     return;
   }
@@ -189,13 +212,14 @@ void SimulatedPool::write(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id
   slice.content = ++writes_;
   for (auto* held : reached) held->content = slice.content;
   for (const std::string& name : missed) {
-    host.lost.push_back({SliceId{id}, name, LeaseEpoch{slice.copies.at(name).epoch}});
+    give_up(host, vm, id, name, slice.copies.at(name).epoch);
     slice.copies.erase(name);
   }
 }
 
 void SimulatedPool::release(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id) {
   vm.slices.erase(id);  // its page came home
+  vm.released.insert(id);
   send(host.name + "#" + std::to_string(host.agents),
        ReleaseSlices{host.name, host.epoch, vm.holder, {SliceId{id}}, false});
 }
@@ -205,7 +229,7 @@ bool SimulatedPool::attach_all(const SliceLease& lease, SimulatedSlice& slice) {
     SimulatedServer& server = servers_.at(replica.server);
     bool full = false;
     const bool attached = !chance(3) && server.attach(replica.claims, replica.boot, full);
-    if (full) fail("server " + replica.server + " has no room for a slice that it was chosen for");
+    if (full && !misled_) fail("server " + replica.server + " has no room for a slice that it was chosen for");
     if (!attached) return false;
     slice.copies[replica.server] = {static_cast<std::uint64_t>(replica.claims.epoch), replica.boot, true};
   }
@@ -222,9 +246,13 @@ void SimulatedPool::take_grant(SimulatedHost& host, const GrantSlices& request, 
     const auto owner = owners_.try_emplace(id, request.holder).first;
     if (owner->second != request.holder) fail("slice " + std::to_string(id) + " is granted to two holders");
     std::set<std::string> domains;
-    for (const ReplicaLease& replica : lease.replicas) domains.insert(servers_.at(replica.server).domain);
-    if (domains.size() != lease.replicas.size()) fail("two replicas in one failure domain");
-    if (vm == nullptr || vm->slices.contains(id)) continue;
+    bool first = true;  // as granted; asked for again later, replicas may have been made anew
+    for (const ReplicaLease& replica : lease.replicas) {
+      domains.insert(servers_.at(replica.server).domain);
+      first = first && static_cast<std::uint64_t>(replica.claims.epoch) == 1;
+    }
+    if (first && domains.size() != lease.replicas.size()) fail("two replicas in one failure domain");
+    if (vm == nullptr || vm->slices.contains(id) || vm->released.contains(id)) continue;
     SimulatedSlice slice;
     if (lease.replicas.size() == request.replicas && attach_all(lease, slice)) {
       vm->slices[id] = slice;
@@ -232,6 +260,7 @@ void SimulatedPool::take_grant(SimulatedHost& host, const GrantSlices& request, 
       ++grants_;
     } else {
       release.slices.push_back(lease.slice);
+      vm->released.insert(id);
     }
   }
   if (!confirm.slices.empty()) send(from, confirm);
@@ -261,7 +290,9 @@ void SimulatedPool::take_renewal(SimulatedHost& host, const RenewLeases& request
   for (const SliceLease& lease : answer.leases) {
     const auto found = vm->slices.find(static_cast<std::uint64_t>(lease.slice));
     if (found == vm->slices.end()) {
-      if (release.slices.size() < kMostSlicesPerRequest) release.slices.push_back(lease.slice);
+      if (release.slices.size() == kMostSlicesPerRequest) continue;
+      release.slices.push_back(lease.slice);
+      vm->released.insert(static_cast<std::uint64_t>(lease.slice));
     } else if (!found->second.confirmed && confirm.slices.size() < kMostSlicesPerRequest) {
       confirm.slices.push_back(lease.slice);
     }
@@ -285,7 +316,7 @@ void SimulatedPool::take_sync(SimulatedHost& host, const SyncAnswer& answer) {
     if (vm_of(host, stray) == nullptr && std::ranges::find(host.gone, stray) == host.gone.end())
       host.gone.push_back(stray);
   for (const Task& task : answer.tasks)
-    if (SimulatedVm* const vm = vm_of(host, task.holder); vm != nullptr && !chance(30)) do_task(host, *vm, task);
+    if (SimulatedVm* const vm = vm_of(host, task.holder); vm != nullptr && !chance(10)) do_task(host, *vm, task);
 }
 
 void SimulatedPool::do_task(SimulatedHost& host, SimulatedVm& vm, const Task& task) {
@@ -301,13 +332,15 @@ void SimulatedPool::do_task(SimulatedHost& host, SimulatedVm& vm, const Task& ta
       if (slice.content != 0 && whole_copies(slice, id, task.server) == 0) return;  // never the last one
       slice.copies.erase(copy);
     }
+  } else if (vm.given_up.contains({id, task.server, epoch})) {
+    report.done = false;
   } else if (copy == slice.copies.end() || copy->second.epoch < epoch) {
     SimulatedServer& server = servers_.at(task.server);
     bool full = false;
     const bool room = slice.copies.size() < kMostReplicasPerSlice || copy != slice.copies.end();
     const bool readable = slice.content == 0 || whole_copies(slice, id, task.server) > 0;
     report.done = room && readable && !chance(5) && server.attach(task.lease->claims, task.lease->boot, full);
-    if (full) fail("server " + task.server + " has no room for a copy that it was chosen for");
+    if (full && !misled_) fail("server " + task.server + " has no room for a copy that it was chosen for");
     if (report.done) {
       server.reach(id, epoch, task.lease->boot)->content = slice.content;
       slice.copies[task.server] = {epoch, task.lease->boot, false};

@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "pool/controller/core/core.h"
@@ -59,6 +60,8 @@ struct SimulatedVm {
   bool forgotten = false;    // an operator said so: what it has may be taken
   std::map<std::uint64_t, SimulatedSlice> slices;
   std::uint64_t give_back = 0;
+  std::set<std::tuple<std::uint64_t, std::string, std::uint64_t>> given_up;  // replicas: slice, server, epoch
+  std::set<std::uint64_t> released;  // never used again, whatever an answer says that was under way
 };
 
 struct SimulatedHost {
@@ -91,6 +94,9 @@ class SimulatedPool {
   void settle();  // faults are over: what is under way comes to its end
   // What is wrong; empty as long as all is well.
   const std::string& wrong() const { return wrong_; }
+
+  // The last lines of the history, for whoever looks into a failure.
+  std::string told();
 
   Core& core() { return *core_; }
   const std::map<std::string, std::string>& records() const { return store_; }
@@ -126,6 +132,8 @@ class SimulatedPool {
   void take_server(SimulatedServer& server, const ServerAnswer& answer);
   void free_at(SimulatedServer& server, const FreeCommand& command);
 
+  void give_up(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id, const std::string& server, std::uint64_t epoch);
+  void see_boots(SimulatedHost& host);
   void host_speaks(SimulatedHost& host);
   void host_acts(SimulatedHost& host);
   void take_sync(SimulatedHost& host, const SyncAnswer& answer);
@@ -159,6 +167,7 @@ class SimulatedPool {
   std::uint64_t loads_ = 0;
   std::uint64_t grants_ = 0;
   std::uint64_t copies_ = 0;
+  bool misled_ = false;
   std::string wrong_;
 };
 
