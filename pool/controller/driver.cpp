@@ -98,13 +98,12 @@ struct Controller::Impl {
     std::chrono::milliseconds pause = options.retry;
     while (!is_stopped()) {
       enter(ControllerPhase::kWaiting);
+      const MonoTime begun = clock.now();
       const Result<> outcome = lead_once();
-      if (outcome) {
-        pause = options.retry;
-        continue;
-      }
       if (is_stopped()) break;
-      fail(outcome.error());
+      if (!outcome) fail(outcome.error());
+      // Also after a leadership that was over at once: a full disk lets it read and not write.
+      if (clock.now() - begun > options.retry_at_most) pause = options.retry;
       std::unique_lock guard(mutex);
       wake.wait_for(guard, pause, [this] { return stopped; });
       pause = std::min(pause * 2, options.retry_at_most);

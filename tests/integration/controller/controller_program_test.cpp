@@ -5,8 +5,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "tests/integration/controller/controller_process.h"
+#include "tests/support/small_tmpfs.h"
 
 namespace tidepool::pool::controller {
 namespace {
@@ -126,6 +128,34 @@ TEST(ControllerProgram, RefusesADamagedDatabaseAndTakesABackupInstead) {
   ASSERT_TRUE(controller.start());
   EXPECT_TRUE(has_tenant(controller, "one"));
   EXPECT_FALSE(has_tenant(controller, "two"));
+}
+
+TEST(ControllerProgram, GoesOnWhenAFullDiskHasRoomAgain) {
+  const tests::SmallTmpfs disk("size=2m");
+  if (!disk.mounted()) GTEST_SKIP() << "mounting a tmpfs needs root";
+  ControllerProcess controller({{"state.file", "\"" + (disk / "state.db") + "\""}});
+  ASSERT_TRUE(controller.start());
+  controller.ask_until_answered(tenant("before"));
+  const std::string ballast = disk / "ballast";
+  std::ofstream(ballast) << std::string(4 << 20, 'x');
+  std::string why;
+  std::set<std::string> acknowledged;
+  for (int i = 0; i < 10'000 && why.empty(); ++i) {
+    const std::string name = "tenant-" + std::to_string(i);
+    const Result<Answer> answer = controller.ask(tenant(name));
+    if (answer) acknowledged.insert(name);
+    if (!answer) why = answer.error().message();
+  }
+  EXPECT_TRUE(has(why, "state.db") && has(why, "make room")) << why;
+  // What is there can be read meanwhile.
+  EXPECT_TRUE(has_tenant(controller, "before"));
+  EXPECT_GE(controller.metric("tidepool_controller_commit_failures_total"), 1);
+  std::filesystem::remove(ballast);
+  controller.ask_until_answered(tenant("after"));
+  acknowledged.insert("after");
+  controller.kill_hard();
+  ASSERT_TRUE(controller.start());
+  for (const std::string& each : acknowledged) EXPECT_TRUE(has_tenant(controller, each)) << each;
 }
 
 TEST(ControllerProgram, TakesOverWhatMayChange) {
