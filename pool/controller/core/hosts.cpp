@@ -9,6 +9,7 @@ namespace {
 
 using enum Refusal::Code;
 
+constexpr std::size_t kMostServersToldUnasked = 64;
 constexpr std::size_t kMostCandidates = 10'000;  // hosts whose agents said a first word and no second
 
 tl::expected<void, Refusal> check(const SyncHost& request) {
@@ -241,6 +242,18 @@ std::uint64_t milliseconds_left(const State& state, const Vm& vm) {
   return left.count() <= 0 ? 0 : static_cast<std::uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
 }
 
+void answer_servers(const State& state, const Host& host, SyncAnswer& answer) {
+  std::set<std::uint32_t> numbers;
+  for (const auto& [name, vm] : host.vms)
+    for (const LifeRecord& life : vm.record.lives)
+      for (const auto& [number, replicas] : state.lives.at(life.holder).servers) numbers.insert(number);
+  const bool all = state.servers.size() <= kMostServersToldUnasked;
+  for (const auto& [name, server] : state.servers)
+    if (all || numbers.contains(server.record.number))
+      answer.servers.push_back({name, server.record.address, server.record.domain, server.record.boot, server.state,
+                                server.record.draining});
+}
+
 void answer_vms(State& state, Host& host, SyncAnswer& answer) {
   for (auto& [name, vm] : host.vms) {
     const Life* const life = vm.present ? state.current(vm) : nullptr;
@@ -297,9 +310,7 @@ Handled handle(State& state, const SyncHost& request) {
 
   answer.epoch = host.record.epoch;
   answer.sync_ms = static_cast<std::uint64_t>(state.config.sync.count());
-  for (const auto& [name, server] : state.servers)
-    answer.servers.push_back(
-        {name, server.record.address, server.record.domain, server.record.boot, server.state, server.record.draining});
+  answer_servers(state, host, answer);
   answer_vms(state, host, answer);
   answer.tasks = tasks_of(state, host);
   answer.strays = host.strays;

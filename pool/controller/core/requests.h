@@ -183,7 +183,7 @@ struct SyncAnswer {
   std::uint64_t sync_ms = 0;
   std::uint64_t lease_ms = 0;  // of new tokens
   Bytes slice_bytes;
-  std::vector<PoolServer> servers;
+  std::vector<PoolServer> servers;  // of a large pool only those that this host's slices are at
   std::vector<VmShare> vms;
   std::vector<Task> tasks;          // all that are to be done now; one that is missing is to be left
   std::vector<TaskReport> refused;  // of those reported done: the replica is fenced, it is not in force
@@ -221,7 +221,9 @@ struct ConfirmAnswer {
   std::vector<SliceStatus> slices;  // only kHeld may be used
 };
 
-// POST /v1/hosts/{name}/renewals. No slices given: all of the holder's, in the order of ids, those above `after`.
+// POST /v1/hosts/{name}/renewals. No slices given: all of the holder's, in the order of ids, those above `after`. By
+// that an agent that began anew learns what it has: slices that it does not know it releases, and a copy that was under
+// way and is not listed any more is not in force.
 struct RenewLeases {
   std::string host;
   std::uint64_t epoch = 0;

@@ -244,7 +244,7 @@ TEST_F(ControlledPoolTest, WhileTheControllerIsAwayPagesAreReadAndNothingIsLost)
 TEST_F(ControlledPoolTest, AVmIsResizedBackAndForthUnderLoad) {
   std::mt19937_64 random(7);
   fill(10);
-  for (int round = 0; round < 3; ++round) {
+  for (int round = 0; round < 2; ++round) {
     controller_.ask<PlanAnswer>(
         SetVm{.host = "host-1", .vm = "vm", .bounds = {.reservation = {}, .limit = Bytes{16u << 20}, .weight = {}}});
     while (pages_.size() < 3000) ASSERT_TRUE(await([&] { return write(++seed_) == PageStatus::kOk; })) << why();

@@ -1,8 +1,9 @@
 // Every index and sum of a state, counted anew from its records.
+#include "tests/unit/pool/controller/audit.h"
+
 #include <algorithm>
 
 #include "pool/controller/core/state.h"
-#include "tests/unit/pool/controller/simulated_pool.h"
 
 namespace tidepool::pool::controller {
 namespace {

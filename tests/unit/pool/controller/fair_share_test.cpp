@@ -8,28 +8,13 @@
 #include <numeric>
 
 #include "pool/controller/core/spread.h"
+#include "tests/unit/pool/controller/slow_shares.h"
 
 namespace tidepool::pool::controller {
 namespace {
 
 double sum(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
-}
-
-// By bisection of the level.
-std::vector<double> slow_fill(double amount, const std::vector<ShareBounds>& members) {
-  const auto at = [&](double level) {
-    std::vector<double> amounts;
-    for (const ShareBounds& each : members) amounts.push_back(std::clamp(level * each.weight, each.lower, each.upper));
-    return amounts;
-  };
-  double low = 0;
-  double high = 1e12;
-  for (int i = 0; i < 200; ++i) {
-    const double middle = (low + high) / 2;
-    (sum(at(middle)) < amount ? low : high) = middle;
-  }
-  return at(low);
 }
 
 // Every VM rises by its weight, a little at a time, until a bound stops it: its own, its host's, or the pool's. For one
@@ -160,35 +145,6 @@ ShareProblem random_problem(Random& random, unsigned tenants, bool bounded_hosts
   }
   problem.capacity = static_cast<double>(random.below(1500));
   return problem;
-}
-
-// Bisection within bisection: the level of tenants, and of VMs within each.
-std::vector<double> slow_tree(const ShareProblem& problem) {
-  std::vector<ShareBounds> tenants;
-  std::vector<std::vector<ShareBounds>> members(problem.tenants.size());
-  for (const ShareMember& each : problem.members) {
-    const double upper = std::min(each.limit, each.demand);
-    members[each.tenant].push_back({std::min(each.reservation, upper), upper, each.weight});
-  }
-  for (std::size_t t = 0; t < problem.tenants.size(); ++t) {
-    double lower = 0;
-    double upper = 0;
-    for (const ShareBounds& each : members[t]) lower += each.lower, upper += each.upper;
-    upper = std::min(upper, problem.tenants[t].limit);
-    tenants.push_back(
-        {std::min(upper, std::max(lower, problem.tenants[t].reservation)), upper, problem.tenants[t].weight});
-  }
-  double lowers = 0;
-  for (const ShareBounds& each : tenants) lowers += each.lower;
-  if (lowers > problem.capacity)
-    for (ShareBounds& each : tenants) each = {0, each.lower, each.weight};
-  const std::vector<double> of_tenant = slow_fill(problem.capacity, tenants);
-  std::vector<std::vector<double>> of_member;
-  for (std::size_t t = 0; t < tenants.size(); ++t) of_member.push_back(slow_fill(of_tenant[t], members[t]));
-  std::vector<std::size_t> next(tenants.size());
-  std::vector<double> amounts;
-  for (const ShareMember& each : problem.members) amounts.push_back(of_member[each.tenant][next[each.tenant]++]);
-  return amounts;
 }
 
 TEST(FairShares, OfTenantsMatchTheSlowSolver) {

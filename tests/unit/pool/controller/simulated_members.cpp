@@ -293,8 +293,16 @@ void SimulatedPool::take_renewal(SimulatedHost& host, const RenewLeases& request
       if (release.slices.size() == kMostSlicesPerRequest) continue;
       release.slices.push_back(lease.slice);
       vm->released.insert(static_cast<std::uint64_t>(lease.slice));
-    } else if (!found->second.confirmed && confirm.slices.size() < kMostSlicesPerRequest) {
-      confirm.slices.push_back(lease.slice);
+    } else if (!found->second.confirmed) {
+      if (confirm.slices.size() < kMostSlicesPerRequest) confirm.slices.push_back(lease.slice);
+    } else {
+      // A copy whose task was given up while its agent began anew.
+      std::erase_if(found->second.copies, [&](const auto& each) {
+        const bool listed =
+            std::ranges::find(lease.replicas, each.first, &ReplicaLease::server) != lease.replicas.end();
+        if (!listed && !each.second.settled) give_up(host, *vm, found->first, each.first, each.second.epoch);
+        return !listed && !each.second.settled;
+      });
     }
   }
   const std::string from = host.name + "#" + std::to_string(host.agents);

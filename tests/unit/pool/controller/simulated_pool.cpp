@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pool/controller/core/state.h"
+#include "tests/unit/pool/controller/audit.h"
 
 namespace tidepool::pool::controller {
 namespace {
@@ -363,7 +364,7 @@ void SimulatedPool::check_records() {
 void SimulatedPool::check() {
   if (random_.below(4) == 0)
     if (const std::string found = audit(core_->state()); !found.empty()) fail(found);
-  if (random_.below(40) == 0) check_records();
+  if (random_.below(60) == 0) check_records();
   for (const auto& [id, slice] : core_->state().slices)
     if (owners_.try_emplace(id, slice.record.holder).first->second != slice.record.holder)
       fail("slice " + std::to_string(id) + " has another holder than it had");

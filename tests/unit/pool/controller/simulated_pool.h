@@ -171,7 +171,4 @@ class SimulatedPool {
   std::string wrong_;
 };
 
-// What of a state contradicts its records; empty: nothing.
-std::string audit(const State& state);
-
 }  // namespace tidepool::pool::controller
