@@ -255,6 +255,11 @@ TEST_F(EtcdStoreTest, PassesLeadershipOnWhenTheLeaderIsKilled) {
     }
     ::_exit(0);
   }
+  const auto etcd = gateway();
+  EXPECT_TRUE(await([&] {
+    const auto found = etcd->read(prefix_ + "records/child");
+    return found && found->has_value();
+  }));
   const auto next = make(shared("next"));
   Result<> led;
   std::thread waiting([&] { led = next->lead(); });

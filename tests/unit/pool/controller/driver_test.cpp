@@ -315,7 +315,7 @@ TEST_F(Driver, EndsWithoutLettingAnybodyWait) {
     });
   }
   EXPECT_TRUE(await([&] { return shelf_.somebody_waits(); }));
-  std::thread ending([&] { controller.reset(); });
+  std::thread ending([&] { controller->end(); });
   for (std::thread& each : clients) each.join();
   ending.join();
   EXPECT_EQ(ended, 4);
