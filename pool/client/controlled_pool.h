@@ -28,7 +28,7 @@ struct ControlledPoolOptions {
   // How much could come home now, for the controller to know. Any thread; none: nothing is said.
   std::function<Bytes()> spare{};
   // Between two looks at the stores. A call to the controller is made when there is something to say.
-  std::chrono::milliseconds tick{100};
+  std::chrono::milliseconds tick{250};
 };
 
 std::unique_ptr<Pool> make_controlled_pool(ControlledPoolOptions options);

@@ -25,7 +25,7 @@ class ControllerProcess {
     file << "schema = 1\nname = \"c1\"\napi.socket = \"" << socket() << "\"\napi.audit_log = \"\"\nstate.file = \""
          << (folder_ / "state.db")
          << "\"\nslices.size = \"4MiB\"\nservers.heartbeat = \"200ms\"\nservers.suspect_after = \"1s\"\n"
-            "servers.lost_after = \"3s\"\nhosts.sync = \"200ms\"\nhosts.silent_after = \"10s\"\nleases.time = \"10s\"\n"
+            "servers.lost_after = \"3s\"\nhosts.sync = \"200ms\"\nhosts.silent_after = \"10s\"\nleases.time = \"5s\"\n"
             "leases.confirm_time = \"10s\"\nshares.interval = \"100ms\"\nshares.buffer = \"0%\"\n";
   }
   ~ControllerProcess() {
