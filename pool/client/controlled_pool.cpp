@@ -87,6 +87,7 @@ class ControlledPool final : public RemotePool {
   std::map<std::string, ServerState> states_;
   std::size_t tasks_ = 0;  // in the last answer
   std::uint64_t epoch_ = 0;
+  bool usable_ = true;     // the controller's slices are of the size that the stores have
   bool compared_ = false;  // with this epoch
   std::uint64_t requests_ = 0;
   MonoTime sync_at_{};
@@ -269,7 +270,7 @@ void ControlledPool::tend(const Vm& vm) {
         ReleaseSlices{.host = options_.host, .epoch = epoch_, .holder = store.holder(), .slices = slices});
     if (answer) holdings.released(*answer);
   }
-  const std::uint32_t wanted = holdings.wants(clock().now());
+  const std::uint32_t wanted = usable_ ? holdings.wants(clock().now()) : 0;
   if (wanted == 0) return;
   Refusal refusal;
   // An answer that is lost makes slices that nobody confirms: they go back by themselves.
@@ -326,8 +327,8 @@ bool ControlledPool::sync(const std::vector<Vm>& vms) {
   }
   told_ = request.tasks.size();
   // What is left out is told the next time: by then what was told is understood.
-  if (request.lost.size() > kMostSlicesPerRequest) request.lost.resize(kMostSlicesPerRequest);
-  if (request.tasks.size() > kMostSlicesPerRequest) request.tasks.resize(kMostSlicesPerRequest);
+  if (request.lost.size() > kMostReports) request.lost.resize(kMostReports);
+  if (request.tasks.size() > kMostReports) request.tasks.resize(kMostReports);
   {
     const std::lock_guard lock(mutex_);
     request.gone = gone_;
@@ -352,12 +353,14 @@ void ControlledPool::take(const SyncAnswer& answer, const std::vector<Vm>& vms) 
   figures_.held = figures_.share = figures_.to_give_back = {};
   figures_.refusal.clear();
   figures_.unknown_slices = 0;
-  if (answer.slice_bytes != options_.store.slice) {
+  const bool usable = answer.slice_bytes == options_.store.slice;
+  if (!usable) {
     figures_.refusal = "the controller's slices have " + std::to_string(answer.slice_bytes.value) +
                        " bytes: set pool.servers.slice to that and restart the agent";
-    spdlog::error("msg=\"no slices can be used\" error=\"{}\"", figures_.refusal);
-    return;
+    if (usable_) spdlog::error("msg=\"no slices can be used\" error=\"{}\"", figures_.refusal);
   }
+  usable_ = usable;
+  if (!usable_) return;
   // Servers have come or gone, or copies were made: who counts what may have changed.
   std::map<std::string, ServerState> states;
   for (const PoolServer& server : answer.servers) states[server.name] = server.state;
