@@ -131,7 +131,7 @@ bool sources_are_free(const State& state, const Slice& slice) {
 void join(State& state, Slice& slice, std::uint32_t number, std::uint32_t leaves) {
   state.change(slice, [&](SliceRecord& record) {
     for (ReplicaRecord& replica : record.replicas)
-      if (replica.server == leaves) replica.phase = ReplicaPhase::kMoving;
+      if (replica.server == leaves && replica.phase == ReplicaPhase::kInForce) replica.phase = ReplicaPhase::kMoving;
     ++record.epoch;
     record.replicas.push_back(
         {number, state.by_number.at(number)->record.generation, record.epoch, ReplicaPhase::kJoining});
@@ -190,7 +190,9 @@ void plan_balance(State& state) {
     Slice& slice = (each++)->second;
     state.balance_at = slice.record.id + 1;
     const Host& host = *slice.life->vm->host;
-    if (slice.record.phase != SlicePhase::kHeld || slice.need != Need::kNothing || slice.copying ||
+    const bool whole = std::ranges::all_of(
+        slice.record.replicas, [](const ReplicaRecord& replica) { return replica.phase == ReplicaPhase::kInForce; });
+    if (slice.record.phase != SlicePhase::kHeld || !whole || slice.need != Need::kNothing || slice.copying ||
         !hears(state, host) || host.copies >= state.config.copies_per_host ||
         slice.record.replicas.size() != slice.record.wanted || slice.record.wanted >= kMostReplicasPerSlice ||
         !sources_are_free(state, slice))

@@ -45,6 +45,25 @@ std::string describe_needy(const State& state) {
 
 }  // namespace
 
+// What holders have of slices with too few copies, by their own account.
+std::string SimulatedPool::describe_copies() {
+  std::string text;
+  for (auto& [name, host] : hosts_) {
+    text += "\n  " + name + " epoch " + std::to_string(host.epoch) + ", lost " + std::to_string(host.lost.size()) +
+            ", reports " + std::to_string(host.reports.size());
+    for (SimulatedVm& vm : host.vms) {
+      for (auto& [id, slice] : vm.slices) {
+        if (slice.copies.size() >= shape_.replicas) continue;
+        text += "; " + vm.name + " " + std::to_string(id) + (slice.confirmed ? "" : " (not confirmed)");
+        for (const auto& [server, copy] : slice.copies)
+          text += " " + server + "/" + std::to_string(copy.epoch) + (copy.settled ? "" : " filling") +
+                  (servers_.at(server).reach(id, copy.epoch, copy.boot) == nullptr ? " gone" : "");
+      }
+    }
+  }
+  return text;
+}
+
 SimulatedPool::SimulatedPool(const PoolShape& shape, std::uint64_t seed)
     : shape_(shape), random_(seed), config_(simulated_config(shape)) {
   context_.now = MonoTime{std::chrono::hours(1)};
@@ -324,7 +343,7 @@ void SimulatedPool::settle() {
   const State& state = core_->state();
   if (state.totals.offered + state.totals.releasing > 0) return fail("something is never ended");
   if (state.totals.copying + state.totals.to_copy + state.totals.under_replicated > state.totals.lost)
-    return fail("something is never copied: " + describe_needy(state));
+    return fail("something is never copied: " + describe_needy(state) + describe_copies());
   for (const auto& [name, server] : servers_) {
     std::set<std::uint64_t> has;
     for (const auto& [id, held] : server.slices) has.insert(id);

@@ -147,6 +147,7 @@ class SimulatedPool {
   void release(SimulatedHost& host, SimulatedVm& vm, std::uint64_t id);
   bool attach_all(const SliceLease& lease, SimulatedSlice& slice);
   SimulatedVm* vm_of(SimulatedHost& host, const HolderId& holder);
+  std::string describe_copies();
   unsigned whole_copies(SimulatedSlice& slice, std::uint64_t id, const std::string& but);
 
   void disturb();
