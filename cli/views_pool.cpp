@@ -182,7 +182,8 @@ std::string pool_plan_view(const json::value& document, bool) {
   if (const auto slices = number_at(document, "slices_to_copy"); slices != 0)
     text += "to copy: " + std::to_string(slices) + " slices\n";
   if (!flag_at(document, "possible")) text = "NO\n" + text;
-  return text.empty() ? "nothing to change\n" : text;
+  if (text.empty()) return flag_at(document, "done") ? "done\n" : "nothing to change\n";
+  return text;
 }
 
 }  // namespace tidepool::cli
