@@ -7,11 +7,6 @@
 namespace tidepool::pool::controller {
 namespace {
 
-// More than can have been given since the backup.
-constexpr std::uint64_t kSlicesAhead = std::uint64_t{1} << 32;
-constexpr std::uint64_t kEpochsAhead = std::uint64_t{1} << 32;
-constexpr std::uint32_t kServersAhead = 1 << 16;
-
 Result<> check(const std::string& backup) {
   // Of the records themselves; what the configuration says of them is for the controller's start.
   CoreConfig config;
@@ -27,12 +22,9 @@ Result<> check(const std::string& backup) {
 
 Result<std::string> raised(std::string_view key, std::string_view value) {
   if (key != key_of(NextRecord{})) return std::string(value);
-  Result<NextRecord> next = decode<NextRecord>(key, value);
+  const Result<NextRecord> next = decode<NextRecord>(key, value);
   if (!next) return Failure(next.error());
-  next->slice += kSlicesAhead;
-  next->epoch += kEpochsAhead;
-  next->server += kServersAhead;
-  return encode(*next);
+  return encode(raised_for_restore(*next));
 }
 
 }  // namespace

@@ -122,7 +122,10 @@ Result<std::vector<StateChange>> Core::begin(const Context& context) {
     return failure(std::errc::invalid_argument, "use", "slices of " + size_text(state.config.slice_bytes),
                    "the pool's have " + size_text(Bytes{state.cluster.slice_bytes}) + ": set slice_size to that");
   if (fresh || resized) {
-    if (fresh) state.cluster.cluster = state.config.cluster;
+    if (fresh) {
+      state.cluster.cluster = state.config.cluster;
+      state.next = first_numbers(state.cluster.cluster);
+    }
     state.cluster.slice_bytes = state.config.slice_bytes.value;
     state.save(state.cluster);
     state.save(state.next);

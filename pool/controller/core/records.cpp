@@ -8,6 +8,7 @@ namespace tidepool::pool::controller {
 namespace {
 
 constexpr std::size_t kMostLives = 4096;
+constexpr unsigned kSliceCountBits = 40;  // of a slice's number; above it: the cluster
 constexpr std::size_t kMostStoredText = 4096;
 
 std::string hex16(std::uint64_t value) {
@@ -170,6 +171,7 @@ void fields(Io& io, auto& record, const ClusterRecord*) {
 template <class Io>
 void fields(Io& io, auto& record, const NextRecord*) {
   io(record.slice), io(record.epoch), io(record.server);
+  io(record.first_slice), io(record.unknown_from), io(record.unknown_to);
 }
 template <class Io>
 void fields(Io& io, auto& record, const TenantRecord*) {
@@ -215,6 +217,23 @@ std::string encoded(const Record& record) {
 std::string key_of(const ClusterRecord&) {
   return "meta/cluster";
 }
+NextRecord first_numbers(std::string_view cluster) {
+  std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a
+  for (const char each : cluster) hash = (hash ^ static_cast<unsigned char>(each)) * 0x100000001b3ull;
+  NextRecord next;
+  next.first_slice = next.slice = ((hash ^ hash >> 32) & 0x7fffff) << kSliceCountBits | 1;
+  return next;
+}
+
+NextRecord raised_for_restore(NextRecord next) {
+  if (!next.restored()) next.unknown_from = next.slice;
+  next.slice += std::uint64_t{1} << 32;
+  next.epoch += std::uint64_t{1} << 32;
+  next.server += 1 << 16;
+  next.unknown_to = next.slice;
+  return next;
+}
+
 std::string key_of(const NextRecord&) {
   return "meta/next";
 }

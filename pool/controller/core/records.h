@@ -30,7 +30,22 @@ struct NextRecord {
   std::uint64_t slice = 1;
   std::uint64_t epoch = 1;  // of hosts
   std::uint32_t server = 1;
+  // Slices of other numbers than those from here on were given by another cluster, whose records are gone.
+  std::uint64_t first_slice = 1;
+  // After a restore: slices of these numbers may have been given between the backup and the restore. Empty: none was.
+  std::uint64_t unknown_from = 0;
+  std::uint64_t unknown_to = 0;
+
+  bool restored() const { return unknown_to != 0; }
+  // Whether these records would have that slice if it were held: one that they have not may be freed.
+  bool would_know(std::uint64_t slice_id) const {
+    return slice_id >= first_slice && slice_id < slice && !(slice_id >= unknown_from && slice_id < unknown_to);
+  }
 };
+// Of a cluster that begins: numbers of slices that no other cluster has given.
+NextRecord first_numbers(std::string_view cluster);
+// What a backup's counters become when it is restored: far above all that can have been given since.
+NextRecord raised_for_restore(NextRecord next);
 
 // Of a VM, a tenant or a host; in bytes.
 struct BoundsRecord {

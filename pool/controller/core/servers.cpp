@@ -10,8 +10,10 @@ namespace {
 constexpr std::uint64_t kAboveAll = std::uint64_t{1} << 40;
 constexpr int kBetweenLists = 15;  // heartbeats, at least
 
-// What a server has, and by the records has not. What nobody holds is freed. Of a slice that is held it may be a copy
-// that the holder still reads, after two servers took turns with one name: the holder is asked to let it go.
+// What a server has, and by the records has not. What nobody holds is freed, unless these records may just not know:
+// given by a cluster whose records are gone, or after the backup that was restored. That stays until the server begins
+// anew. Of a slice that is held it may be a copy that the holder still reads, after two servers took turns with one
+// name: the holder is asked to let it go.
 void settle_orphans(State& state, Server& server) {
   for (auto each = server.orphans.begin(); each != server.orphans.end();) {
     const auto id = each->first;
@@ -19,11 +21,14 @@ void settle_orphans(State& state, Server& server) {
     if (orphan.below != 0) continue;
     const auto found = state.slices.find(id);
     if (found == state.slices.end()) {
-      orphan.below = kAboveAll;
+      if (state.next.would_know(id)) orphan.below = kAboveAll;
       continue;
     }
     Slice& slice = found->second;
-    if (slice.record.phase == SlicePhase::kReleasing || orphan.epoch > slice.record.epoch) {
+    // A copy with a token that the records do not have: made after the backup that was restored.
+    const bool later = orphan.epoch > slice.record.epoch;
+    if (later && slice.record.phase != SlicePhase::kReleasing && state.next.restored()) continue;
+    if (slice.record.phase == SlicePhase::kReleasing || later) {
       orphan.below = std::max(slice.record.epoch, orphan.epoch) + 1;
     } else if (slice.record.phase == SlicePhase::kHeld && slice.record.replicas.size() < kMostReplicaRecords) {
       if (state.budget() == 0) return;
@@ -138,6 +143,15 @@ Handled handle(State& state, const RegisterServer& request) {
                     size_text(request.capacity) +
                     (had > 0 ? "; began anew, " + std::to_string(had) + " replicas are gone" : ""));
   settle_orphans(state, server);
+  const auto kept = std::ranges::count_if(request.slices, [&](const ServerSlice& each) {
+    const auto orphan = server.orphans.find(static_cast<std::uint64_t>(each.slice));
+    return orphan != server.orphans.end() && orphan->second.below == 0 &&
+           (state.next.restored() || !state.next.would_know(orphan->first));
+  });
+  if (kept > 0)
+    state.event("slices-unknown", "server " + request.name,
+                std::to_string(kept) +
+                    " slices there may be held by VMs that these records do not know: kept until it " + "begins anew");
   return Answer{answer_to(state, server, false)};
 }
 
