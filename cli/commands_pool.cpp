@@ -45,7 +45,7 @@ tl::expected<json::object, std::string> bounds_document(const BoundsArguments& b
       return tl::unexpected("'" + bounds.weight + "' is not a weight: a number above 0");
     document["weight"] = weight;
   }
-  if (document.empty()) return tl::unexpected(std::string("nothing to change: give a bound"));
+  if (document.empty()) return tl::unexpected(std::string("nothing to change: give --size, --reservation, --limit or --weight"));
   return document;
 }
 
@@ -176,6 +176,11 @@ ExitCode run_pool_history(Session& session, const HistoryArguments& arguments) {
 }
 
 ExitCode run_pool_set_vm(Session& session, const std::string& vm, const BoundsArguments& bounds) {
+  // Before anybody is asked which VM is meant.
+  if (const auto document = bounds_document(bounds); !document) {
+    session.error(document.error());
+    return ExitCode::kUsage;
+  }
   Session controller = session.controller();
   const auto path = vm_path(controller, vm);
   if (!path) return path.error();
