@@ -8,8 +8,8 @@
 namespace tidepool::pool::controller {
 namespace {
 
-Context at(int seconds) {
-  return {MonoTime{std::chrono::hours(1) + std::chrono::seconds(seconds)}, 0, "test"};
+Context at(int second) {
+  return {MonoTime{std::chrono::hours(1) + std::chrono::seconds(second)}, 0, "test"};
 }
 
 SliceRecord some_slice() {
