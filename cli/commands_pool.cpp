@@ -45,7 +45,8 @@ tl::expected<json::object, std::string> bounds_document(const BoundsArguments& b
       return tl::unexpected("'" + bounds.weight + "' is not a weight: a number above 0");
     document["weight"] = weight;
   }
-  if (document.empty()) return tl::unexpected(std::string("nothing to change: give --size, --reservation, --limit or --weight"));
+  if (document.empty())
+    return tl::unexpected(std::string("nothing to change: give --size, --reservation, --limit or --weight"));
   return document;
 }
 
