@@ -13,7 +13,6 @@
 
 #include "base/quantity_text.h"
 #include "base/text.h"
-#include "kmod-interfaces/own_process.h"
 #include "pool/controller/api/routes.h"
 #include "pool/controller/controller_config.h"
 #include "pool/controller/controller_metrics.h"
@@ -25,6 +24,7 @@
 #include "service/log.h"
 #include "service/metrics_endpoint.h"
 #include "service/notify.h"
+#include "service/program.h"
 
 namespace tidepool::pool::controller {
 namespace {
@@ -230,17 +230,7 @@ class Service {
 };
 
 int serve(const std::string& path, ControllerConfig config) {
-  sigset_t signals;
-  ::sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals, number);
-  // Before any thread starts, so that all of them leave these to us.
-  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
-  start_log("tidepool-controller", config.log_level);
-  if (::geteuid() == 0)
-    spdlog::warn("msg=\"running as root, which a controller does not need: give it a user of its own\"");
-  if (const auto limit = kernel::raise_descriptor_limit(); !limit)
-    spdlog::warn("msg=\"few descriptors\" error={}", in_quotes(limit.error().message()));
+  const sigset_t signals = begin_service("tidepool-controller", "a controller", config.log_level);
   return Service(path, std::move(config)).run(signals);
 }
 
@@ -257,46 +247,28 @@ int restore(const ControllerConfig& config, const std::string& backup) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"tidepool-controller: leases the memory of memory servers to VMs, and moves it between them.",
-               "tidepool-controller"};
-  std::string path;
+  const ProgramDescription program{
+      "tidepool-controller",
+      "leases the memory of memory servers to VMs, and moves it between them.",
+      "the configuration and the certificates",
+      "\n  tidepool-controller --restore /var/backups/tidepool.db",
+      kDefaultConfig,
+      TIDEPOOL_VERSION,
+  };
   std::string backup;
-  bool check = false;
-  app.add_option("--config", path, std::string("Configuration file (default ") + kDefaultConfig + ")");
-  CLI::Option* check_flag = app.add_flag("--check-config", check,
-                                         "Check the configuration and the certificates, say what is wrong, and exit");
-  app.add_option("--restore", backup,
-                 "Replace all records by those of this backup, and exit; no controller may be running with them")
-      ->excludes(check_flag);
-  app.add_flag(
-      "--version",
-      [](std::int64_t) -> void {
-        std::cout << "tidepool-controller " << TIDEPOOL_VERSION << "\n";
-        throw CLI::Success();
-      },
-      "Print the version and exit");
-  std::string positional;
-  app.add_option("file", positional, "Configuration file (with --check-config)")->needs(check_flag);
-  app.footer(
-      "Examples:\n  tidepool-controller --config /etc/tidepool/controller.toml\n  tidepool-controller --check-config "
-      "/etc/tidepool/controller.toml\n  tidepool-controller --restore /var/backups/tidepool.db");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : 2;
-  }
-  if (!positional.empty() && !path.empty()) {
-    std::cerr << "tidepool-controller: name one configuration file, not two\n";
-    return 2;
-  }
-  if (path.empty()) path = positional.empty() ? kDefaultConfig : positional;
-  path = std::filesystem::absolute(path).lexically_normal().string();
+  int status = 0;
+  const auto line = parse_program_line(argc, argv, program, status, [&](CLI::App& app, CLI::Option* check) {
+    app.add_option("--restore", backup,
+                   "Replace all records by those of this backup, and exit; no controller may be running with them")
+        ->excludes(check);
+  });
+  if (!line) return status;
+  const std::string& path = line->config;
   std::vector<config::ConfigProblem> problems;
   std::optional<ControllerConfig> loaded = load(path, problems);
   for (const auto& problem : problems) std::cerr << problem.text(path) << "\n";
   if (!loaded) return 1;
-  if (check) {
+  if (line->check) {
     std::cout << path << ": ok\n";
     return 0;
   }

@@ -4,7 +4,6 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <filesystem>
 #include <iostream>
@@ -12,7 +11,6 @@
 #include <optional>
 
 #include "base/quantity_text.h"
-#include "kmod-interfaces/own_process.h"
 #include "pool/protocol/key_file.h"
 #include "pool/server/memd_config.h"
 #include "pool/server/memd_metrics.h"
@@ -21,6 +19,7 @@
 #include "service/log.h"
 #include "service/metrics_endpoint.h"
 #include "service/notify.h"
+#include "service/program.h"
 
 namespace tidepool::pool::server {
 namespace {
@@ -186,57 +185,28 @@ class Service {
 };
 
 int serve(const std::string& path, Loaded loaded) {
-  sigset_t signals;
-  ::sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals, number);
-  // Before any thread starts, so that all of them leave these to us.
-  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
-  start_log("tidepool-memd", loaded.config.log_level);
-  if (::geteuid() == 0)
-    spdlog::warn("msg=\"running as root, which a memory server does not need: give it a user of its own\"");
-  if (const auto limit = kernel::raise_descriptor_limit(); !limit)
-    spdlog::warn("msg=\"few descriptors\" error={}", in_quotes(limit.error().message()));
+  const sigset_t signals = begin_service("tidepool-memd", "a memory server", loaded.config.log_level);
   return Service(path, std::move(loaded)).run(signals);
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"tidepool-memd: lends memory of this host to Tidepool's agents on other hosts, or on this one.",
-               "tidepool-memd"};
-  std::string path;
-  bool check = false;
-  app.add_option("--config", path, std::string("Configuration file (default ") + kDefaultConfig + ")");
-  CLI::Option* check_flag =
-      app.add_flag("--check-config", check, "Check the configuration and the key file, say what is wrong, and exit");
-  app.add_flag(
-      "--version",
-      [](std::int64_t) -> void {
-        std::cout << "tidepool-memd " << TIDEPOOL_VERSION << "\n";
-        throw CLI::Success();
-      },
-      "Print the version and exit");
-  std::string positional;
-  app.add_option("file", positional, "Configuration file (with --check-config)")->needs(check_flag);
-  app.footer(
-      "Examples:\n  tidepool-memd --config /etc/tidepool/memd.toml\n  tidepool-memd --check-config "
-      "/etc/tidepool/memd.toml");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : 2;
-  }
-  if (!positional.empty() && !path.empty()) {
-    std::cerr << "tidepool-memd: name one configuration file, not two\n";
-    return 2;
-  }
-  if (path.empty()) path = positional.empty() ? kDefaultConfig : positional;
-  path = std::filesystem::absolute(path).lexically_normal().string();
+  const ProgramDescription program{
+      "tidepool-memd",
+      "lends memory of this host to Tidepool's agents on other hosts, or on this one.",
+      "the configuration and the key file",
+      "",
+      kDefaultConfig,
+      TIDEPOOL_VERSION,
+  };
+  int status = 0;
+  const auto line = parse_program_line(argc, argv, program, status);
+  if (!line) return status;
+  const std::string& path = line->config;
   std::vector<config::ConfigProblem> problems;
   std::optional<Loaded> loaded = load(path, problems);
   for (const auto& problem : problems) std::cerr << problem.text(path) << "\n";
   if (!loaded) return 1;
-  if (check) {
+  if (line->check) {
     std::cout << path << ": ok\n";
     return 0;
   }
