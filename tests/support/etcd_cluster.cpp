@@ -11,6 +11,7 @@ namespace tidepool::tests {
 namespace {
 
 constexpr const char* kProgram = "/usr/bin/etcd";
+constexpr std::size_t kMostSaid = 8192;
 
 std::string local_url(int port) {
   return "http://127.0.0.1:" + std::to_string(port);
@@ -52,6 +53,15 @@ void EtcdCluster::start(unsigned member, bool anew) {
 
 bool EtcdCluster::healthy(unsigned member) const {
   return http_get(members_[member].client_port, "/health").find("\"health\":\"true\"") != std::string::npos;
+}
+
+std::string EtcdCluster::said() const {
+  std::string all;
+  for (unsigned i = 0; i < members_.size(); ++i) {
+    const std::string log = read_file(folder_ / ("err" + std::to_string(i)));
+    all += "--- m" + std::to_string(i) + "\n" + log.substr(log.size() - std::min(log.size(), kMostSaid));
+  }
+  return all;
 }
 
 std::vector<std::string> EtcdCluster::urls() const {

@@ -24,6 +24,8 @@ class EtcdCluster {
   // Empty: it answers. Otherwise what the members said.
   const std::string& trouble() const { return trouble_; }
   std::vector<std::string> urls() const;
+  // The end of every member's log.
+  std::string said() const;
   void signal(unsigned member, int number);
   void kill(unsigned member);     // -9, and gone when this returns
   void restart(unsigned member);  // with what it had
