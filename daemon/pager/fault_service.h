@@ -18,11 +18,13 @@ namespace tidepool::daemon {
 
 struct SpaceState {
   SpaceState(std::shared_ptr<PagedVm> v, std::shared_ptr<AddressSpace> s)
-      : vm(std::move(v)), space(std::move(s)), calls(space->pid) {}
+      : vm(std::move(v)), space(std::move(s)), calls(space->pid), pending(space->userfaultfd) {}
   std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   Prefetcher prefetcher;
   kernel::CallWatcher calls;
+  kernel::PendingFaults pending;
+  bool several_wait = false;  // a guess: more than one fault, whenever one does
   // The madvise calls that were seen before the events at hand were read; see Loop::read_space.
   kernel::AdviceCalls advice;
   MonoTime no_cause_since{};  // the address space is changing and nobody is seen to do it; MonoTime{}: it is not so

@@ -1,10 +1,13 @@
 // The pager against processes that write and verify their memory all the while.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 
+#include "base/mapping.h"
+#include "kmod-interfaces/pagemap.h"
 #include "tests/integration/pager/pager_case.h"
 
 namespace tidepool::daemon {
@@ -64,6 +67,21 @@ TEST(Pager, BringsEverythingHomeOnRelease) {
   EXPECT_EQ(process.mismatches(), 0u);
 }
 
+// Some virtual machines' kernels map a page of its own instead.
+bool reading_maps_the_page_of_zeros() {
+  const auto page = Mapping::anonymous(Bytes{kPageSize});
+  if (!page) return false;
+  const auto address = reinterpret_cast<std::uintptr_t>(page->data());
+  [[maybe_unused]] const std::byte read = *static_cast<const volatile std::byte*>(page->data());
+  const auto pagemap = kernel::Pagemap::open(::getpid());
+  bool zeros = false;
+  EXPECT_TRUE(pagemap && pagemap->for_each({address, address + kPageSize}, kernel::uapi::kPageIsPresent,
+                                           [&](const kernel::uapi::page_region& found) {
+                                             zeros = (found.categories & kernel::uapi::kPageIsPfnZero) != 0;
+                                           }));
+  return zeros;
+}
+
 // A page that was only ever read is the kernel's page of zeros: it costs the host nothing, so nothing is saved by its
 // going.
 TEST(Pager, CallsNothingFarThatCostNothing) {
@@ -74,8 +92,9 @@ TEST(Pager, CallsNothingFarThatCostNothing) {
   Rig rig(process, options);
   EXPECT_EQ(rig.vm->count(PageState::kResident), options.pages);
   ASSERT_TRUE(rig.send_all_out());
-  EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - options.pages / 16);
-  EXPECT_EQ(rig.vm->count(PageState::kReleased), options.pages / 16);
+  const std::uint64_t costing_nothing = reading_maps_the_page_of_zeros() ? options.pages / 16 : 0;
+  EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - costing_nothing);
+  EXPECT_EQ(rig.vm->count(PageState::kReleased), costing_nothing);
   process.start();
   EXPECT_TRUE(process.await_operations(20000));
   EXPECT_EQ(process.mismatches(), 0u);
