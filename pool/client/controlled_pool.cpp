@@ -83,7 +83,7 @@ class ControlledPool final : public RemotePool {
 
   std::map<HolderId, VmHoldings> holdings_;
   std::map<std::string, std::string> domains_;
-  std::map<std::string, protocol::BootId> boots_;
+  std::map<std::string, std::pair<protocol::BootId, std::string>> boots_;  // and where they are reached
   std::map<std::string, ServerState> states_;
   std::size_t tasks_ = 0;  // in the last answer
   std::uint64_t epoch_ = 0;
@@ -369,10 +369,13 @@ void ControlledPool::take(const SyncAnswer& answer, const std::vector<Vm>& vms) 
   tasks_ = answer.tasks.size();
   for (const PoolServer& server : answer.servers) {
     domains_[server.name] = server.domain;
-    protocol::BootId& boot = boots_[server.name];
-    if (std::exchange(boot, server.boot) == server.boot) continue;
+    const std::pair now{server.boot, server.address};
+    if (std::exchange(boots_[server.name], now) == now) continue;
     compared_ = false;
-    for (const Vm& vm : vms) vm.second->expect_boot(server.name, server.boot);
+    for (const Vm& vm : vms)
+      if (const auto known = vm.second->expect_boot(server.name, server.boot, server.address); !known)
+        spdlog::warn("msg=\"a memory server's address is no use\" server={} error=\"{}\"", server.name,
+                     printable(known.error().message()));
   }
   for (const Vm& vm : vms) {
     const HolderId holder = vm.second->holder();
