@@ -158,7 +158,7 @@ void ControlledPool::round() {
   std::set<HolderId> here;
   for (const Vm& vm : vms) {
     here.insert(vm.second->holder());
-    holdings_of(vm).look(*vm.second);
+    holdings_of(vm).look(*vm.second, clock().now());
   }
   std::erase_if(holdings_, [&](const auto& each) { return !here.contains(each.first); });
   // Nobody waits for a token that does not come.
@@ -282,10 +282,10 @@ void ControlledPool::tend(const Vm& vm) {
                                                    .replicas = options_.store.replicas},
                                        &refusal);
   if (answer) {
-    holdings.granted(store, *answer, domains_);
+    holdings.granted(store, *answer, domains_, clock().now());
   } else {
     const auto pause = std::clamp<std::uint64_t>(refusal.retry_after_ms, 200, kLongestSyncMs);
-    holdings.refused(clock().now() + std::chrono::milliseconds(pause), answer.error().message());
+    holdings.refused(wanted, clock().now() + std::chrono::milliseconds(pause), answer.error().message());
   }
 }
 
@@ -413,7 +413,7 @@ void ControlledPool::compare(const Vm& vm) {
     request.after = answer->leases.back().slice;
   }
   VmHoldings& holdings = holdings_of(vm);
-  holdings.look(*vm.second);
+  holdings.look(*vm.second, clock().now());
   holdings.compare(*vm.second, known);
   if (holdings.unknown() != 0)
     spdlog::warn("msg=\"slices are held that the controller does not know: they are kept\" vm={} slices={}", vm.first,
