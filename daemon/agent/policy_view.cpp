@@ -226,7 +226,7 @@ void PolicyView::look_at(const PagedVm& memory, Vm& known, policy::VmView& view)
   view.promised = view.resident + view.far + bytes(PageState::kUntouched) + bytes(PageState::kReleased);
   // What is on its way there has no place yet.
   if (const auto room = memory.store->leased_room())
-    view.leased = {view.tiers, saturating_sub(*room, bytes(PageState::kDemoting))};
+    view.leased = {policy::TierMask{1} << kPoolTier, saturating_sub(*room, bytes(PageState::kDemoting))};
   known.objects.resize(memory.objects.size());
   for (std::size_t i = 0; i < memory.objects.size(); ++i) {
     find_news(*memory.objects[i]->map, known.objects[i]);
