@@ -53,6 +53,12 @@ inline constexpr unsigned kServiceClasses = 3;
 using TierMask = std::uint32_t;
 inline constexpr TierMask kAllTiers = ~TierMask{0};
 
+// What one VM may put into those tiers together, which others may have no use of: memory that is leased to it.
+struct LeasedRoom {
+  TierMask tiers = 0;
+  Bytes bytes{};
+};
+
 struct VmView {
   VmId id;
   Mode mode = Mode::kObserve;
@@ -73,6 +79,7 @@ struct VmView {
   unsigned threads = 1;                     // that can wait at once: vCPUs
   Nanoseconds fault_cost{0};                // measured mean wait for a far page; 0: not yet known
   TierMask tiers = kAllTiers;               // those that its pages can go to
+  LeasedRoom leased;                        // of these, those where it has only so much left
   std::span<const ObjectView> objects;
 };
 

@@ -272,7 +272,8 @@ void PolicyDriver::act(const policy::Plan& plan) {
     if (vm != nullptr && vm->workload) (void)context_.swap_mover->restore(vm->workload, move.region, move.units);
     if (vm == nullptr || !vm->memory || move.region.object >= vm->memory->objects.size()) continue;
     context_.pager->restore(vm->memory, vm->memory->objects[move.region.object].get(),
-                            {PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}, [](std::uint64_t) {});
+                            {PageRun{PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}},
+                            [](std::uint64_t) {});
   }
 }
 

@@ -118,10 +118,10 @@ class Loop final : public FaultLoop {
   void drops_finished(std::shared_ptr<PagedVm> vm) override {
     post([this, vm] { service_.serve_parked(*vm); });
   }
-  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run,
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
                std::function<void(std::uint64_t)> done) override {
-    post([this, vm, object, run, done = std::move(done)]() mutable {
-      service_.restore(vm, object, run, std::move(done));
+    post([this, vm, object, runs = std::move(runs), done = std::move(done)]() mutable {
+      service_.restore(vm, object, std::move(runs), std::move(done));
     });
   }
   void post(std::function<void()> task) override {

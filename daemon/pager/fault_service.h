@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <list>
 #include <memory>
 #include <span>
 #include <thread>
@@ -52,7 +53,8 @@ class FaultService {
   std::vector<std::shared_ptr<AddressSpace>> serve_changes(SpaceState& state, std::span<const uffd_msg> messages);
   void serve_fault(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since);
   void serve_parked(PagedVm& vm);
-  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done);
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
+               std::function<void(std::uint64_t)> done);
 
   void retry_deferred();
   void background_step();
@@ -84,7 +86,8 @@ class FaultService {
     std::uint64_t id;
     std::shared_ptr<PagedVm> vm;
     MemoryObject* object;
-    PageRun run;
+    std::vector<PageRun> runs;  // inside the object
+    std::size_t run;            // where the sweep is: in which of them, and at which page
     std::uint64_t cursor;
     std::uint64_t left_before;  // pages that the last sweep left
     MonoTime progress_at;       // when a sweep last left fewer than the one before
@@ -137,7 +140,11 @@ class FaultService {
                  std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next);
   bool restore_step();
   bool restore_ready() const;
+  bool sweep(RestoreJob& job);
+  static std::shared_ptr<AddressSpace> space_for(const RestoreJob& job);
   void end_restore_sweep(RestoreJob& job);
+  static std::uint64_t count_left(const RestoreJob& job);
+  static void begin_sweep(RestoreJob& job);
 
   // address_changes.cpp
   enum class Removal { kUnmapped, kGivenBack, kKeptInFile };
@@ -169,7 +176,7 @@ class FaultService {
   std::vector<WaitingFault> unparked_;
   bool serving_parked_ = false;
   std::deque<PrefetchRequest> prefetches_;
-  std::deque<RestoreJob> restores_;
+  std::list<RestoreJob> restores_;  // whose turn it is stands in front
   std::uint64_t next_restore_ = 1;
   std::vector<pool::Location> releases_;
   std::shared_ptr<pool::PageStore> releases_store_;

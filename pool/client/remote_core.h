@@ -63,11 +63,11 @@ class Core final : public RemoteStore {
   void withdraw(protocol::SliceId slice) override;
   std::vector<SliceReport> slices() const override;
   void keep_slices(std::size_t most) override;
-  bool leaves(Location location) const override;
-  bool any_leaves() const override;
+  std::function<bool(Location)> leaving() const override;
+  std::optional<Bytes> leased_room() const override;
   std::vector<protocol::SliceId> give_back_empty(std::size_t spare) override;
   Result<> add_replica(protocol::SliceId slice, const GrantedReplica& granted) override;
-  void expect_boot(const std::string& server, const protocol::BootId& boot) override;
+  Result<> expect_boot(const std::string& server, const protocol::BootId& boot, const std::string& address) override;
   bool drop_replica(protocol::SliceId slice, const std::string& server) override;
   void work() override;
 

@@ -200,6 +200,7 @@ TEST(Property, SurvivesInputThatMakesNoSense) {
       vm.promised = any_size(), vm.resident = any_size(), vm.leaving = any_size(), vm.far = any_size();
       vm.guarantee = any_size();
       if (random.one_in(2)) vm.limit = any_size();
+      if (random.one_in(3)) vm.leased = {static_cast<TierMask>(random.below(1ull << 32)), any_size()};
       vm.stall = any_double();
       vm.stall_budget = any_double();
       vm.weight = any_double();
