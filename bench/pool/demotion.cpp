@@ -13,15 +13,14 @@
 #include <random>
 #include <stdexcept>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "bench/pool/bare_stream.h"
 #include "bench/pool/guarded_stream.h"
-#include "bench/pool/memd_process.h"
 #include "bench/pool/served_slice.h"
+#include "bench/pool/served_store.h"
 #include "bench/support/timing.h"
-#include "pool/client/server_pool.h"
+#include "pool/store/page_store.h"
 
 namespace tidepool::bench {
 namespace {
@@ -43,32 +42,16 @@ struct Batch {
 
 class Writer {
  public:
-  explicit Writer(const std::string& address) : pages_(kPages * kPageSize) {
+  explicit Writer(const std::shared_ptr<pool::PageStore>& store) : pages_(kPages * kPageSize), store_(store) {
     std::mt19937_64 random(1);
     for (std::size_t at = 0; at < pages_.size(); at += sizeof(std::uint64_t)) {
       const std::uint64_t word = random();
       std::memcpy(pages_.data() + at, &word, sizeof word);
     }
-    pool::ServerPoolOptions options;
-    pool::ServerSpec& server = options.servers.emplace_back();
-    server.name = "bench";
-    server.address = address;
-    server.key = MemdProcess::key();
-    options.store.capacity = Bytes{1u << 30};
-    options.store.replicas = 1;
-    auto made = pool::make_server_pool(std::move(options));
-    if (!made) throw std::runtime_error(made.error().message());
-    pool_ = std::move(*made);
-    auto store = pool_->open_for("bench");
-    if (!store) throw std::runtime_error(store.error().message());
-    store_ = std::move(*store);
     for (auto& batch : batches_) batch = std::make_unique<Batch>();
     locations_.reserve(kPages);
   }
-  ~Writer() {
-    store_.reset();
-    pool_->close_for("bench");
-  }
+  ~Writer() = default;
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
@@ -97,18 +80,9 @@ class Writer {
   void settle_in() {
     round();
     round();
-    std::vector<pool::Location> kept;
-    for (std::size_t i = 0; i < locations_.size(); i += kKeepEvery) kept.push_back(std::exchange(locations_[i], pool::kNoLocation));
+    for (std::size_t i = 0; i < locations_.size(); i += kKeepEvery) locations_[i] = pool::kNoLocation;
     std::erase(locations_, pool::kNoLocation);
     forget();
-  }
-  bool wait_until_ready() {
-    for (int tries = 0; tries < 2000; ++tries) {
-      const auto figures = pool_->remote();
-      if (figures && !figures->servers.empty() && figures->servers.front().up) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    return false;
   }
 
  private:
@@ -149,8 +123,7 @@ class Writer {
   }
 
   std::vector<std::byte> pages_;
-  std::unique_ptr<pool::Pool> pool_;
-  std::shared_ptr<pool::PageStore> store_;
+  const std::shared_ptr<pool::PageStore> store_;
   std::array<std::unique_ptr<Batch>, kBatches> batches_;
   std::vector<pool::Location> locations_;
   std::atomic<unsigned> ended_{0};  // batches
@@ -169,9 +142,8 @@ void demotion(benchmark::State& state) {
     const bool tcp = state.range(0) == 1;
     BareStream bare(tcp, kPages / kBatch);
     GuardedStream guarded(tcp, true, kPages / kBatch);
-    MemdProcess server(tcp ? kPort : 0, Bytes{512u << 20}, true);
-    Writer writer(server.address());
-    if (!writer.wait_until_ready()) return state.SkipWithError("the server does not answer");
+    ServedStore served(tcp ? kPort : 0);
+    Writer writer(served.store());
     bare.round();
     guarded.round();
     // Leases its slices.
@@ -192,7 +164,7 @@ void demotion(benchmark::State& state) {
       floor_cpu.push_back(cpu_us(bare.pid(), [&] { floor = spent_on([&] { bare.round(); }); }));
       ceiling_cpu.push_back(cpu_us(guarded.pid(), [&] { ceiling = spent_on([&] { guarded.round(); }); }));
       std::this_thread::sleep_for(std::chrono::milliseconds(200));  // discards of the round before
-      cpu.push_back(cpu_us(server.pid(), [&] { spent = spent_on([&] { writer.round(); }); }));
+      cpu.push_back(cpu_us(served.server(), [&] { spent = spent_on([&] { writer.round(); }); }));
       writer.forget();
       figures.add(floor, spent);
       of_ceiling.add(ceiling, spent);

@@ -117,8 +117,9 @@ class SlowLink : public ::testing::Test {
   bool reads_right(std::uint64_t page) {
     Page own;
     const PageStatus status = read(page, own);
-    if (status == PageStatus::kOk) EXPECT_EQ(own, make_page(page)) << "page " << page << " has other content";
-    return status == PageStatus::kOk;
+    if (status != PageStatus::kOk) return false;
+    EXPECT_TRUE(own == make_page(page)) << "page " << page << " has other content";
+    return true;
   }
 
   MemdProcess near_;
