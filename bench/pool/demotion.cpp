@@ -1,6 +1,6 @@
 // Pages on their way to a memory server through all that the agent has: staged, sealed, framed, acknowledged. Beside a
-// bare stream of as many bytes over the same transport, and beside one that seals, tags, checks and copies as the product
-// does, in the same run.
+// bare stream of as many bytes over the same transport, and beside one that seals, tags, checks and copies as the
+// product does, in the same run.
 #include <benchmark/benchmark.h>
 
 #include <array>

@@ -98,7 +98,7 @@ class Unsent {
     bytes -= part;
   }
 
-  protocol::Buffer head_;             // in front of what is lent
+  protocol::Buffer head_;              // in front of what is lent
   std::vector<protocol::Piece> lent_;  // from next_ on
   protocol::Buffer tail_;
   std::size_t head_sent_ = 0;

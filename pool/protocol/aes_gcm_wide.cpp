@@ -62,8 +62,7 @@ class WideAesGcm final : public AesGcm {
     IMB_AES256_GMAC_INIT(functions_, &key_, &context_, nonce.data(), nonce.size());
     for (const auto pieces : {first, rest}) {
       for (const Piece piece : pieces) {
-        if (!piece.empty())
-          IMB_AES256_GMAC_UPDATE(functions_, &key_, &context_, bytes(piece.data()), piece.size());
+        if (!piece.empty()) IMB_AES256_GMAC_UPDATE(functions_, &key_, &context_, bytes(piece.data()), piece.size());
       }
     }
     IMB_AES256_GMAC_FINALIZE(functions_, &key_, &context_, tag.data(), tag.size());

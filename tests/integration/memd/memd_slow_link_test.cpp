@@ -1,8 +1,8 @@
 // Goal: a slow link costs its own time and nobody's pages: reads are answered by the other server, no wait is without
 // end, nothing wrong comes, and what the slow server missed it gets when it can.
 //
-// Each test has a network namespace of its own, whose loopback device is slowed down by the kernel (tc, tbf); one server
-// is reached over it, the other one over a unix socket.
+// Each test has a network namespace of its own, whose loopback device is slowed down by the kernel (tc, tbf); one
+// server is reached over it, the other one over a unix socket.
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sched.h>

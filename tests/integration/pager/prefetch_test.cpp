@@ -98,7 +98,8 @@ TEST(PrefetchFromAfar, ServesNearlyAllOfAStream) {
     return out && eventually([&] { return rig.vm->count(PageState::kFar) == 0 && process.operations() != 0; });
   };
   for (int round = 0; round < 100 && counters.prefetch_window < 128; ++round) ASSERT_TRUE(once());
-  ASSERT_GE(counters.prefetch_window, 128u) << counters.prefetch_used << " used, " << counters.prefetch_wasted << " wasted";
+  ASSERT_GE(counters.prefetch_window, 128u)
+      << counters.prefetch_used << " used, " << counters.prefetch_wasted << " wasted";
   const std::uint64_t demand = counters.promoted_demand;
   const std::uint64_t ahead = counters.promoted_prefetch;
   for (int round = 0; round < 5; ++round) ASSERT_TRUE(once());
