@@ -59,7 +59,7 @@ class FaultService {
   void retry_deferred();
   void background_step();
   void flush_releases();
-  bool has_background_work() const { return (!prefetches_.empty() && !free_bulk_.empty()) || restore_ready(); }
+  bool has_background_work() const { return prefetch_ready() || restore_ready(); }
   bool has_deferred() const { return !deferred_.empty() || !restores_.empty(); }
 
   void free_private(AddressSpace& gone, PagedVm& vm);
@@ -76,6 +76,7 @@ class FaultService {
     PageIndex page;
   };
   struct PrefetchRequest {
+    std::uint64_t id;
     SpaceState* state;
     MemoryObject* object;
     std::uint64_t next;
@@ -117,7 +118,9 @@ class FaultService {
 
   // prefetching.cpp
   void plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page);
+  bool prefetch_ready() const;
   bool prefetch_step();
+  void advance_prefetch(const PrefetchRequest& request, std::uint64_t pages, std::uint64_t limit);
   void settle_controls(PagedVm& vm);
 
   // fetching.cpp
@@ -176,6 +179,7 @@ class FaultService {
   std::vector<WaitingFault> unparked_;
   bool serving_parked_ = false;
   std::deque<PrefetchRequest> prefetches_;
+  std::uint64_t next_prefetch_ = 0;
   std::list<RestoreJob> restores_;  // whose turn it is stands in front
   std::uint64_t next_restore_ = 1;
   std::vector<pool::Location> releases_;

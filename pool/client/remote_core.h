@@ -176,7 +176,7 @@ class Core final : public RemoteStore {
   void fail_front(PageStatus status, Outbox& outbox);
   void answer(WriteState* state, WriteItem& item, PageStatus status, Outbox& outbox);
   void send_frame(WriteFrame* frame);
-  StoredForm make_ready(const std::byte* page, std::byte* to);
+  void make_ready(WriteFrame::Item& item, protocol::SliceId slice, std::byte* to);
   void written(WriteFrame& frame, unsigned replica, LinkOutcome outcome);
   void end_frame(WriteFrame& frame, Outbox& outbox);
   void recycle(WriteFrame& frame);
