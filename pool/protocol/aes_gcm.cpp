@@ -20,9 +20,9 @@ unsigned char* bytes_of(std::byte* memory) {
   return reinterpret_cast<unsigned char*>(memory);
 }
 
-class PlainAesGcm final : public AesGcm {
+class OpensslAesGcm final : public AesGcm {
  public:
-  PlainAesGcm(Context sealing, Context opening) : sealing_(std::move(sealing)), opening_(std::move(opening)) {}
+  OpensslAesGcm(Context sealing, Context opening) : sealing_(std::move(sealing)), opening_(std::move(opening)) {}
 
   bool seal(const Nonce& nonce, Piece associated, Piece plain, std::byte* sealed, Tag& tag) override {
     int length = 0;
@@ -82,7 +82,7 @@ class PlainAesGcm final : public AesGcm {
 
 }  // namespace
 
-Result<std::unique_ptr<AesGcm>> make_plain_aes_gcm(const AesKey& key) {
+Result<std::unique_ptr<AesGcm>> make_aes_gcm(const AesKey& key) {
   Context sealing{EVP_CIPHER_CTX_new()};
   Context opening{EVP_CIPHER_CTX_new()};
   const EVP_CIPHER* cipher = EVP_aes_256_gcm();
@@ -90,17 +90,7 @@ Result<std::unique_ptr<AesGcm>> make_plain_aes_gcm(const AesKey& key) {
       EVP_EncryptInit_ex(sealing.get(), cipher, nullptr, key.data(), nullptr) != 1 ||
       EVP_DecryptInit_ex(opening.get(), cipher, nullptr, key.data(), nullptr) != 1)
     return failure(std::errc::not_supported, "prepare", "AES-256-GCM", "OpenSSL's library does not offer it");
-  return std::unique_ptr<AesGcm>(std::make_unique<PlainAesGcm>(std::move(sealing), std::move(opening)));
-}
-
-Result<std::unique_ptr<AesGcm>> make_aes_gcm(const AesKey& key) {
-  if (auto wide = make_wide_aes_gcm(key)) return wide;
-  return make_plain_aes_gcm(key);
-}
-
-const char* aes_gcm_by() {
-  static const bool wide = make_wide_aes_gcm({}) != nullptr;
-  return wide ? "ipsec-mb" : "OpenSSL";
+  return std::unique_ptr<AesGcm>(std::make_unique<OpensslAesGcm>(std::move(sealing), std::move(opening)));
 }
 
 }  // namespace tidepool::protocol

@@ -1,8 +1,6 @@
 // AES-256-GCM with one key: pages and frames are guarded by it.
 //
-// By OpenSSL; by Intel's ipsec-mb where it was there at build time and the processor has VAES and VPCLMULQDQ, which
-// OpenSSL 3.0 makes no use of. Both give the same bytes. A nonce must never be used twice with a key: that is the
-// caller's to see to.
+// By OpenSSL. A nonce must never be used twice with a key: that is the caller's to see to.
 #pragma once
 
 #include <array>
@@ -40,11 +38,5 @@ class AesGcm {
 
 // Errors: the library does not offer the cipher.
 Result<std::unique_ptr<AesGcm>> make_aes_gcm(const AesKey& key);
-// By OpenSSL, whatever the processor has.
-Result<std::unique_ptr<AesGcm>> make_plain_aes_gcm(const AesKey& key);
-// By ipsec-mb; null when it is of no use here.
-std::unique_ptr<AesGcm> make_wide_aes_gcm(const AesKey& key);
-// Which one make_aes_gcm() takes: "OpenSSL", "ipsec-mb".
-const char* aes_gcm_by();
 
 }  // namespace tidepool::protocol
