@@ -2,6 +2,7 @@
 
 #include <future>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -62,15 +63,21 @@ void PagerRig::demote_all() {
   daemon::MemoryObject& object = *vm_->objects[0];
   const std::uint64_t goal = object.map->pages().value - count(daemon::PageState::kExcluded);
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  for (std::uint64_t region = 0; region < object.map->regions(); ++region) {
-    while (!pager_->demote(vm_, {&object, region})) {
-      if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("demotion is refused");
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
+  const auto ask = [&] {
+    for (std::uint64_t region = 0; region < object.map->regions(); ++region) {
+      while (!pager_->demote(vm_, {&object, region})) {
+        if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("demotion is refused");
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+      }
     }
-  }
-  while (count(daemon::PageState::kFar) < goal) {
-    if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("demotion does not finish");
+  };
+  ask();
+  for (auto far = count(daemon::PageState::kFar); far < goal; far = count(daemon::PageState::kFar)) {
+    if (std::chrono::steady_clock::now() > deadline)
+      throw std::runtime_error("demotion does not finish: " + std::to_string(goal - far) + " pages stay");
     std::this_thread::sleep_for(kPoll);
+    // What a busy machine, or a server, could not take at once.
+    if (pager_->demotions_queued() == 0 && count(daemon::PageState::kFar) < goal) ask();
   }
 }
 
