@@ -14,7 +14,8 @@ using State = SliceReport::State;
 // Empty slices are kept for what comes next: a demotion does not wait for a grant.
 constexpr std::size_t kMostStock = 4;
 constexpr std::size_t kSlicesPerStock = 16;
-// While much moves out it is more, within these bounds: what was granted is used up so soon, or has lasted so long.
+// While much moves out it is more, within these bounds and no more than is in use, so that growth is steady and little
+// is kept from others: what was granted is used up so soon, or has lasted so long.
 constexpr Bytes kMostStockBytes{512ull << 20};
 constexpr Nanoseconds kUsedUpSoon = std::chrono::seconds(5);
 constexpr Nanoseconds kLastsLong = std::chrono::seconds(20);
@@ -29,7 +30,7 @@ GrantedReplica granted_of(const controller::ReplicaLease& lease, const std::map<
 std::size_t VmHoldings::stock() const {
   const auto busy = static_cast<std::size_t>(
       std::ranges::count_if(slices_, [](const SliceReport& slice) { return slice.pages != 0; }));
-  return std::max(std::min(1 + busy / kSlicesPerStock, kMostStock), ahead_);
+  return std::max(std::min(1 + busy / kSlicesPerStock, kMostStock), std::min(ahead_, std::max(busy, kMostStock)));
 }
 
 std::size_t VmHoldings::most_stock() const {
