@@ -76,7 +76,7 @@ void Workload::take_refaults(MonoTime now, const std::function<void(const policy
   refaults_taken_ = now;
   for (std::uint32_t object = 0; object < processes_.size(); ++object) {
     SwapRegions& regions = processes_[object].regions;
-    sample.object = {id, object};
+    sample.object = {id, first_object() + object};
     for (std::uint32_t region = 0; region < regions.count(); ++region) {
       if (regions.at(region).refaults == 0) continue;  // that nothing far was touched goes without saying
       sample.used = regions.take_refaults(region);
