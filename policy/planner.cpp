@@ -50,6 +50,7 @@ Planner::Planner(const HostView& host, std::span<VmState* const> vms, const Mome
   evacuable_ = !host.require_evacuable || evacuation(host, far, Bytes{}).shortfall == Bytes{};
   spare_ = host.available;
   state_.dram_price *= std::exp(-passed / kPriceMemory);
+  for (VmState* vm : vms_) vm->limit_price *= std::exp(-passed / kPriceMemory);
 }
 
 void Planner::refill(double passed) {
@@ -79,6 +80,7 @@ void Planner::run(const Pressure& pressure, Plan& plan) {
       if ((all[i].amount > Bytes{}) == forced) plan_vm(*vms_[i], all[i], plan);
     }
   }
+  for (std::size_t n = 0; n < count; ++n) go_deeper(*vms_[(first + n) % count], plan);
 }
 
 std::uint32_t Planner::demotions_left(const VmState& vm) const {
@@ -94,7 +96,7 @@ std::vector<Planner::Want> Planner::wants(const Pressure& pressure) {
     // What is likely to come in before a move that begins now has freed anything.
     const double inflow = vm.heat.fault_rate() * vm.heat.move_seconds() * kPageSize;
     const Bytes slack = saturating_bytes(std::min(inflow, kLimitSlack * as_double(*vm.terms.limit)));
-    wants[i] = {saturating_sub(in_dram(vm) + slack, *vm.terms.limit), Reason::kOverLimit, Pick::kAny};
+    wants[i] = {saturating_sub(against_limit(vm) + slack, *vm.terms.limit), Reason::kOverLimit, Pick::kAny};
   }
   if (pressure.level != PressureLevel::kNone && pressure.shortage > Bytes{}) share_among(pressure, wants);
   return wants;
@@ -178,7 +180,7 @@ void Planner::promote_back(VmState& vm, Plan& plan) {
   const double copy = std::chrono::duration<double>(config_.restore_cost).count();
   const auto least = static_cast<float>(copy / std::max(1e-9, horizon * vm.terms.fault_cost));
   Bytes room = saturating_sub(host_.available, host_.reserve);
-  if (vm.terms.limit) room = std::min(room, saturating_sub(*vm.terms.limit, in_dram(vm)));
+  if (vm.terms.limit) room = std::min(room, saturating_sub(*vm.terms.limit, against_limit(vm)));
   Decision decision = restore(vm, Reason::kPromoteBack, room, least, plan);
   const bool no_room = room < kRegion && vm.heat.far_pages() > 0;
   if (decision.regions == 0) decision = nothing(vm, Reason::kStallBudget);
@@ -194,7 +196,7 @@ Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_
   const Bytes room = std::min({amount, spare_, bandwidth});
   vm.heat.most_missed({(room.value + kPageSize - 1) / kPageSize, restores_left_}, scratch_);
   Decision decision{vm.id, Action::kRestore, reason, 0, Bytes{}, !real, ""};
-  const Bytes resident = in_dram(vm);
+  const Bytes resident = against_limit(vm);
   for (const Candidate& candidate : scratch_) {
     const Bytes bytes = to_bytes(PageCount{candidate.pages});
     if (candidate.rate < least_rate || decision.bytes >= amount) break;
@@ -235,7 +237,11 @@ Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
 void Planner::force(VmState& vm, const Want& want, Plan& plan) {
   const Bound bound = tightest(vm, want.reason == Reason::kHostPressure);
   const Bytes amount = std::min(want.amount, bound.room);
-  vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left(vm)}, scratch_);
+  const double freed = want.reason == Reason::kOverLimit ? 1 - shallow_part(vm) : 1;
+  const auto pages = static_cast<std::uint64_t>(as_double(amount) / freed / kPageSize) + 1;
+  vm.heat.coldest(want.pick, {pages, demotions_left(vm)}, scratch_);
+  if (want.reason == Reason::kOverLimit && !scratch_.empty())
+    vm.limit_price = std::max(vm.limit_price, static_cast<double>(scratch_.back().rate) * vm.terms.fault_cost);
   const Decision decision = demote(vm, want.reason, MoveKind::kForced, amount, bound, -1, plan);
   vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
   vm.must_give = amount > Bytes{};
@@ -243,7 +249,9 @@ void Planner::force(VmState& vm, const Want& want, Plan& plan) {
     if (decision.regions == 0) return bound_text(vm, decision.reason);
     std::string text =
         want.reason == Reason::kOverLimit
-            ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " + short_text(*vm.terms.limit)
+            ? "resident " + short_text(in_dram(vm) + decision.bytes) +
+                  (vm.terms.shallow_dram > Bytes{} ? " and compressed " + short_text(vm.terms.shallow_dram) : "") +
+                  ", limit " + short_text(*vm.terms.limit)
             : "its share of the host's shortage is " + short_text(want.amount);
     if (vm.stall.over())
       text += "; stall " + short_share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
@@ -325,13 +333,14 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
       why_not = Reason::kRateLimit;
       break;
     }
-    const int tier = tiers_.choose(candidate.rate, candidate.pages, vm.terms.tiers);
+    const int tier = tiers_.choose(candidate.rate, candidate.pages, vm.terms.tiers, price_of(vm));
     if (tier < 0) {
       why_not = Reason::kPoolFull;
       break;
     }
     expected += uses;
-    going += as_double(bytes) * candidate.success;
+    const bool stays_in_part = reason == Reason::kOverLimit && vm.terms.shallow_tier == static_cast<unsigned>(tier);
+    going += as_double(bytes) * candidate.success * (stays_in_part ? 1 - shallow_part(vm) : 1);
     decision.bytes += bytes;
     ++decision.regions;
     if (vm.terms.mode == Mode::kObserve) continue;
@@ -349,6 +358,48 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
     demotions_left_ -= std::min(demotions_left_, decision.regions);
   }
   return decision;
+}
+
+double Planner::price_of(const VmState& vm) const {
+  return vm.terms.shallow_tier ? vm.limit_price : 0;
+}
+
+// Of what goes to the shallow tier, what goes on to count against the limit.
+double Planner::shallow_part(const VmState& vm) const {
+  if (!vm.terms.shallow_tier) return 0;
+  constexpr Bytes kMuch{1ull << 30};
+  return std::min(0.9, as_double(tiers_.dram_of(*vm.terms.shallow_tier, kMuch)) / as_double(kMuch));
+}
+
+// What went to a tier that takes DRAM, and proved to be used too seldom to be worth that, goes on to one that takes
+// less. Nothing becomes less resident by it, so no guarantee is touched; but a fault becomes dearer.
+void Planner::go_deeper(VmState& vm, Plan& plan) {
+  const bool stays = host_.frozen || host_.keeper_away || vm.terms.held || vm.terms.mode != Mode::kActive;
+  if (stays || !vm.terms.shallow_tier || vm.terms.shallow_dram == Bytes{}) return;
+  if (vm.stall.over() || vm.stall.paused(now_.tenths)) return;
+  const TierChooser::Further further = tiers_.further(*vm.terms.shallow_tier, vm.terms.tiers, price_of(vm));
+  const Bytes room = saturating_bytes(state_.demote_tokens);
+  if (further.tier < 0 || room < kRegion) return;
+  vm.heat.coldest_shallow(further.below, {room.value / kPageSize, demotions_left(vm)}, scratch_);
+  Decision decision{vm.id, Action::kDemote, Reason::kDeeper, 0, Bytes{}, false, ""};
+  for (const Candidate& candidate : scratch_) {
+    const Bytes bytes = to_bytes(PageCount{candidate.pages});
+    if (decision.bytes + bytes > room) break;
+    decision.bytes += bytes;
+    ++decision.regions;
+    vm.heat.note_deeper(candidate.id);
+    tiers_.take(further.tier, candidate.pages);
+    plan.demotions.push_back({vm.id, candidate.id, candidate.units, candidate.pages,
+                              static_cast<std::uint8_t>(further.tier), Reason::kDeeper, candidate.rate, false});
+  }
+  if (decision.regions == 0) return;
+  state_.demote_tokens -= as_double(decision.bytes);
+  demotions_left_ -= std::min(demotions_left_, decision.regions);
+  decision.detail = "used less than once in " + number(1 / static_cast<double>(further.below)) +
+                    " s each; a page of DRAM is worth " +
+                    number(1e6 * std::max(price_of(vm), state_.dram_price)) + " us of waiting per second";
+  // Before what else was decided for the VM, which says how things stand.
+  plan.decisions.insert(plan.decisions.begin(), decision);
 }
 
 std::string Planner::bound_text(const VmState& vm, Reason reason) const {

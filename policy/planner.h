@@ -37,6 +37,11 @@ class Planner {
   std::vector<Want> wants(const Pressure& pressure);
   void share_among(const Pressure& pressure, std::vector<Want>& wants);
   void plan_vm(VmState& vm, const Want& want, Plan& plan);
+  double price_of(const VmState& vm) const;
+  double shallow_part(const VmState& vm) const;
+  void go_deeper(VmState& vm, Plan& plan);
+  // What counts against its limit.
+  Bytes against_limit(const VmState& vm) const { return in_dram(vm) + vm.terms.shallow_dram; }
   bool restore_guarantee(VmState& vm, Plan& plan);
   void promote_back(VmState& vm, Plan& plan);
   void force(VmState& vm, const Want& want, Plan& plan);

@@ -32,6 +32,13 @@ WorkloadMemory Workload::memory() const {
   return memory;
 }
 
+std::uint32_t Workload::far_at(policy::RegionId region) const {
+  const std::lock_guard lock(mutex_);
+  const std::uint32_t place = region.object - first_object();
+  if (place >= processes_.size() || region.region >= processes_[place].regions.count()) return 0;
+  return processes_[place].regions.at(region.region).far();
+}
+
 unsigned Workload::threads() const {
   const std::lock_guard lock(mutex_);
   unsigned sum = 0;

@@ -103,6 +103,8 @@ class Workload {
 
   WorkloadMemory memory() const;
   unsigned threads() const;
+  // Pages of one region that are in swap.
+  std::uint32_t far_at(policy::RegionId region) const;
   std::vector<kernel::ProcessId> processes() const;
   bool has(const kernel::ProcessId& process) const;
   Bytes footprint() const;
