@@ -396,8 +396,8 @@ void Planner::go_deeper(VmState& vm, Plan& plan) {
   state_.demote_tokens -= as_double(decision.bytes);
   demotions_left_ -= std::min(demotions_left_, decision.regions);
   decision.detail = "used less than once in " + number(1 / static_cast<double>(further.below)) +
-                    " s each; a page of DRAM is worth " +
-                    number(1e6 * std::max(price_of(vm), state_.dram_price)) + " us of waiting per second";
+                    " s each; a page of DRAM is worth " + number(1e6 * std::max(price_of(vm), state_.dram_price)) +
+                    " us of waiting per second";
   // Before what else was decided for the VM, which says how things stand.
   plan.decisions.insert(plan.decisions.begin(), decision);
 }

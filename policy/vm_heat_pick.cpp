@@ -121,11 +121,9 @@ void VmHeat::coldest_shallow(float below, PickLimits limits, std::vector<Candida
       if (pages >= limits.pages || out.size() >= limits.regions) return;
       const Shallow& shallow = object.shallow[shallow_region_];
       const RegionHeat& region = object.regions[shallow_region_];
-      const bool asked =
-          shallow.asked && static_cast<std::uint16_t>(now_.seconds - shallow.asked_at) < kShallowPause;
+      const bool asked = shallow.asked && static_cast<std::uint16_t>(now_.seconds - shallow.asked_at) < kShallowPause;
       if (shallow.pages == 0 || asked || region.has(RegionHeat::kPending)) continue;
-      Candidate candidate =
-          candidate_of(object, shallow_region_, shallow.pages, far_rate(object, shallow_region_));
+      Candidate candidate = candidate_of(object, shallow_region_, shallow.pages, far_rate(object, shallow_region_));
       if (candidate.rate + candidate.doubt >= below) continue;
       pages += candidate.pages;
       out.push_back(candidate);

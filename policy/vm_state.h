@@ -18,7 +18,7 @@ struct VmState {
   StallGuard stall;
   PingpongGuard pingpong;
   Utilisation history;
-  VmTerms terms;                  // of this tick
+  VmTerms terms;  // of this tick
   // What a page of DRAM is worth to it under its limit, in seconds of waiting per second: the dearest page that had to
   // go for it lately; fades.
   double limit_price = 0;

@@ -55,8 +55,8 @@ std::vector<HeatHistory::Bucket> HeatHistory::divide(std::span<const std::uint64
       buckets.push_back({static_cast<std::uint32_t>(o), first, std::min(each, regions[o] - first), 1});
   }
   if (const std::uint64_t others = std::accumulate(rest, regions.end(), std::uint64_t{0}); others != 0)
-    buckets.push_back({static_cast<std::uint32_t>(objects), 0, others,
-                       static_cast<std::uint32_t>(regions.size() - objects)});
+    buckets.push_back(
+        {static_cast<std::uint32_t>(objects), 0, others, static_cast<std::uint32_t>(regions.size() - objects)});
   return buckets;
 }
 

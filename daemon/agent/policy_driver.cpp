@@ -257,10 +257,13 @@ bool PolicyDriver::order_out(const ManagedVm& vm, const policy::Move& move) {
   const RegionToDemote region = region_of(*vm.memory, move);
   if (move.reason != policy::Reason::kDeeper) return context_.pager->demote(vm.memory, region);
   // What the pager demotes has to be there: it comes out of swap first.
-  return vm.beside && context_.swap_mover->restore(vm.beside, move.region, move.units,
-                                                   [pager = context_.pager.get(), memory = vm.memory, region] {
-                                                     (void)pager->demote(memory, region);
-                                                   });
+  const auto onwards = [pager = context_.pager.get(), memory = vm.memory,
+                        region](const SwapMover::RegionPages& home) mutable {
+    if (home.none()) return;
+    region.only = std::make_shared<const SwapMover::RegionPages>(home);
+    (void)pager->demote(memory, region);
+  };
+  return vm.beside && context_.swap_mover->restore(vm.beside, move.region, move.units, onwards);
 }
 
 void PolicyDriver::act(const policy::Plan& plan) {
@@ -276,8 +279,7 @@ void PolicyDriver::act(const policy::Plan& plan) {
   }
   for (const policy::Move& move : plan.restores) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm != nullptr && vm->by_kernel())
-      (void)context_.swap_mover->restore(vm->by_kernel(), move.region, move.units);
+    if (vm != nullptr && vm->by_kernel()) (void)context_.swap_mover->restore(vm->by_kernel(), move.region, move.units);
     if (vm == nullptr || !vm->memory || move.region.object >= vm->memory->objects.size()) continue;
     context_.pager->restore(vm->memory, vm->memory->objects[move.region.object].get(),
                             {PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}, [](std::uint64_t) {});

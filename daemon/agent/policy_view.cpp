@@ -95,7 +95,8 @@ void PolicyView::price_pool(policy::TierView& pool, MonoTime now) {
     const double passed = std::chrono::duration<double>(now - rates.at).count();
     rates.fault_cost = rates.fault_cost == 0 ? cost : averaged(rates.fault_cost, cost, passed, kCostAverage);
   }
-  if (grown || faults < rates.faults || rates.at == MonoTime{}) rates.at = now, rates.stall_ns = stall, rates.faults = faults;
+  if (grown || faults < rates.faults || rates.at == MonoTime{})
+    rates.at = now, rates.stall_ns = stall, rates.faults = faults;
   if (rates.fault_cost > 0)
     pool.fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(rates.fault_cost));
 }

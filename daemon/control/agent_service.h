@@ -184,8 +184,8 @@ struct VmStatus {
   VmMemory memory;
   Bytes far_swapped;  // of what is far, what is in the kernel's tier
   Bytes far_stored;   // what the far copies occupy, in the pool and in the kernel's tier
-  Bytes metadata;    // page map and bookkeeping
-  double stall = 0;  // share of time waited for far pages, last minute
+  Bytes metadata;     // page map and bookkeeping
+  double stall = 0;   // share of time waited for far pages, last minute
   double faults_per_second = 0;
   std::chrono::nanoseconds fault_p50{0};
   std::chrono::nanoseconds fault_p99{0};

@@ -148,8 +148,7 @@ bool SwapMover::demote(const std::shared_ptr<Workload>& workload, RegionId regio
   return true;
 }
 
-bool SwapMover::restore(const std::shared_ptr<Workload>& workload, RegionId region, policy::UnitMask units,
-                        std::function<void()> then) {
+bool SwapMover::restore(const std::shared_ptr<Workload>& workload, RegionId region, policy::UnitMask units, Then then) {
   const std::lock_guard lock(mutex_);
   if (orders_.size() >= kMostQueued || workload->dead) return false;
   ++workload->moves_in_flight;
@@ -197,16 +196,20 @@ std::optional<SwapMover::Grip> SwapMover::grip_of(Workload& workload, RegionId r
   if (place >= workload.processes_.size()) return std::nullopt;
   const WorkloadProcess& process = workload.processes_[place];
   if (!process.alive || region.region >= process.regions.count()) return std::nullopt;
-  return Grip{process.id, process.pidfd, process.pagemap, process.regions.unit_parts(region.region, units),
-              first_page_of(region.region), place};
+  return Grip{process.id,
+              process.pidfd,
+              process.pagemap,
+              process.regions.unit_parts(region.region, units),
+              first_page_of(region.region),
+              place};
 }
 
 void SwapMover::carry_out(const Order& order) {
   Workload& workload = *order.workload;
   const auto grip = grip_of(workload, order.region, order.units);
   if (order.home) {
-    if (grip) move_home(workload, order.region, *grip);
-    if (order.then) order.then();
+    const RegionPages home = grip ? move_home(workload, order.region, *grip) : RegionPages{};
+    if (order.then) order.then(home);
     return;
   }
   // What was ordered before somebody wanted it to stay does not go.
@@ -236,10 +239,11 @@ void SwapMover::move_out(Workload& workload, const Order& order, const Grip& gri
   workload.note({order.region, true, went, static_cast<std::uint32_t>(after)});
 }
 
-void SwapMover::move_home(Workload& workload, RegionId region, const Grip& grip) {
+// The pages that are there now and were not.
+SwapMover::RegionPages SwapMover::move_home(Workload& workload, RegionId region, const Grip& grip) {
   RegionLook before;
-  if (!look_at(*grip.pagemap, grip.parts, grip.first, std::span(&before, 1))) return;
-  if (before.swapped.none()) return;
+  if (!look_at(*grip.pagemap, grip.parts, grip.first, std::span(&before, 1))) return {};
+  if (before.swapped.none()) return {};
   {
     const std::lock_guard lock(workload.mutex_);
     workload.processes_[grip.place].regions.bring_home(region.region, before.swapped);
@@ -253,9 +257,11 @@ void SwapMover::move_home(Workload& workload, RegionId region, const Grip& grip)
   }
   static_cast<void>(kernel::touch_process_memory(grip.id.pid, std::span(pages).first(count)));
   RegionLook after;
-  if (look_at(*grip.pagemap, grip.parts, grip.first, std::span(&after, 1)))
-    workload.counters.restored_pages += (before.swapped & after.present).count();
+  if (!look_at(*grip.pagemap, grip.parts, grip.first, std::span(&after, 1))) after = {};
+  const RegionPages home = before.swapped & after.present;
+  workload.counters.restored_pages += home.count();
   look(workload, grip.place, region.region, 1);
+  return home;
 }
 
 void SwapMover::look(Workload& workload, std::uint32_t object, std::uint32_t first, std::uint32_t count) {

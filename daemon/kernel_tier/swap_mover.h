@@ -8,6 +8,7 @@
 // Looking: PAGEMAP_SCAN in slices, within a budget of CPU time.
 #pragma once
 
+#include <bitset>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -49,6 +50,8 @@ class SwapMover {
   static constexpr std::size_t kMostQueued = 4096;     // regions, of all workloads
   static constexpr std::size_t kMostProcesses = 1024;  // of one workload
   static constexpr std::uint32_t kRegionsAtOnce = 64;  // looked at in one call of the kernel
+  using RegionPages = std::bitset<policy::kRegionPages>;
+  using Then = std::function<void(const RegionPages&)>;
 
   SwapMover(const kernel::KernelRoots& roots, SwapMoverHooks hooks);
   ~SwapMover();
@@ -69,9 +72,10 @@ class SwapMover {
 
   // False when nothing more is taken on now.
   bool demote(const std::shared_ptr<Workload>& workload, policy::RegionId region, policy::UnitMask units);
-  // `then`, unless it is empty, runs on the mover's thread when what could be brought is home; never after forget.
+  // `then`, unless it is empty, runs on the mover's thread when what could be brought is home, with these pages; never
+  // after forget.
   bool restore(const std::shared_ptr<Workload>& workload, policy::RegionId region, policy::UnitMask units,
-               std::function<void()> then = {});
+               Then then = {});
   // All of it, on the caller's thread; returns the bytes that are still far. `go_on` is asked between regions.
   Bytes bring_home(const std::shared_ptr<Workload>& workload, const std::function<bool(Bytes left)>& go_on);
 
@@ -87,7 +91,7 @@ class SwapMover {
     policy::RegionId region;
     policy::UnitMask units;
     bool home = false;
-    std::function<void()> then;
+    Then then;
   };
   // Of a process, what is needed to act on it without holding its workload's lock.
   struct Grip {
@@ -103,7 +107,7 @@ class SwapMover {
   bool carry_out_next();
   void carry_out(const Order& order);
   void move_out(Workload& workload, const Order& order, const Grip& grip);
-  void move_home(Workload& workload, policy::RegionId region, const Grip& grip);
+  RegionPages move_home(Workload& workload, policy::RegionId region, const Grip& grip);
   std::optional<Grip> grip_of(Workload& workload, policy::RegionId region, policy::UnitMask units) const;
   // Looks at a run of regions and puts it into the account.
   void look(Workload& workload, std::uint32_t object, std::uint32_t first, std::uint32_t count);

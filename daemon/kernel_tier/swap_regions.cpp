@@ -53,7 +53,8 @@ bool SwapRegions::set_pieces(std::vector<SwapPiece> pieces, PageCount pages) {
   left_out_ = pages.value > most;
   const auto wanted = (std::min(pages.value, most) + policy::kRegionPages - 1) / policy::kRegionPages;
   if (wanted > regions_.size()) regions_.resize(wanted);
-  std::erase_if(pieces, [&](const SwapPiece& piece) { return piece.first.value + piece.pages() > this->pages().value; });
+  std::erase_if(pieces,
+                [&](const SwapPiece& piece) { return piece.first.value + piece.pages() > this->pages().value; });
   std::ranges::sort(pieces, {}, [](const SwapPiece& piece) { return piece.first.value; });
   if (pieces == pieces_) return false;
   pieces_ = std::move(pieces);

@@ -100,12 +100,12 @@ TEST_P(BothTiers, LoseNothingWhileEverythingMovesOutAndBack) {
 
 INSTANTIATE_TEST_SUITE_P(
     Memory, BothTiers,
-    testing::Values(Kind{"Private", {"--memory", "private", "--huge", "off"}},
-                    Kind{"PrivateHuge", {"--memory", "private", "--huge", "on"}},
-                    Kind{"PrivateDiscarding", {"--memory", "private", "--huge", "off", "--discard"}},
-                    Kind{"PrivateStopped", {"--memory", "private", "--discard"}, true},
-                    Kind{"PrivateMapped", {"--memory", "private", "--discard"}, false,
-                         {{"pool.embedded.store", "\"mapped\""}}}),
+    testing::Values(
+        Kind{"Private", {"--memory", "private", "--huge", "off"}},
+        Kind{"PrivateHuge", {"--memory", "private", "--huge", "on"}},
+        Kind{"PrivateDiscarding", {"--memory", "private", "--huge", "off", "--discard"}},
+        Kind{"PrivateStopped", {"--memory", "private", "--discard"}, true},
+        Kind{"PrivateMapped", {"--memory", "private", "--discard"}, false, {{"pool.embedded.store", "\"mapped\""}}}),
     [](const auto& kind) { return kind.param.name; });
 
 // With a pool that takes no DRAM of this host, which makes it worth going there.
@@ -212,8 +212,12 @@ TEST_P(ChangingBetweenTwoPlaces, LosesNothing) {
   ASSERT_TRUE(agent.start());
   const unsigned seed = std::random_device{}();
   std::printf("seed %u\n", seed);
-  Words words{std::string(TIDEPOOL_BINARY_DIR) + "/tests/changing_target", "private", std::to_string(seed), "quiet",
-              "discard", "spawn"};
+  Words words{std::string(TIDEPOOL_BINARY_DIR) + "/tests/changing_target",
+              "private",
+              std::to_string(seed),
+              "quiet",
+              "discard",
+              "spawn"};
   words.emplace_back(GetParam());
   Target target(words);
   ASSERT_TRUE(target.ready());

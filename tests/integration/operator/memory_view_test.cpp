@@ -139,7 +139,8 @@ TEST_F(MemoryView, APercentileOutlivesTheAgentAndTheVmItIsOf) {
   // A fortnight in which it needed a quarter, at every time of the day.
   std::string need = "v1 6 64;";
   for (int window = 0; window < 6; ++window) need += "15=1000;";
-  std::ofstream(agent().folder() / "need", std::ios::trunc) << "tidepool-need 1\n1700000000\t" << need << "\t" << name_ << "\n";
+  std::ofstream(agent().folder() / "need", std::ios::trunc)
+      << "tidepool-need 1\n1700000000\t" << need << "\t" << name_ << "\n";
   for (int life = 0; life < 2; ++life) {
     ASSERT_TRUE(agent().start());
     adopt_again();

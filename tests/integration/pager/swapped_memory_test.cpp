@@ -1,5 +1,5 @@
-// What the kernel does with pages in swap whose memory is registered with a userfaultfd: what the pager and the kernel's
-// tier lean on when they have the same memory (docs/adr/0017). Against a zram device of the test's own.
+// What the kernel does with pages in swap whose memory is registered with a userfaultfd: what the pager and the
+// kernel's tier lean on when they have the same memory (docs/adr/0017). Against a zram device of the test's own.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -53,7 +53,8 @@ class SwappedMemory : public testing::Test {
 
   std::uint64_t count(std::uint64_t category, AddressRange in) const {
     std::uint64_t pages = 0;
-    EXPECT_TRUE(pagemap_.for_each(in, category, [&](const auto& seen) { pages += (seen.end - seen.start) / kPageSize; }));
+    EXPECT_TRUE(
+        pagemap_.for_each(in, category, [&](const auto& seen) { pages += (seen.end - seen.start) / kPageSize; }));
     return pages;
   }
   bool swapped(std::uint64_t page) const { return count(kernel::uapi::kPageIsSwapped, range(page)) == 1; }
@@ -152,9 +153,8 @@ TEST_F(SwappedMemory, IsGoneAfterADropAndMissedAgain) {
   ASSERT_EQ(::madvise(at(10), kPageSize, MADV_DONTNEED), 0);
   EXPECT_FALSE(swapped(10));
   const std::vector<std::byte> content(kPageSize, std::byte{11});
-  const auto flags = write(10, [&] {
-    EXPECT_EQ(userfaultfd_.copy(address(10), content.data(), kPageSize, false).done, kPageSize);
-  });
+  const auto flags =
+      write(10, [&] { EXPECT_EQ(userfaultfd_.copy(address(10), content.data(), kPageSize, false).done, kPageSize); });
   ASSERT_TRUE(flags.has_value());
   EXPECT_EQ(*flags & UFFD_PAGEFAULT_FLAG_WP, 0u);
   EXPECT_TRUE(holds(10, 1));

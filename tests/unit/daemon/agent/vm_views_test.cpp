@@ -151,7 +151,8 @@ TEST(HeatHistory, LeavesNoObjectOutHoweverManyThereAre) {
     history.set_layout(regions);
     std::uint64_t covered = 0;
     std::size_t stands_for = 0;
-    for (const auto& bucket : history.buckets()) covered += bucket.regions, stands_for += bucket.objects > 1 ? bucket.objects : 0;
+    for (const auto& bucket : history.buckets())
+      covered += bucket.regions, stands_for += bucket.objects > 1 ? bucket.objects : 0;
     EXPECT_LE(history.buckets().size(), kMostHeatBuckets);
     EXPECT_EQ(covered, all) << objects;
     EXPECT_EQ(stands_for, objects > kMostHeatBuckets ? objects - (kMostHeatBuckets - 1) : 0) << objects;
@@ -172,7 +173,8 @@ TEST(HeatHistory, LeavesNoObjectOutHoweverManyThereAre) {
     if (objects <= kMostHeatBuckets) continue;
     const auto columns = history.last(10min, now);
     ASSERT_FALSE(columns.empty());
-    EXPECT_GT(policy::rate_of(columns.back().column.temperature[history.buckets().size() - 1]), 4) << "theirs, together";
+    EXPECT_GT(policy::rate_of(columns.back().column.temperature[history.buckets().size() - 1]), 4)
+        << "theirs, together";
   }
 }
 
