@@ -14,6 +14,7 @@ namespace {
 constexpr Bytes kRegion{kRegionPages * kPageSize};
 constexpr double kPriceMemory = 60;     // seconds in which the price of DRAM falls to a third when it is not scarce
 constexpr double kLimitSlack = 0.05;    // of a limit, at most kept free for what is about to come in
+constexpr double kDeeperShare = 0.01;   // of a VM's resident memory, at most on its way from one tier to another
 constexpr UnitMask kCanaryUnits = 0xf;  // a quarter of a MiB
 
 std::string number(double value) {
@@ -378,7 +379,9 @@ void Planner::go_deeper(VmState& vm, Plan& plan) {
   if (stays || !vm.terms.shallow_tier || vm.terms.shallow_dram == Bytes{}) return;
   if (vm.stall.over() || vm.stall.paused(now_.tenths)) return;
   const TierChooser::Further further = tiers_.further(*vm.terms.shallow_tier, vm.terms.tiers, price_of(vm));
-  const Bytes room = saturating_bytes(state_.demote_tokens);
+  // They come home on their way, and must not push anything else out by that.
+  const Bytes share = std::max(kRegion + kRegion, saturating_bytes(kDeeperShare * as_double(vm.terms.resident)));
+  const Bytes room = std::min(share, saturating_bytes(state_.demote_tokens));
   if (further.tier < 0 || room < kRegion) return;
   vm.heat.coldest_shallow(further.below, {room.value / kPageSize, demotions_left(vm)}, scratch_);
   Decision decision{vm.id, Action::kDemote, Reason::kDeeper, 0, Bytes{}, false, ""};
