@@ -131,7 +131,8 @@ Plan Engine::tick(const Snapshot& snapshot, const PolicyConfig& config) {
   for (const auto& [vm, view] : present) {
     vm->terms = terms_of(*view, config, tiers.fault_cost(0.01f, view->tiers), plan.intake);
     if (view->shallow_tier && *view->shallow_tier < host.view.tiers.size()) {
-      vm->terms.shallow_dram = tiers.dram_of(*view->shallow_tier, std::min(view->shallow, vm->terms.far));
+      const auto far = static_cast<double>(std::min(view->shallow, vm->terms.far).value);
+      vm->terms.shallow_dram = Bytes{static_cast<std::uint64_t>(far * tiers.excess(*view->shallow_tier, view->tiers))};
     } else {
       vm->terms.shallow_tier.reset();
     }

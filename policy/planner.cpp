@@ -14,6 +14,8 @@ namespace {
 constexpr Bytes kRegion{kRegionPages * kPageSize};
 constexpr double kPriceMemory = 60;     // seconds in which the price of DRAM falls to a third when it is not scarce
 constexpr double kLimitSlack = 0.05;    // of a limit, at most kept free for what is about to come in
+constexpr double kDearer = 1.25;        // what a page of DRAM is worth under a limit that is not kept, per tick
+constexpr double kMostPrice = 1;        // a second of waiting per second
 constexpr double kDeeperShare = 0.01;   // of a VM's resident memory, at most on its way from one tier to another
 constexpr UnitMask kCanaryUnits = 0xf;  // a quarter of a MiB
 
@@ -241,8 +243,7 @@ void Planner::force(VmState& vm, const Want& want, Plan& plan) {
   const double freed = want.reason == Reason::kOverLimit ? 1 - shallow_part(vm) : 1;
   const auto pages = static_cast<std::uint64_t>(as_double(amount) / freed / kPageSize) + 1;
   vm.heat.coldest(want.pick, {pages, demotions_left(vm)}, scratch_);
-  if (want.reason == Reason::kOverLimit && !scratch_.empty())
-    vm.limit_price = std::max(vm.limit_price, static_cast<double>(scratch_.back().rate) * vm.terms.fault_cost);
+  if (want.reason == Reason::kOverLimit) price_limit(vm);
   const Decision decision = demote(vm, want.reason, MoveKind::kForced, amount, bound, -1, plan);
   vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
   vm.must_give = amount > Bytes{};
@@ -361,15 +362,23 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
   return decision;
 }
 
+// A limit is one: while it is not kept, and what is in the shallow tier has a part in that, DRAM becomes dearer.
+void Planner::price_limit(VmState& vm) const {
+  if (!scratch_.empty())
+    vm.limit_price = std::max(vm.limit_price, static_cast<double>(scratch_.back().rate) * vm.terms.fault_cost);
+  const double limit = as_double(*vm.terms.limit);
+  if (as_double(against_limit(vm)) > (1 + kLimitSlack) * limit &&
+      as_double(vm.terms.shallow_dram) > kLimitSlack * limit)
+    vm.limit_price = std::min(vm.limit_price * kDearer, kMostPrice);
+}
+
 double Planner::price_of(const VmState& vm) const {
   return vm.terms.shallow_tier ? vm.limit_price : 0;
 }
 
 // Of what goes to the shallow tier, what goes on to count against the limit.
 double Planner::shallow_part(const VmState& vm) const {
-  if (!vm.terms.shallow_tier) return 0;
-  constexpr Bytes kMuch{1ull << 30};
-  return std::min(0.9, as_double(tiers_.dram_of(*vm.terms.shallow_tier, kMuch)) / as_double(kMuch));
+  return vm.terms.shallow_tier ? std::min(0.9, tiers_.excess(*vm.terms.shallow_tier, vm.terms.tiers)) : 0;
 }
 
 // What went to a tier that takes DRAM, and proved to be used too seldom to be worth that, goes on to one that takes

@@ -37,6 +37,7 @@ class Planner {
   std::vector<Want> wants(const Pressure& pressure);
   void share_among(const Pressure& pressure, std::vector<Want>& wants);
   void plan_vm(VmState& vm, const Want& want, Plan& plan);
+  void price_limit(VmState& vm) const;
   double price_of(const VmState& vm) const;
   double shallow_part(const VmState& vm) const;
   void go_deeper(VmState& vm, Plan& plan);

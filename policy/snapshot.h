@@ -74,8 +74,8 @@ struct VmView {
   unsigned threads = 1;                     // that can wait at once: vCPUs
   Nanoseconds fault_cost{0};                // measured mean wait for a far page; 0: not yet known
   TierMask tiers = kAllTiers;               // those that its pages can go to
-  // A tier from which its far pages can go on to another. What they take there of the host's DRAM counts against its
-  // limit: it could be less.
+  // A tier from which its far pages can go on to another. What they take there of the host's DRAM, and would not take
+  // in another, counts against its limit.
   std::optional<unsigned> shallow_tier;
   Bytes shallow;  // of `far`, what is in it
   std::span<const ObjectView> objects;

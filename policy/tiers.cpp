@@ -49,9 +49,12 @@ int TierChooser::choose(float rate, std::uint16_t pages, TierMask among, double 
   return cheapest(rate, static_cast<double>(pages) * kPageSize, among, std::max(price, price_));
 }
 
-Bytes TierChooser::dram_of(unsigned tier, Bytes far) const {
-  if (tier >= tiers_.size()) return {};
-  return Bytes{static_cast<std::uint64_t>(static_cast<double>(far.value) * tiers_[tier].dram)};
+double TierChooser::excess(unsigned tier, TierMask among) const {
+  double most = 0;
+  for (std::size_t i = 0; i < tiers_.size() && tier < tiers_.size(); ++i) {
+    if (i != tier && tiers_[i].usable && is_in(among, i)) most = std::max(most, tiers_[tier].dram - tiers_[i].dram);
+  }
+  return most;
 }
 
 TierChooser::Further TierChooser::further(unsigned from, TierMask among, double price) const {

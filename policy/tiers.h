@@ -27,8 +27,8 @@ class TierChooser {
   // Seconds, and DRAM bytes per far byte, of the cheapest choice for pages of that rate.
   double fault_cost(float rate, TierMask among = kAllTiers) const;
   double dram_per_byte(float rate, TierMask among = kAllTiers) const;
-  // DRAM that so much takes in the tier.
-  Bytes dram_of(unsigned tier, Bytes far) const;
+  // DRAM that a byte takes more in this tier than in another of `among`; 0 where there is no other.
+  double excess(unsigned tier, TierMask among) const;
   // What is far in tier `from` and used less than `below` times a second each page does better in `tier`, the move
   // included; -1: nothing does.
   struct Further {

@@ -23,7 +23,7 @@ struct VmTerms {
   double faults_allowed = 0;  // per second, by the whole stall budget
   std::uint8_t min_age = 1;   // scan periods
   Bytes promised, resident, leaving, far, guarantee;
-  Bytes shallow_dram;  // that its pages in the shallow tier take
+  Bytes shallow_dram;  // that its pages in the shallow tier take, and would not in another
   std::optional<Bytes> limit;
 };
 

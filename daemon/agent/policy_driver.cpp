@@ -257,11 +257,11 @@ bool PolicyDriver::order_out(const ManagedVm& vm, const policy::Move& move) {
   const RegionToDemote region = region_of(*vm.memory, move);
   if (move.reason != policy::Reason::kDeeper) return context_.pager->demote(vm.memory, region);
   // What the pager demotes has to be there: it comes out of swap first.
-  const auto onwards = [pager = context_.pager.get(), memory = vm.memory,
-                        region](const SwapMover::RegionPages& home) mutable {
+  const auto onwards = [pager = context_.pager.get(), memory = vm.memory, region](const SwapMover::RegionPages& home) {
     if (home.none()) return;
-    region.only = std::make_shared<const SwapMover::RegionPages>(home);
-    (void)pager->demote(memory, region);
+    RegionToDemote those = region;
+    those.only = std::make_shared<const SwapMover::RegionPages>(home);
+    (void)pager->demote(memory, those);
   };
   return vm.beside && context_.swap_mover->restore(vm.beside, move.region, move.units, onwards);
 }
