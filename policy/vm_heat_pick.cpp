@@ -110,8 +110,8 @@ void VmHeat::most_missed(PickLimits limits, std::vector<Candidate>& out) {
 void VmHeat::coldest_shallow(float below, PickLimits limits, std::vector<Candidate>& out) {
   out.clear();
   std::uint64_t pages = 0;
-  std::uint32_t left = kShallowAtOnce;
-  // Each object at most once, and the one where it began twice.
+  // No region twice.
+  auto left = static_cast<std::uint32_t>(std::min<std::uint64_t>(kShallowAtOnce, regions_));
   for (std::size_t n = 0; n <= objects_.size() && left > 0; ++n) {
     if (shallow_object_ >= objects_.size()) shallow_object_ = 0;
     if (objects_.empty()) return;

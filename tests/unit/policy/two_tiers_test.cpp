@@ -118,19 +118,21 @@ TEST_F(TwoTiers, LeaveWhatIsThereWhileDramIsWorthNothing) {
   }
   for (int i = 0; i < 60; ++i) tick();
   EXPECT_EQ(deeper_, 0u);
-  // Nor does anything go deeper that must not move.
+  // Nor does anything go deeper that must not move. What is at home is in use, so that DRAM is worth something.
+  std::set<std::uint32_t> hot;
+  for (std::uint32_t r = 20; r < 100; ++r) hot.insert(r);
   vm().view.limit = 100_MiB;
   vm().view.held = true;
-  for (int i = 0; i < 10; ++i) tick();
+  for (int i = 0; i < 10; ++i) tick(hot);
   EXPECT_EQ(deeper_, 0u);
   vm().view.held = false;
   host_.snapshot.host.frozen = true;
-  for (int i = 0; i < 10; ++i) tick();
+  for (int i = 0; i < 10; ++i) tick(hot);
   EXPECT_EQ(deeper_, 0u);
   host_.snapshot.host.frozen = false;
   bool said = false;
   for (int i = 0; i < 30; ++i) {
-    const Plan plan = tick();
+    const Plan plan = tick(hot);
     for (const Decision& decision : plan.decisions) {
       if (decision.reason != Reason::kDeeper) continue;
       said = true;
@@ -147,12 +149,14 @@ TEST_F(TwoTiers, DoNotAskForTheSamePagesAgainAtOnce) {
     vm().make_far(r);
     vm().regions[r].shallow = kFull;
   }
-  for (int i = 0; i < 30; ++i) tick();
+  std::set<std::uint32_t> hot;
+  for (std::uint32_t r = 4; r < 100; ++r) hot.insert(r);
+  for (int i = 0; i < 30; ++i) tick(hot);
   vm().view.limit = 60_MiB;
   std::map<std::uint32_t, int> asked;
   for (int i = 0; i < 20; ++i) {
     vm().view.shallow = 8_MiB;
-    host_.look_at_all({});
+    host_.look_at_all(hot);
     // Nobody does what was asked.
     for (const Move& move : host_.tick().demotions) {
       if (move.reason == Reason::kDeeper) ++asked[move.region.region];
