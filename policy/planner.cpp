@@ -14,6 +14,7 @@ namespace {
 constexpr Bytes kRegion{kRegionPages * kPageSize};
 constexpr double kPriceMemory = 60;     // seconds in which the price of DRAM falls to a third when it is not scarce
 constexpr double kLimitSlack = 0.05;    // of a limit, at most kept free for what is about to come in
+constexpr double kPriceWeight = 0.2;    // of a tick
 constexpr double kDearer = 1.25;        // what a page of DRAM is worth under a limit that is not kept, per tick
 constexpr double kMostPrice = 1;        // a second of waiting per second
 constexpr double kDeeperShare = 0.01;   // of a VM's resident memory, at most on its way from one tier to another
@@ -364,8 +365,12 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
 
 // A limit is one: while it is not kept, and what is in the shallow tier has a part in that, DRAM becomes dearer.
 void Planner::price_limit(VmState& vm) const {
-  if (!scratch_.empty())
-    vm.limit_price = std::max(vm.limit_price, static_cast<double>(scratch_.back().rate) * vm.terms.fault_cost);
+  if (!scratch_.empty()) {
+    // At home the dearest page that goes would save its waits in the tier that suits it best, and what it takes there.
+    const float rate = scratch_.back().rate;
+    const double worth = static_cast<double>(rate) * tiers_.fault_cost(rate, vm.terms.tiers) / (1 - shallow_part(vm));
+    vm.limit_price += (worth - vm.limit_price) * kPriceWeight;
+  }
   const double limit = as_double(*vm.terms.limit);
   if (as_double(against_limit(vm)) > (1 + kLimitSlack) * limit &&
       as_double(vm.terms.shallow_dram) > kLimitSlack * limit)
