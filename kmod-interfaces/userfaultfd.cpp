@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <string>
@@ -17,6 +18,8 @@ namespace {
 
 // The kernel's own mark, among the features, that the handshake is done (UFFD_FEATURE_INITIALIZED, fs/userfaultfd.c).
 constexpr std::uint64_t kHandshakeDone = 1ull << 31;
+// More than the kernel writes.
+constexpr std::size_t kMostFdinfo = 512;
 
 std::string describe(AddressRange range) {
   char text[64];
@@ -159,6 +162,26 @@ bool Userfaultfd::has_message() const {
 
 bool Userfaultfd::is_changing() const {
   return try_impossible_copy(*this) == EAGAIN;
+}
+
+PendingFaults::PendingFaults(const Userfaultfd& userfaultfd)
+    : fdinfo_(::open(("/proc/self/fdinfo/" + std::to_string(userfaultfd.fd())).c_str(), O_RDONLY | O_CLOEXEC)) {}
+
+std::size_t PendingFaults::count() const {
+  std::array<char, kMostFdinfo> text;
+  const ssize_t got = ::pread(fdinfo_.get(), text.data(), text.size(), 0);
+  if (got <= 0) return 0;
+  return parse_pending_faults({text.data(), static_cast<std::size_t>(got)}).value_or(0);
+}
+
+std::optional<std::size_t> parse_pending_faults(std::string_view fdinfo) {
+  constexpr std::string_view kName = "\npending:";
+  const std::size_t at = fdinfo.find(kName);
+  if (at == std::string_view::npos) return std::nullopt;
+  const std::string_view behind = fdinfo.substr(at + kName.size());
+  const std::size_t end = behind.find('\n');
+  if (end == std::string_view::npos) return std::nullopt;
+  return parse_decimal(trim(behind.substr(0, end)));
 }
 
 }  // namespace tidepool::kernel

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -71,5 +72,21 @@ class Userfaultfd {
  private:
   UniqueFd fd_;
 };
+
+// How many faults of a userfaultfd wait to be read: /proc/self/fdinfo/N, "pending:" (fs/userfaultfd.c,
+// userfaultfd_show_fdinfo), which takes less time than asking whether there is a message and whether the address space
+// is changing. Not for longer than the descriptor, which it knows by its number. For one thread.
+class PendingFaults {
+ public:
+  explicit PendingFaults(const Userfaultfd& userfaultfd);
+  // 0 also when it cannot be known.
+  std::size_t count() const;
+
+ private:
+  UniqueFd fdinfo_;
+};
+
+// What the text says; nullopt: it does not say.
+std::optional<std::size_t> parse_pending_faults(std::string_view fdinfo);
 
 }  // namespace tidepool::kernel

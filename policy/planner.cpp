@@ -226,13 +226,27 @@ Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_
   return decision;
 }
 
+// Of its tiers, what there is for this VM: where room is leased to it, no more than is left of that.
+Bytes Planner::tier_room(const VmState& vm) const {
+  const LeasedRoom& leased = vm.terms.leased;
+  return tiers_.room(vm.terms.tiers & ~leased.tiers) +
+         std::min(tiers_.room(vm.terms.tiers & leased.tiers), leased.bytes);
+}
+
+int Planner::choose_tier(const VmState& vm, const Candidate& candidate) const {
+  const LeasedRoom& leased = vm.terms.leased;
+  const bool fits = to_bytes(PageCount{candidate.pages}) <= leased.bytes;
+  return tiers_.choose(candidate.rate, candidate.pages, fits ? vm.terms.tiers : vm.terms.tiers & ~leased.tiers,
+                       price_of(vm));
+}
+
 // The smallest bound decides, and names itself.
 // The host's own need is not held up by what would not fit back: a demotion changes nothing of that.
 Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
   const Bound bounds[] = {{saturating_sub(in_dram(vm), vm.terms.guarantee), Reason::kGuarantee},
                           {evacuable_ || urgent ? Bytes{~0ull} : Bytes{}, Reason::kNotEvacuable},
                           {far_ceiling_, Reason::kFarCeiling},
-                          {tiers_.room(vm.terms.tiers), Reason::kPoolFull},
+                          {tier_room(vm), Reason::kPoolFull},
                           {saturating_bytes(state_.demote_tokens), Reason::kRateLimit}};
   return *std::min_element(std::begin(bounds), std::end(bounds),
                            [](const Bound& a, const Bound& b) { return a.room < b.room; });
@@ -336,7 +350,7 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
       why_not = Reason::kRateLimit;
       break;
     }
-    const int tier = tiers_.choose(candidate.rate, candidate.pages, vm.terms.tiers, price_of(vm));
+    const int tier = choose_tier(vm, candidate);
     if (tier < 0) {
       why_not = Reason::kPoolFull;
       break;
@@ -350,6 +364,8 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
     vm.heat.note_demotion(candidate, kind);
     if (!real) continue;
     tiers_.take(tier, candidate.pages);
+    LeasedRoom& leased = vm.terms.leased;
+    if (((leased.tiers >> tier) & 1) != 0) leased.bytes = saturating_sub(leased.bytes, bytes);
     plan.demotions.push_back({vm.id, candidate.id, candidate.units, candidate.pages, static_cast<std::uint8_t>(tier),
                               reason, candidate.rate, kind == MoveKind::kForced});
   }
@@ -402,6 +418,11 @@ void Planner::go_deeper(VmState& vm, Plan& plan) {
   for (const Candidate& candidate : scratch_) {
     const Bytes bytes = to_bytes(PageCount{candidate.pages});
     if (decision.bytes + bytes > room) break;
+    LeasedRoom& leased = vm.terms.leased;
+    if (((leased.tiers >> further.tier) & 1) != 0) {
+      if (bytes > leased.bytes) break;
+      leased.bytes = saturating_sub(leased.bytes, bytes);
+    }
     decision.bytes += bytes;
     ++decision.regions;
     vm.heat.note_deeper(candidate.id);
@@ -432,6 +453,8 @@ std::string Planner::bound_text(const VmState& vm, Reason reason) const {
         if (((vm.terms.tiers >> i) & 1) == 0) continue;
         text += (text.empty() ? "" : "; ") + tier.name + " used " + short_text(tier.used) + " of " +
                 short_text(tier.capacity);
+        if (((vm.terms.leased.tiers >> i) & 1) != 0)
+          text += ", " + short_text(vm.terms.leased.bytes) + " left of the lease";
       }
       return text.empty() ? "there is no tier for its pages" : text;
     }

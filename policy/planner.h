@@ -52,6 +52,8 @@ class Planner {
     Bytes room;
     Reason reason;
   };
+  Bytes tier_room(const VmState& vm) const;
+  int choose_tier(const VmState& vm, const Candidate& candidate) const;
   Bound tightest(const VmState& vm, bool urgent = false) const;
   // Demotes as far as `room` and `faults` (per second) go.
   // The candidates are those in `scratch_`.

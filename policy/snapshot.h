@@ -54,6 +54,12 @@ inline constexpr unsigned kServiceClasses = 3;
 using TierMask = std::uint32_t;
 inline constexpr TierMask kAllTiers = ~TierMask{0};
 
+// What one VM may put into those tiers together, which others may have no use of: memory that is leased to it.
+struct LeasedRoom {
+  TierMask tiers = 0;
+  Bytes bytes{};
+};
+
 struct VmView {
   VmId id;
   Mode mode = Mode::kObserve;
@@ -78,6 +84,7 @@ struct VmView {
   // in another, counts against its limit.
   std::optional<unsigned> shallow_tier;
   Bytes shallow;  // of `far`, what is in it
+  LeasedRoom leased;                        // of these, those where it has only so much left
   std::span<const ObjectView> objects;
 };
 

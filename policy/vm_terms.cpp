@@ -36,6 +36,7 @@ VmTerms terms_of(const VmView& vm, const PolicyConfig& config, double tier_fault
   terms.partial = vm.partial;
   terms.spares = vm.spares;
   terms.tiers = vm.tiers;
+  terms.leased = vm.leased;
   terms.threads = std::clamp(vm.threads, 1u, kMostThreads);
   // A stall that is not a number is one that nobody measured: for safety it counts as all the time.
   terms.stall = within(vm.stall, 0, 1e6, 1, counts);

@@ -20,6 +20,7 @@ struct VmTerms {
   double fault_cost = 20e-6;  // seconds of waiting
   TierMask tiers = kAllTiers;
   std::optional<unsigned> shallow_tier;
+  LeasedRoom leased;
   double faults_allowed = 0;  // per second, by the whole stall budget
   std::uint8_t min_age = 1;   // scan periods
   Bytes promised, resident, leaving, far, guarantee;

@@ -1,5 +1,5 @@
-# The demo's tools: processes of its own, numbers from them, the live table. Sourced by scripts/demo and bench/compare/compare
-# after scripts/lib.sh.
+# The demo's tools: processes of its own, numbers from them, the live table. Sourced by scripts/demo, scripts/demo-pool and the
+# experiments in bench/ after scripts/lib.sh.
 # shellcheck shell=bash disable=SC2154,SC2034  # work, bin, agent_socket and what is read of these functions belong to those
 
 declare -A pid_of=()
@@ -74,6 +74,32 @@ ask_client() {
   before=$(grep -c '"interim"' "$work/$1.log" || true)
   kill -USR1 "${pid_of[$1]}" 2>/dev/null || return 0
   wait_until 30 has_lines "$work/$1.log" '"interim"' $((before + 1)) || die "the cache client does not answer"
+}
+
+# ---- results, and the agent's metrics at $metrics_port -------------------------------------------------------------------
+# row KEY VALUE...: one result; numbers stay numbers.
+row() { jq -cn '[$ARGS.positional | _nwise(2) | {(.[0]): (.[1] | tonumber? // .)}] | add' --args "$@" >>"$work/rows"; }
+calc() { bc -l <<<"$*"; }
+
+free_port() {
+  local port
+  for port in $(shuf -i 20000-30000 -n 20); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port" && return 0; }
+  done
+  die "no free port"
+}
+metric() { curl -sf "http://127.0.0.1:$metrics_port/metrics" | grep -F "$1" | awk '{print $NF; found = 1} END {if (!found) print 0}'; }
+# fault_at QUANTILE BEFORE AFTER: of the faults on far pages between two snapshots of the histogram, in microseconds; the
+# upper bound of its bucket.
+fault_at() {
+  jq -rn --argjson q "$1" --argjson before "$2" --argjson after "$3" '
+    [$after | to_entries[] | {le: (if .key == "+Inf" then infinite else (.key | tonumber) end), count: (.value - ($before[.key] // 0))}] |
+    sort_by(.le) | (last.count * $q) as $rank | first(.[] | select(.count >= $rank)).le * 1e6 | if isinfinite then "beyond" else . end'
+}
+fault_histogram() {
+  curl -sf "http://127.0.0.1:$metrics_port/metrics" | grep '^tidepool_fault_duration_seconds_bucket' |
+    sed -E 's/.*le="([^"]+)".* ([0-9.e+]+)$/\1 \2/' |
+    jq -cRn '[inputs | split(" ") | {key: .[0], value: (.[1] | tonumber)}] | group_by(.key) | map({key: .[0].key, value: (map(.value) | add)}) | from_entries'
 }
 
 # start_cache NAME CLIENT [GROUP]: a memcached on tmpfs and a client that loads it, filled; in a control group when one is given.

@@ -22,6 +22,20 @@ usage_error() {
   exit 2
 }
 
+# number_option NAME VALUE LEAST MOST, word_option NAME VALUE WORD..., list_option NAME LIST WORD...: what an option may be.
+number_option() {
+  [[ $2 =~ ^[0-9]+$ ]] && [ "$2" -ge "$3" ] && [ "$2" -le "$4" ] || usage_error "$1 is a number from $3 to $4, not '$2'"
+}
+word_option() {
+  local name=$1 value=$2
+  shift 2
+  [[ " $* " == *" $value "* ]] || usage_error "$name is one of: $*; not '$value'"
+}
+list_option() {
+  local name=$1 word
+  for word in ${2//,/ }; do word_option "$name" "$word" "${@:3}"; done
+}
+
 # Prints the comment block at the top of the calling script: the help text stands in one place.
 help_from_header() { sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//p}' "$0"; }
 

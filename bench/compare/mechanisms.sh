@@ -119,14 +119,6 @@ end_pool() {
 }
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
-free_port() {
-  local port
-  for port in $(shuf -i 20000-30000 -n 20); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port" && return 0; }
-  done
-  die "no free port"
-}
-metric() { curl -sf "http://127.0.0.1:$metrics_port/metrics" | grep -F "$1" | awk '{print $NF; found = 1} END {if (!found) print 0}'; }
 # vm_counters NAME: faults for far pages, faults for write protection, and seconds waited, since adoption.
 vm_counters() {
   jq -cn --argjson far "$(metric "tidepool_vm_faults_total{vm=\"$1\",kind=\"far\"}")" \

@@ -47,18 +47,6 @@ end_servers() {
   servers=()
 }
 
-# fault_at QUANTILE BEFORE AFTER: of the faults on far pages between two snapshots of the histogram, in microseconds; the
-# upper bound of its bucket.
-fault_at() {
-  jq -rn --argjson q "$1" --argjson before "$2" --argjson after "$3" '
-    [$after | to_entries[] | {le: (if .key == "+Inf" then infinite else (.key | tonumber) end), count: (.value - ($before[.key] // 0))}] |
-    sort_by(.le) | (last.count * $q) as $rank | first(.[] | select(.count >= $rank)).le * 1e6 | if isinfinite then "beyond" else . end'
-}
-fault_histogram() {
-  curl -sf "http://127.0.0.1:$metrics_port/metrics" | grep '^tidepool_fault_duration_seconds_bucket' |
-    sed -E 's/.*le="([^"]+)".* ([0-9.e+]+)$/\1 \2/' |
-    jq -cRn '[inputs | split(" ") | {key: .[0], value: (.[1] | tonumber)}] | group_by(.key) | map({key: .[0].key, value: (map(.value) | add)}) | from_entries'
-}
 promoted_pages() { echo $(($(metric "tidepool_vm_promoted_bytes_total{vm=\"load0\",cause=\"$1\"}" | jq -R 'tonumber | floor') / 4096)); }
 
 run_servers() {

@@ -21,12 +21,15 @@ T value_of(Result<T> result) {
 
 }  // namespace
 
-PagerRig::PagerRig(TouchingProcess& process, double spin_share, bool guest) {
-  // Twice the memory: what a bench measures is not a store that is almost full.
-  pool::MappedStoreOptions options;
-  options.capacity = Bytes{process.memory().size() * 2 + (64ull << 20)};
-  options.most_unreturned = options.capacity;
-  store_ = value_of(pool::create_mapped_store(options));
+PagerRig::PagerRig(TouchingProcess& process, double spin_share, bool guest, std::shared_ptr<pool::PageStore> store) {
+  if (store == nullptr) {
+    // Twice the memory: what a bench measures is not a store that is almost full.
+    pool::MappedStoreOptions options;
+    options.capacity = Bytes{process.memory().size() * 2 + (64ull << 20)};
+    options.most_unreturned = options.capacity;
+    store_ = value_of(pool::create_mapped_store(options));
+    store = pool::unowned(*store_);
+  }
 
   daemon::PagerConfig config;
   config.loop.spin_share = spin_share;
@@ -36,7 +39,7 @@ PagerRig::PagerRig(TouchingProcess& process, double spin_share, bool guest) {
 
   daemon::VmSpec spec;
   spec.name = "bench";
-  spec.store = pool::unowned(*store_);
+  spec.store = std::move(store);
   spec.shared_remove_discards = guest;
   spec.fixed_memory = guest;
   spec.objects.push_back({true, process.duplicate_memory_file()});
@@ -81,7 +84,7 @@ void PagerRig::return_pool_memory() {
 void PagerRig::restore_all() {
   daemon::MemoryObject& object = *vm_->objects[0];
   std::promise<std::uint64_t> finished;
-  pager_->restore(vm_, &object, {PageIndex{0}, object.map->pages().value},
+  pager_->restore(vm_, &object, {PageRun{PageIndex{0}, object.map->pages().value}},
                   [&](std::uint64_t left) { finished.set_value(left); });
   if (finished.get_future().get() != 0) throw std::runtime_error("pages stayed away");
 }

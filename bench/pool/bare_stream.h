@@ -23,6 +23,7 @@ class BareStream {
   BareStream& operator=(const BareStream&) = delete;
 
   void round();
+  pid_t pid() const { return pid_; }
 
  private:
   unsigned chunks_;

@@ -1,5 +1,6 @@
 // Pages on their way to a memory server through all that the agent has: staged, sealed, framed, acknowledged. Beside a
-// bare stream of as many bytes over the same transport in the same run.
+// bare stream of as many bytes over the same transport, and beside one that seals, tags, checks and copies as the
+// product does, in the same run.
 #include <benchmark/benchmark.h>
 
 #include <array>
@@ -7,6 +8,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <random>
 #include <stdexcept>
@@ -14,10 +16,11 @@
 #include <vector>
 
 #include "bench/pool/bare_stream.h"
-#include "bench/pool/memd_process.h"
+#include "bench/pool/guarded_stream.h"
 #include "bench/pool/served_slice.h"
+#include "bench/pool/served_store.h"
 #include "bench/support/timing.h"
-#include "pool/client/server_pool.h"
+#include "pool/store/page_store.h"
 
 namespace tidepool::bench {
 namespace {
@@ -25,6 +28,7 @@ namespace {
 constexpr std::size_t kPages = 16384;  // 64 MiB a round
 constexpr std::size_t kBatch = 64;
 constexpr std::size_t kBatches = 16;  // under way
+constexpr std::size_t kKeepEvery = 4096;
 constexpr std::int64_t kRounds = 15;
 constexpr int kPort = 17392;
 static_assert(kBatch * kPageSize == BareStream::kChunk);
@@ -38,32 +42,16 @@ struct Batch {
 
 class Writer {
  public:
-  explicit Writer(const std::string& address) : pages_(kPages * kPageSize) {
+  explicit Writer(const std::shared_ptr<pool::PageStore>& store) : pages_(kPages * kPageSize), store_(store) {
     std::mt19937_64 random(1);
     for (std::size_t at = 0; at < pages_.size(); at += sizeof(std::uint64_t)) {
       const std::uint64_t word = random();
       std::memcpy(pages_.data() + at, &word, sizeof word);
     }
-    pool::ServerPoolOptions options;
-    pool::ServerSpec& server = options.servers.emplace_back();
-    server.name = "bench";
-    server.address = address;
-    server.key = MemdProcess::key();
-    options.store.capacity = Bytes{1u << 30};
-    options.store.replicas = 1;
-    auto made = pool::make_server_pool(std::move(options));
-    if (!made) throw std::runtime_error(made.error().message());
-    pool_ = std::move(*made);
-    auto store = pool_->open_for("bench");
-    if (!store) throw std::runtime_error(store.error().message());
-    store_ = std::move(*store);
     for (auto& batch : batches_) batch = std::make_unique<Batch>();
     locations_.reserve(kPages);
   }
-  ~Writer() {
-    store_.reset();
-    pool_->close_for("bench");
-  }
+  ~Writer() = default;
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
@@ -71,12 +59,13 @@ class Writer {
     std::size_t next = 0, refused = 0;
     while (next < kPages || under_way() > 0) {
       bool moved = false;
+      const unsigned seen = ended_.load(std::memory_order_acquire);
       for (auto& each : batches_) {
         if (each->under_way.load(std::memory_order_acquire)) continue;
         if (!each->batch.items.empty()) refused += take(*each), moved = true;
         if (next < kPages) submit(*each, next), next += kBatch, moved = true;
       }
-      if (!moved) std::this_thread::yield();
+      if (!moved) ended_.wait(seen);
     }
     for (auto& each : batches_)
       if (!each->batch.items.empty()) refused += take(*each);
@@ -87,13 +76,13 @@ class Writer {
     store_->release(locations_);
     locations_.clear();
   }
-  bool wait_until_ready() {
-    for (int tries = 0; tries < 2000; ++tries) {
-      const auto figures = pool_->remote();
-      if (figures && !figures->servers.empty() && figures->servers.front().up) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    return false;
+  // Two slices are leased from now on, and the server's memory for them is there: each keeps some pages.
+  void settle_in() {
+    round();
+    round();
+    for (std::size_t i = 0; i < locations_.size(); i += kKeepEvery) locations_[i] = pool::kNoLocation;
+    std::erase(locations_, pool::kNoLocation);
+    forget();
   }
 
  private:
@@ -111,7 +100,11 @@ class Writer {
     }
     of.batch.items = of.items;
     of.batch.priority = pool::Priority::kWriteBack;
-    of.batch.done = [&of](pool::WriteBatch&) { of.under_way.store(false, std::memory_order_release); };
+    of.batch.done = [this, &of](pool::WriteBatch&) {
+      of.under_way.store(false, std::memory_order_release);
+      ended_.fetch_add(1, std::memory_order_release);
+      ended_.notify_one();
+    };
     of.under_way = true;
     store_->submit_write(of.batch);
   }
@@ -130,30 +123,33 @@ class Writer {
   }
 
   std::vector<std::byte> pages_;
-  std::unique_ptr<pool::Pool> pool_;
-  std::shared_ptr<pool::PageStore> store_;
+  const std::shared_ptr<pool::PageStore> store_;
   std::array<std::unique_ptr<Batch>, kBatches> batches_;
   std::vector<pool::Location> locations_;
+  std::atomic<unsigned> ended_{0};  // batches
 };
 
-// Argument: 1 TCP or 0 unix socket.
+// Processor time of both ends, per page.
+double cpu_us(pid_t peer, const std::function<void()>& work) {
+  const Seconds before = cpu_time() + cpu_time_of(peer);
+  work();
+  return (cpu_time() + cpu_time_of(peer) - before).count() / kPages * 1e6;
+}
+
+// Argument: 1 TCP or 0 unix socket. Counters of processor time: both ends, per page.
 void demotion(benchmark::State& state) {
   try {
     const bool tcp = state.range(0) == 1;
     BareStream bare(tcp, kPages / kBatch);
-    MemdProcess server(tcp ? kPort : 0, Bytes{512u << 20}, true);
-    Writer writer(server.address());
-    if (!writer.wait_until_ready()) return state.SkipWithError("the server does not answer");
-    const auto ours = [&] {
-      const Spent spent = spent_on([&] { writer.round(); });
-      writer.forget();
-      return spent;
-    };
+    GuardedStream guarded(tcp, true, kPages / kBatch);
+    ServedStore served(tcp ? kPort : 0);
+    Writer writer(served.store());
     bare.round();
+    guarded.round();
     // Leases its slices.
     for (int tries = 0;; ++tries) {
       try {
-        ours();
+        writer.settle_in();
         break;
       } catch (const std::exception&) {
         writer.forget();
@@ -161,16 +157,27 @@ void demotion(benchmark::State& state) {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
       }
     }
-    AgainstFloor figures;
+    AgainstFloor figures, of_ceiling;
+    std::vector<double> cpu, floor_cpu, ceiling_cpu;
     for ([[maybe_unused]] auto _ : state) {
-      const Spent floor = spent_on([&] { bare.round(); });
+      Spent floor, ceiling, spent;
+      floor_cpu.push_back(cpu_us(bare.pid(), [&] { floor = spent_on([&] { bare.round(); }); }));
+      ceiling_cpu.push_back(cpu_us(guarded.pid(), [&] { ceiling = spent_on([&] { guarded.round(); }); }));
       std::this_thread::sleep_for(std::chrono::milliseconds(200));  // discards of the round before
-      figures.add(floor, ours());
+      cpu.push_back(cpu_us(served.server(), [&] { spent = spent_on([&] { writer.round(); }); }));
+      writer.forget();
+      figures.add(floor, spent);
+      of_ceiling.add(ceiling, spent);
       state.SetIterationTime(figures.last_seconds());
     }
     state.counters["pages_per_second"] = kPages / figures.seconds();
     state.counters["floor_pages_per_second"] = kPages / figures.floor_seconds();
+    state.counters["ceiling_pages_per_second"] = kPages / of_ceiling.floor_seconds();
     state.counters["ratio"] = figures.ratio();
+    state.counters["ratio_of_ceiling"] = of_ceiling.ratio();
+    state.counters["cpu_us"] = median(cpu);
+    state.counters["floor_cpu_us"] = median(floor_cpu);
+    state.counters["ceiling_cpu_us"] = median(ceiling_cpu);
   } catch (const std::exception& error) {
     state.SkipWithError(error.what());
   }

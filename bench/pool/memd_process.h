@@ -19,6 +19,7 @@ class MemdProcess {
   MemdProcess& operator=(const MemdProcess&) = delete;
 
   const std::string& address() const { return address_; }  // as for a link
+  pid_t pid() const { return pid_; }
   static protocol::ServerKey key();
 
  private:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "pool/client/sealer.h"
+#include "pool/protocol/aes_gcm.h"
 #include "pool/protocol/frame_guard.h"
 #include "pool/store/crc32c.h"
 
@@ -31,6 +32,7 @@ void seal(benchmark::State& state) {
     benchmark::DoNotOptimize(sealed.data());
   }
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(page.size()));
+  state.SetLabel(protocol::aes_gcm_by());
 }
 BENCHMARK(seal);
 

@@ -149,7 +149,7 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
       if (vm->workload) continue;
       for (const auto& object : vm->memory->objects) {
         ++*under_way;
-        context_.pager->restore(vm->memory, object.get(), {PageIndex{0}, object->map->pages().value},
+        context_.pager->restore(vm->memory, object.get(), {PageRun{PageIndex{0}, object->map->pages().value}},
                                 [under_way](std::uint64_t) { --*under_way; });
       }
     }

@@ -11,32 +11,27 @@ constexpr std::uint64_t kMostPages = 64 * 1024;
 }  // namespace
 
 void bring_home_what_leaves(Pager& pager, const std::shared_ptr<PagedVm>& vm) {
-  if (vm->dead || vm->store == nullptr || vm->coming_home != 0 || !vm->store->any_leaves()) return;
+  if (vm->dead || vm->store == nullptr || vm->coming_home != 0) return;
+  const auto leaves = vm->store->leaving();
+  if (!leaves) return;
   std::uint64_t left = kMostPages;
-  const auto order = [&](MemoryObject* object, PageRun run) {
-    ++vm->coming_home;
-    pager.restore(vm, object, run, [vm](std::uint64_t) { --vm->coming_home; });
-  };
   for (const auto& object : vm->objects) {
-    PageRun run{};
+    std::vector<PageRun> runs;
     const std::uint64_t pages = object->map->pages().value;
     for (std::uint64_t region = 0; region < object->map->regions() && left > 0; ++region) {
       if (object->map->region(region).far == 0) continue;
       const std::uint64_t end = std::min((region + 1) * kPagesPerRegion, pages);
       for (std::uint64_t at = region * kPagesPerRegion; at < end && left > 0; ++at) {
         const PageEntry entry = object->map->load(PageIndex{at});
-        if (entry.state() != PageState::kFar || !entry.holds_location() || !vm->store->leaves(entry.location()))
-          continue;
+        if (entry.state() != PageState::kFar || !entry.holds_location() || !leaves(entry.location())) continue;
         --left;
-        if (run.count != 0 && at == run.end()) {
-          ++run.count;
-          continue;
-        }
-        if (run.count != 0) order(object.get(), run);
-        run = {PageIndex{at}, 1};
+        if (runs.empty() || runs.back().end() != at) runs.push_back({PageIndex{at}, 0});
+        ++runs.back().count;
       }
     }
-    if (run.count != 0) order(object.get(), run);
+    if (runs.empty()) continue;
+    ++vm->coming_home;
+    pager.restore(vm, object.get(), std::move(runs), [vm](std::uint64_t) { --vm->coming_home; });
   }
 }
 

@@ -282,7 +282,8 @@ void PolicyDriver::act(const policy::Plan& plan) {
     if (vm != nullptr && vm->by_kernel()) (void)context_.swap_mover->restore(vm->by_kernel(), move.region, move.units);
     if (vm == nullptr || !vm->memory || move.region.object >= vm->memory->objects.size()) continue;
     context_.pager->restore(vm->memory, vm->memory->objects[move.region.object].get(),
-                            {PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}, [](std::uint64_t) {});
+                            {PageRun{PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}},
+                            [](std::uint64_t) {});
   }
 }
 

@@ -66,10 +66,12 @@ policy::HostView host_view_of(const Context& context) {
 }
 
 // A pool can be full for the pages that come although some of its bytes are free: it is sized in slabs. Then it counts
-// as full for a while, so that the same pages are not frozen, copied and turned away each tick.
+// as full for a while, so that the same pages are not frozen, copied and turned away each tick. A store of leased room
+// says by itself how much there is.
 bool PolicyView::pool_turned_pages_away(const policy::TierView& pool, MonoTime now) {
   std::uint64_t turned_away = 0;
-  for (const auto& vm : context_.vms.paged()) turned_away += vm->memory->counters.store_full;
+  for (const auto& vm : context_.vms.paged())
+    if (!vm->memory->store->leased_room()) turned_away += vm->memory->counters.store_full;
   if (turned_away > pages_turned_away_) {
     turned_away_at_ = now;
     turned_away_capacity_ = pool.capacity;
@@ -272,6 +274,9 @@ void PolicyView::look_at(const ManagedVm& vm, Vm& known, policy::VmView& view) c
     view.shallow_tier = kKernelTier;
     view.shallow = swapped;
   }
+  // What is on its way there has no place yet.
+  if (const auto room = memory.store->leased_room())
+    view.leased = {policy::TierMask{1} << kPoolTier, saturating_sub(*room, bytes(PageState::kDemoting))};
   known.objects.resize(memory.objects.size());
   for (std::size_t i = 0; i < memory.objects.size(); ++i) {
     const bool swaps = vm.beside && vm.beside->first_object() == i;

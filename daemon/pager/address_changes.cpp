@@ -63,7 +63,7 @@ void FaultService::unmap(const std::shared_ptr<PagedVm>& of, AddressSpace& space
     if (!segment.object->shared || !segment.addresses.overlaps(gone)) continue;
     const PageIndex first = segment.page_at(std::max(segment.addresses.start, gone.start));
     const PageIndex end = segment.page_at(std::min(segment.addresses.end, gone.end));
-    restore(of, segment.object, {first, end.value - first.value}, nullptr);
+    restore(of, segment.object, {PageRun{first, end.value - first.value}}, nullptr);
   }
   space.set_segments(space.own_segments().without(gone));
   record_layout(vm);

@@ -118,10 +118,10 @@ class Loop final : public FaultLoop {
   void drops_finished(std::shared_ptr<PagedVm> vm) override {
     post([this, vm] { service_.serve_parked(*vm); });
   }
-  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run,
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
                std::function<void(std::uint64_t)> done) override {
-    post([this, vm, object, run, done = std::move(done)]() mutable {
-      service_.restore(vm, object, run, std::move(done));
+    post([this, vm, object, runs = std::move(runs), done = std::move(done)]() mutable {
+      service_.restore(vm, object, std::move(runs), std::move(done));
     });
   }
   void post(std::function<void()> task) override {
@@ -275,17 +275,13 @@ class Loop final : public FaultLoop {
     SpaceState& state = *found->second.state;
     const bool gated = vm->has_shared_memory() || space->ring != nullptr;
     if (gated && !vm->event_gate.try_close()) return false;
-    const bool one_by_one = state.asks_for_advice() || state.guards_drops();
-    if (one_by_one && !look_at_calls(state, waiting)) {
+    std::array<uffd_msg, kEventsPerRead> messages;
+    const std::size_t wanted = messages_to_read(found->second, now, waiting, messages.size());
+    if (wanted == 0) {
       if (gated) vm->event_gate.open();
       return false;
     }
-    if (must_hold(found->second, now)) {
-      vm->event_gate.open();
-      return false;
-    }
-    std::array<uffd_msg, kEventsPerRead> messages;
-    const int count = space->userfaultfd.read_events(std::span(messages).first(one_by_one ? 1 : messages.size()));
+    const int count = space->userfaultfd.read_events(std::span(messages).first(wanted));
     std::vector<std::shared_ptr<AddressSpace>> children;
     if (count > 0) children = service_.serve_changes(state, std::span(messages).first(static_cast<std::size_t>(count)));
     if (gated) vm->event_gate.open();
@@ -301,6 +297,25 @@ class Loop final : public FaultLoop {
     }
     if (!space->alive.load(std::memory_order_relaxed)) space_died(*vm, space);
     return served;
+  }
+
+  // Where causes matter, an event is read alone, when its cause is known; and so is a fault. Where several wait, they
+  // are counted and read together: the kernel hands out faults first, so those are all that is read.
+  std::size_t messages_to_read(Watched& watched, MonoTime now, Waiting waiting, std::size_t most) {
+    SpaceState& state = *watched.state;
+    if (!state.asks_for_advice() && !state.guards_drops()) return most;
+    if (state.several_wait) {
+      const std::size_t faults = std::min(state.pending.count(), most);
+      state.several_wait = faults > 1;
+      if (faults > 1 && !state.space->userfaultfd.is_changing()) {
+        state.advice = {};
+        state.no_cause_since = MonoTime{};
+        watched.held_since = MonoTime{};
+        return faults;
+      }
+      if (faults > 0) waiting = Waiting::kKnown;
+    }
+    return look_at_calls(state, waiting) && !must_hold(watched, now) ? 1 : 0;
   }
 
   // Whoever unmaps or moves memory that a drop is on its way to waits until we read its event, and puts nothing else
@@ -329,7 +344,10 @@ class Loop final : public FaultLoop {
   // else wakes faults that are not read: see Userfaultfd::Waiters.)
   bool look_at_calls(SpaceState& state, Waiting waiting) const {
     state.advice = {};
-    if (waiting == Waiting::kUnknown && !state.space->userfaultfd.has_message()) return false;
+    if (waiting == Waiting::kUnknown) {
+      if (!state.space->userfaultfd.has_message()) return false;
+      state.several_wait = true;
+    }
     if (!state.space->userfaultfd.is_changing()) {
       state.no_cause_since = MonoTime{};
       return true;

@@ -65,9 +65,9 @@ class FaultLoop {
   virtual void remove(std::shared_ptr<PagedVm> vm, std::function<void()> done) = 0;
   // A drop ended: faults parked on the pages are answered.
   virtual void drops_finished(std::shared_ptr<PagedVm> vm) = 0;
-  // Brings far pages of an object home, demand faults first. `done(left)` runs on the loop's thread with the number of
-  // pages that could not be brought (0: all are home).
-  virtual void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run,
+  // Brings the far pages of stretches of an object home, demand faults first. `done(left)` runs on the loop's thread
+  // with the number of pages that could not be brought (0: all are home).
+  virtual void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
                        std::function<void(std::uint64_t left)> done) = 0;
   // Runs on the loop's thread.
   virtual void post(std::function<void()> task) = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <list>
 #include <memory>
 #include <span>
 #include <thread>
@@ -18,11 +19,13 @@ namespace tidepool::daemon {
 
 struct SpaceState {
   SpaceState(std::shared_ptr<PagedVm> v, std::shared_ptr<AddressSpace> s)
-      : vm(std::move(v)), space(std::move(s)), calls(space->pid) {}
+      : vm(std::move(v)), space(std::move(s)), calls(space->pid), pending(space->userfaultfd) {}
   std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   Prefetcher prefetcher;
   kernel::CallWatcher calls;
+  kernel::PendingFaults pending;
+  bool several_wait = false;  // a guess: more than one fault, whenever one does
   // The madvise calls that were seen before the events at hand were read; see Loop::read_space.
   kernel::AdviceCalls advice;
   MonoTime no_cause_since{};  // the address space is changing and nobody is seen to do it; MonoTime{}: it is not so
@@ -50,12 +53,13 @@ class FaultService {
   std::vector<std::shared_ptr<AddressSpace>> serve_changes(SpaceState& state, std::span<const uffd_msg> messages);
   void serve_fault(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since);
   void serve_parked(PagedVm& vm);
-  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, PageRun run, std::function<void(std::uint64_t)> done);
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
+               std::function<void(std::uint64_t)> done);
 
   void retry_deferred();
   void background_step();
   void flush_releases();
-  bool has_background_work() const { return (!prefetches_.empty() && !free_bulk_.empty()) || restore_ready(); }
+  bool has_background_work() const { return prefetch_ready() || restore_ready(); }
   bool has_deferred() const { return !deferred_.empty() || !restores_.empty(); }
 
   void free_private(AddressSpace& gone, PagedVm& vm);
@@ -72,6 +76,7 @@ class FaultService {
     PageIndex page;
   };
   struct PrefetchRequest {
+    std::uint64_t id;
     SpaceState* state;
     MemoryObject* object;
     std::uint64_t next;
@@ -82,7 +87,8 @@ class FaultService {
     std::uint64_t id;
     std::shared_ptr<PagedVm> vm;
     MemoryObject* object;
-    PageRun run;
+    std::vector<PageRun> runs;  // inside the object
+    std::size_t run;            // where the sweep is: in which of them, and at which page
     std::uint64_t cursor;
     std::uint64_t left_before;  // pages that the last sweep left
     MonoTime progress_at;       // when a sweep last left fewer than the one before
@@ -112,7 +118,9 @@ class FaultService {
 
   // prefetching.cpp
   void plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page);
+  bool prefetch_ready() const;
   bool prefetch_step();
+  void advance_prefetch(const PrefetchRequest& request, std::uint64_t pages, std::uint64_t limit);
   void settle_controls(PagedVm& vm);
 
   // fetching.cpp
@@ -135,7 +143,11 @@ class FaultService {
                  std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next);
   bool restore_step();
   bool restore_ready() const;
+  bool sweep(RestoreJob& job);
+  static std::shared_ptr<AddressSpace> space_for(const RestoreJob& job);
   void end_restore_sweep(RestoreJob& job);
+  static std::uint64_t count_left(const RestoreJob& job);
+  static void begin_sweep(RestoreJob& job);
 
   // address_changes.cpp
   enum class Removal { kUnmapped, kGivenBack, kKeptInFile };
@@ -167,7 +179,8 @@ class FaultService {
   std::vector<WaitingFault> unparked_;
   bool serving_parked_ = false;
   std::deque<PrefetchRequest> prefetches_;
-  std::deque<RestoreJob> restores_;
+  std::uint64_t next_prefetch_ = 0;
+  std::list<RestoreJob> restores_;  // whose turn it is stands in front
   std::uint64_t next_restore_ = 1;
   std::vector<pool::Location> releases_;
   std::shared_ptr<pool::PageStore> releases_store_;

@@ -63,9 +63,9 @@ class PagerImpl final : public Pager {
   bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
     return vm->movable && demoter_->demote(vm, region);
   }
-  void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run,
+  void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, std::vector<PageRun> runs,
                std::function<void(std::uint64_t)> done) override {
-    loop_of(*vm).restore(vm, object, run, std::move(done));
+    loop_of(*vm).restore(vm, object, std::move(runs), std::move(done));
   }
   void freeze_host(bool frozen) override { demoter_->freeze_host(frozen); }
   void abandon(const std::shared_ptr<PagedVm>& vm) override { demoter_->abandon(vm); }
@@ -418,7 +418,7 @@ void PagerImpl::finish_release(const std::shared_ptr<PagedVm>& vm, std::function
     loop_of(*vm).remove(vm, [progress] { progress->done(Result<>{}); });
   };
   for (MemoryObject* object : objects) {
-    loop_of(*vm).restore(vm, object, {PageIndex{0}, object->map->pages().value}, one_home);
+    loop_of(*vm).restore(vm, object, {PageRun{PageIndex{0}, object->map->pages().value}}, one_home);
   }
 }
 

@@ -90,8 +90,9 @@ class Pager {
   virtual Result<> extend(const std::shared_ptr<PagedVm>& vm, std::span<const MappingSpec> mappings) = 0;
 
   virtual bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) = 0;
-  // Brings a stretch of an object home; `done` gets the number of pages that could not be brought.
-  virtual void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, PageRun run,
+  // Brings stretches of an object home; `done` gets the number of pages that could not be brought. However many they
+  // are, one call is one piece of work: a call for each would keep faults waiting.
+  virtual void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, std::vector<PageRun> runs,
                        std::function<void(std::uint64_t)> done) = 0;
   virtual void freeze_host(bool frozen) = 0;
   // The VM's processes are gone: nothing of it that is under way can complete.

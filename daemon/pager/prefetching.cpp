@@ -7,6 +7,8 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr std::size_t kMaxPrefetches = 64;
+// Of one address space, waiting; the oldest makes room: advice grows old.
+constexpr std::ptrdiff_t kMaxPrefetchesPerSpace = 4;
 
 }  // namespace
 
@@ -49,18 +51,27 @@ void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIn
         tuner.watch(object.number, at, drawn.distance[i], now);
     }
   }
-  if (window == 0 || prefetches_.size() >= kMaxPrefetches || !may_fetch_more(vm)) return;
-  prefetches_.push_back({&state, &object, page.value + static_cast<std::uint64_t>(advice->stride), advice->stride,
-                         std::min(advice->pages, window)});
+  if (window == 0) return;
+  const auto of_space = [&](const PrefetchRequest& request) { return request.state == &state; };
+  if (std::ranges::count_if(prefetches_, of_space) >= kMaxPrefetchesPerSpace)
+    prefetches_.erase(std::ranges::find_if(prefetches_, of_space));
+  if (prefetches_.size() >= kMaxPrefetches) return;
+  prefetches_.push_back({next_prefetch_++, &state, &object, page.value + static_cast<std::uint64_t>(advice->stride),
+                         advice->stride, std::min(advice->pages, window)});
+}
+
+bool FaultService::prefetch_ready() const {
+  return !free_bulk_.empty() && std::ranges::any_of(prefetches_, [](const PrefetchRequest& request) {
+    return may_fetch_more(*request.state->vm);
+  });
 }
 
 bool FaultService::prefetch_step() {
-  if (prefetches_.empty() || free_bulk_.empty()) return false;
-  PrefetchRequest& request = prefetches_.front();
-  if (!may_fetch_more(*request.state->vm)) {
-    prefetches_.pop_front();  // advice grows old
-    return true;
-  }
+  if (!prefetch_ready()) return false;
+  // A VM whose answers are awaited waits with its advice, and keeps nobody else from theirs.
+  while (!may_fetch_more(*prefetches_.front().state->vm))
+    std::rotate(prefetches_.begin(), prefetches_.begin() + 1, prefetches_.end());
+  const PrefetchRequest request = prefetches_.front();
   // Fetching may end the VM's service, and the request with it.
   const std::shared_ptr<PagedVm> vm = request.state->vm;
   const std::shared_ptr<AddressSpace> space = request.state->space;
@@ -69,20 +80,30 @@ bool FaultService::prefetch_step() {
   const bool beside = request.stride == 1 || request.stride == -1;
   const std::uint64_t span = beside ? std::min<std::uint64_t>(request.left, kFetchPages) : 1;
   std::uint64_t from = request.stride == -1 ? request.next - std::min(request.next, span - 1) : request.next;
+  const std::uint64_t begin = from;
   const std::uint64_t end = std::min(limit, from + span);
-  request.left -= static_cast<unsigned>(span);
-  request.next += static_cast<std::uint64_t>(request.stride * static_cast<std::int64_t>(span));
-  if (request.left == 0 || request.next >= limit) prefetches_.pop_front();
   const MonoTime began = clock_.now();
   const std::uint64_t before = vm->counters.promoted_prefetch.load(std::memory_order_relaxed);
   // What is home already, or is left out, divides the run.
-  for (std::uint64_t next = 0; from < end && start_run(vm, space, object, from, end, FetchReason::kPrefetch, next);
-       from = next) {
-    if (next <= from) break;  // everything is busy
+  for (std::uint64_t next = from; from < end; from = next) {
+    if (!start_run(vm, space, object, from, end, FetchReason::kPrefetch, next)) next = end;
+    if (next <= from) break;  // everything is busy: the rest waits
   }
+  // Backwards the rest is in front, and what was done of the stretch is found to be on its way.
+  const std::uint64_t part = request.stride == 1 ? from - begin : 0;
+  advance_prefetch(request, from < end ? part : span, limit);
   const std::uint64_t fetched = vm->counters.promoted_prefetch.load(std::memory_order_relaxed) - before;
   if (fetched != 0) vm->prefetch.copies_took(clock_.now() - began, static_cast<unsigned>(fetched));
   return true;
+}
+
+// So many pages of it were seen to, if it is still there.
+void FaultService::advance_prefetch(const PrefetchRequest& request, std::uint64_t pages, std::uint64_t limit) {
+  const auto found = std::ranges::find(prefetches_, request.id, &PrefetchRequest::id);
+  if (found == prefetches_.end()) return;
+  found->left -= static_cast<unsigned>(pages);
+  found->next += static_cast<std::uint64_t>(found->stride * static_cast<std::int64_t>(pages));
+  if (found->left == 0 || found->next >= limit) prefetches_.erase(found);
 }
 
 }  // namespace tidepool::daemon

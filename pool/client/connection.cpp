@@ -139,7 +139,7 @@ std::optional<RequestTable::Id> Connection::send_attach(const Lease& lease) {
   scratch_.clear();
   protocol::append_attach(scratch_, id,
                           {lease.claims, protocol::attach_proof(lease.secret, greeting_.transcript, lease.claims)});
-  transmit({});
+  transmit({}, nullptr);
   return id;
 }
 
@@ -167,7 +167,7 @@ void Connection::send_release(protocol::SliceId slice) {
   if (broken_ || table_.full() || table_.without_credit() >= protocol::kMaxUncreditedRequests) return;
   scratch_.clear();
   protocol::append_release(scratch_, enter({.type = MessageType::kRelease, .sent_at = monotonic_now()}), scope);
-  transmit({});
+  transmit({}, nullptr);
 }
 
 void Connection::send_what_waits() {
@@ -185,6 +185,7 @@ void Connection::watch_time(MonoTime at, Endings& endings) {
   table_.for_each([&](SentRequest& sent) {
     stuck = stuck || at - sent.sent_at > kNeverAnswered * limits_.patience;
     if (sent.request == nullptr || !too_long(sent.sent_at)) return;
+    take_leave(sent.request);
     endings.add(*std::exchange(sent.request, nullptr), LinkOutcome::kLate);
   });
   if (stuck) return broke("it leaves requests unanswered, and their credit with them");
@@ -198,7 +199,7 @@ void Connection::watch_time(MonoTime at, Endings& endings) {
   } else if (at - received > limits_.idle && (keyed_ || !greeting_.authenticated())) {
     scratch_.clear();
     protocol::append_ping(scratch_, enter({.type = MessageType::kPing, .sent_at = at}));
-    transmit({});
+    transmit({}, nullptr);
   }
 }
 

@@ -24,6 +24,7 @@
 #include "pool/client/recent_latencies.h"
 #include "pool/client/request_queue.h"
 #include "pool/client/request_table.h"
+#include "pool/client/unsent.h"
 #include "pool/protocol/frame_guard.h"
 #include "pool/protocol/frame_reader.h"
 
@@ -117,7 +118,11 @@ class Connection {
   bool may_send(const LinkRequest& request) const;
   void send(LinkRequest& request);
   void send_from_queue();
-  void transmit(std::span<const protocol::Piece> payloads);  // scratch_ is the head
+  // scratch_ is the head; `owner` is who wants the payloads back some day.
+  void transmit(std::span<const protocol::Piece> payloads, const LinkRequest* owner);
+  // The request is about to end: what was not sent of it is copied.
+  void take_leave(const LinkRequest* request);
+  std::optional<std::size_t> put(std::span<iovec> parts);
   void flush();
   void arm();
   void broke(const std::string& why);
@@ -155,8 +160,8 @@ class Connection {
   std::unordered_map<protocol::SliceId, protocol::LeaseEpoch> slices_;
   std::vector<AttachAnswer> attach_answers_;
   protocol::Buffer scratch_;
-  protocol::Buffer unsent_;  // the rest of a frame that the socket did not take, and the link's own frames behind it
-  MonoTime due_since_{};     // since when any answer has been due
+  Unsent unsent_;         // the rest of a frame that the socket did not take, and the link's own frames behind it
+  MonoTime due_since_{};  // since when any answer has been due
 
   // Written with both locks, so that either is enough to read them.
   bool open_ = false;

@@ -144,6 +144,8 @@ bool Connection::take_answer(const protocol::Frame& frame, Endings& endings) {
     const std::lock_guard lock(mutex_);
     auto found = table_.take(header.id);
     if (found) sent = *found;
+    // A server may refuse what it has seen the beginning of.
+    take_leave(sent.request);
     if (found && header.id == keying_) keying_ = 0;
     keyed_by = keyed_ || !greeting_.authenticated();
     if (!found) sent.type = MessageType{};

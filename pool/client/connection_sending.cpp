@@ -124,64 +124,60 @@ void Connection::send(LinkRequest& request) {
       break;
     }
   }
-  transmit(std::span(payloads).first(pieces));
+  transmit(std::span(payloads).first(pieces), &request);
 }
 
-void Connection::transmit(std::span<const protocol::Piece> payloads) {
+void Connection::transmit(std::span<const protocol::Piece> payloads, const LinkRequest* owner) {
   if (broken_) return;
   protocol::Tag tag{};
   if (keyed_ && !outgoing_->seal(scratch_, payloads, tag)) return broke("a frame could not be authenticated");
   const std::span<const std::byte> tag_bytes = std::as_bytes(std::span(tag)).first(keyed_ ? tag.size() : 0);
-
-  std::array<iovec, kMaxPagesPerFrame + 2> parts{};
-  std::size_t count = 0;
-  std::size_t total = 0;
-  const auto add = [&](std::span<const std::byte> bytes) {
-    if (bytes.empty()) return;
-    parts[count++] = {const_cast<std::byte*>(bytes.data()), bytes.size()};
-    total += bytes.size();
-  };
-  add(scratch_);
-  for (const protocol::Piece payload : payloads) add(payload);
-  add(tag_bytes);
-
   std::size_t sent = 0;
   if (unsent_.empty()) {
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = count;
-    ssize_t taken = -1;
-    do {
-      taken = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    } while (taken < 0 && errno == EINTR);
-    if (taken < 0 && errno != EAGAIN) return broke(std::string("cannot send: ") + std::strerror(errno));
-    sent = taken < 0 ? 0 : static_cast<std::size_t>(taken);
-    counters_.bytes_sent += sent;
+    std::array<iovec, Unsent::kMostParts> parts{};
+    std::size_t count = 0;
+    const auto add = [&](std::span<const std::byte> bytes) {
+      if (!bytes.empty()) parts[count++] = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+    };
+    add(scratch_);
+    for (const protocol::Piece payload : payloads) add(payload);
+    add(tag_bytes);
+    const auto taken = put(std::span(parts).first(count));
+    if (!taken) return;
+    sent = *taken;
   }
-  if (sent == total) return;
-  // The rest is copied: its request may end before the socket takes more.
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t skipped = std::min(sent, parts[i].iov_len);
-    sent -= skipped;
-    const auto* const bytes = static_cast<const std::byte*>(parts[i].iov_base);
-    unsent_.insert(unsent_.end(), bytes + skipped, bytes + parts[i].iov_len);
+  unsent_.hold(scratch_, payloads, tag_bytes, sent, owner);
+  arm();
+}
+
+// What the socket takes of it now; nothing when the connection broke.
+std::optional<std::size_t> Connection::put(std::span<iovec> parts) {
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = parts.size();
+  ssize_t taken = -1;
+  do {
+    taken = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  } while (taken < 0 && errno == EINTR);
+  if (taken < 0 && errno != EAGAIN) return broke(std::string("cannot send: ") + std::strerror(errno)), std::nullopt;
+  const std::size_t sent = taken < 0 ? 0 : static_cast<std::size_t>(taken);
+  counters_.bytes_sent += sent;
+  return sent;
+}
+
+void Connection::flush() {
+  std::array<iovec, Unsent::kMostParts> parts{};
+  while (!unsent_.empty()) {
+    const auto sent = put(std::span(parts).first(unsent_.parts(parts)));
+    if (!sent) return;
+    if (*sent == 0) break;
+    unsent_.sent(*sent);
   }
   arm();
 }
 
-void Connection::flush() {
-  std::size_t sent = 0;
-  while (sent < unsent_.size()) {
-    const ssize_t taken =
-        ::send(socket_.get(), unsent_.data() + sent, unsent_.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (taken < 0 && errno == EINTR) continue;
-    if (taken < 0 && errno != EAGAIN) return broke(std::string("cannot send: ") + std::strerror(errno));
-    if (taken <= 0) break;
-    sent += static_cast<std::size_t>(taken);
-  }
-  counters_.bytes_sent += sent;
-  unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(sent));
-  arm();
+void Connection::take_leave(const LinkRequest* request) {
+  if (request != nullptr && unsent_.owner() == request) unsent_.give_back();
 }
 
 void Connection::arm() {

@@ -83,7 +83,7 @@ class ControlledPool final : public RemotePool {
 
   std::map<HolderId, VmHoldings> holdings_;
   std::map<std::string, std::string> domains_;
-  std::map<std::string, protocol::BootId> boots_;
+  std::map<std::string, std::pair<protocol::BootId, std::string>> boots_;  // and where they are reached
   std::map<std::string, ServerState> states_;
   std::size_t tasks_ = 0;  // in the last answer
   std::uint64_t epoch_ = 0;
@@ -158,7 +158,7 @@ void ControlledPool::round() {
   std::set<HolderId> here;
   for (const Vm& vm : vms) {
     here.insert(vm.second->holder());
-    holdings_of(vm).look(*vm.second);
+    holdings_of(vm).look(*vm.second, clock().now());
   }
   std::erase_if(holdings_, [&](const auto& each) { return !here.contains(each.first); });
   // Nobody waits for a token that does not come.
@@ -282,10 +282,10 @@ void ControlledPool::tend(const Vm& vm) {
                                                    .replicas = options_.store.replicas},
                                        &refusal);
   if (answer) {
-    holdings.granted(store, *answer, domains_);
+    holdings.granted(store, *answer, domains_, clock().now());
   } else {
     const auto pause = std::clamp<std::uint64_t>(refusal.retry_after_ms, 200, kLongestSyncMs);
-    holdings.refused(clock().now() + std::chrono::milliseconds(pause), answer.error().message());
+    holdings.refused(wanted, clock().now() + std::chrono::milliseconds(pause), answer.error().message());
   }
 }
 
@@ -369,10 +369,13 @@ void ControlledPool::take(const SyncAnswer& answer, const std::vector<Vm>& vms) 
   tasks_ = answer.tasks.size();
   for (const PoolServer& server : answer.servers) {
     domains_[server.name] = server.domain;
-    protocol::BootId& boot = boots_[server.name];
-    if (std::exchange(boot, server.boot) == server.boot) continue;
+    const std::pair now{server.boot, server.address};
+    if (std::exchange(boots_[server.name], now) == now) continue;
     compared_ = false;
-    for (const Vm& vm : vms) vm.second->expect_boot(server.name, server.boot);
+    for (const Vm& vm : vms)
+      if (const auto known = vm.second->expect_boot(server.name, server.boot, server.address); !known)
+        spdlog::warn("msg=\"a memory server's address is no use\" server={} error=\"{}\"", server.name,
+                     printable(known.error().message()));
   }
   for (const Vm& vm : vms) {
     const HolderId holder = vm.second->holder();
@@ -410,7 +413,7 @@ void ControlledPool::compare(const Vm& vm) {
     request.after = answer->leases.back().slice;
   }
   VmHoldings& holdings = holdings_of(vm);
-  holdings.look(*vm.second);
+  holdings.look(*vm.second, clock().now());
   holdings.compare(*vm.second, known);
   if (holdings.unknown() != 0)
     spdlog::warn("msg=\"slices are held that the controller does not know: they are kept\" vm={} slices={}", vm.first,

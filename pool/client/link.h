@@ -99,6 +99,9 @@ class Link {
   // The server is of this boot now, by the word of who knows: leases of another one are forgotten as soon as this one
   // answers, whatever its keys are. Any thread.
   virtual void expect_boot(const protocol::BootId&) {}
+  // It is to be reached there from now on, by the word of who knows; a session elsewhere ends. The same address again:
+  // nothing. Any thread. Errors: that is no address.
+  virtual Result<> move_to(const std::string&) { return {}; }
   // Gives the slice back to the server. Best effort when the server is away.
   virtual void release(protocol::SliceId slice) = 0;
 

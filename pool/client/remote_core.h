@@ -63,11 +63,11 @@ class Core final : public RemoteStore {
   void withdraw(protocol::SliceId slice) override;
   std::vector<SliceReport> slices() const override;
   void keep_slices(std::size_t most) override;
-  bool leaves(Location location) const override;
-  bool any_leaves() const override;
+  std::function<bool(Location)> leaving() const override;
+  std::optional<Bytes> leased_room() const override;
   std::vector<protocol::SliceId> give_back_empty(std::size_t spare) override;
   Result<> add_replica(protocol::SliceId slice, const GrantedReplica& granted) override;
-  void expect_boot(const std::string& server, const protocol::BootId& boot) override;
+  Result<> expect_boot(const std::string& server, const protocol::BootId& boot, const std::string& address) override;
   bool drop_replica(protocol::SliceId slice, const std::string& server) override;
   void work() override;
 
@@ -176,7 +176,7 @@ class Core final : public RemoteStore {
   void fail_front(PageStatus status, Outbox& outbox);
   void answer(WriteState* state, WriteItem& item, PageStatus status, Outbox& outbox);
   void send_frame(WriteFrame* frame);
-  StoredForm make_ready(const std::byte* page, std::byte* to);
+  void make_ready(WriteFrame::Item& item, protocol::SliceId slice, std::byte* to);
   void written(WriteFrame& frame, unsigned replica, LinkOutcome outcome);
   void end_frame(WriteFrame& frame, Outbox& outbox);
   void recycle(WriteFrame& frame);

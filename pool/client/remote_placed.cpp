@@ -19,11 +19,19 @@ Failure no_slice(protocol::SliceId slice, const char* why) {
 
 // The number of the server, with a link to it from now on.
 Result<std::uint8_t> Core::server_for(const GrantedReplica& granted) {
+  Link* link = nullptr;
+  std::uint8_t found = 0;
   {
     const std::lock_guard lock(mutex_);
-    const auto known = std::ranges::find_if(
-        servers_, [&](const Server& server) { return server.name == granted.server && server.link != nullptr; });
-    if (known != servers_.end()) return static_cast<std::uint8_t>(known - servers_.begin());
+    for (const Server& server : servers_) {
+      if (server.name != granted.server || server.link == nullptr) continue;
+      link = server.link.get();
+      found = static_cast<std::uint8_t>(&server - servers_.data());
+    }
+  }
+  if (link != nullptr) {
+    if (auto moved = link->move_to(granted.address); !moved) return Failure{moved.error()};
+    return found;
   }
   auto made = options_.placed(granted);
   if (!made) return Failure{made.error()};
@@ -164,15 +172,31 @@ void Core::keep_slices(std::size_t most) {
   wake();
 }
 
-bool Core::leaves(Location location) const {
-  const std::size_t index = slot_of(location) / slots_per_slice_;
-  const std::lock_guard lock(mutex_);
-  return index < slices_.size() && slices_[index].closing;
+std::function<bool(Location)> Core::leaving() const {
+  std::vector<bool> closing(slices_.size());
+  {
+    const std::lock_guard lock(mutex_);
+    for (std::size_t i = 0; i < slices_.size(); ++i) closing[i] = slices_[i].closing && slices_[i].used != 0;
+  }
+  if (std::ranges::find(closing, true) == closing.end()) return {};
+  return [closing = std::move(closing), slots = slots_per_slice_](Location location) {
+    const std::size_t index = slot_of(location) / slots;
+    return index < closing.size() && closing[index];
+  };
 }
 
-bool Core::any_leaves() const {
+// Before the first slice there is room for one: the page that finds none says that this VM wants some.
+std::optional<Bytes> Core::leased_room() const {
+  if (!placed()) return std::nullopt;
+  std::uint64_t slots = 0;
+  bool any = false;
   const std::lock_guard lock(mutex_);
-  return std::ranges::any_of(slices_, [](const Slice& slice) { return slice.closing && slice.used != 0; });
+  for (const Slice& slice : slices_) {
+    any = any || slice.state != SliceState::kNone;
+    if (slice.state == SliceState::kReady && !slice.closing) slots += slots_per_slice_ - slice.used;
+  }
+  if (!any && counted_.full_writes == 0) slots = slots_per_slice_;
+  return Bytes{slots * kPageSize};
 }
 
 std::vector<protocol::SliceId> Core::give_back_empty(std::size_t spare) {
@@ -217,14 +241,16 @@ Result<> Core::add_replica(protocol::SliceId id, const GrantedReplica& granted) 
   return {};
 }
 
-void Core::expect_boot(const std::string& server, const protocol::BootId& boot) {
+Result<> Core::expect_boot(const std::string& server, const protocol::BootId& boot, const std::string& address) {
   Link* link = nullptr;
   {
     const std::lock_guard lock(mutex_);
     for (const Server& each : servers_)
       if (each.name == server) link = each.link.get();
   }
-  if (link != nullptr) link->expect_boot(boot);
+  if (link == nullptr) return {};
+  link->expect_boot(boot);
+  return link->move_to(address);
 }
 
 bool Core::drop_replica(protocol::SliceId id, const std::string& server) {

@@ -180,8 +180,9 @@ class RemoteStore : public PageStore {
   // A replica more, that is in force when it has every page. Again: nothing new. Errors: there is no such slice, or no
   // place for it.
   virtual Result<> add_replica(protocol::SliceId slice, const GrantedReplica& granted) = 0;
-  // The server is of that boot now: what another one had is gone as soon as it answers.
-  virtual void expect_boot(const std::string& server, const protocol::BootId& boot) = 0;
+  // The server is of that boot now, and reached there: what another one had is gone as soon as it answers. Errors: that
+  // is no address; then it is looked for where it was.
+  virtual Result<> expect_boot(const std::string& server, const protocol::BootId& boot, const std::string& address) = 0;
   // A replica less, unless it is the last one in force. False: it is still there.
   virtual bool drop_replica(protocol::SliceId slice, const std::string& server) = 0;
 

@@ -1,7 +1,6 @@
 // The way out: slots are given, pages are sealed into frames, every replica in force is asked, and what all of them
 // have is live.
 #include <algorithm>
-#include <cstring>
 
 #include "pool/client/remote_core.h"
 
@@ -146,24 +145,25 @@ bool Core::fill_frame(WriteFrame& frame, Outbox& outbox) {
   return frame.count != 0;
 }
 
-// The page as it is to be sealed, at `to`.
-StoredForm Core::make_ready(const std::byte* page, std::byte* to) {
+// The page's stored form, sealed, at `to`.
+void Core::make_ready(WriteFrame::Item& item, protocol::SliceId slice, std::byte* to) {
+  const std::byte* from = item.item->buffer;
+  item.form = {};
   if (options_.codec) {
     const auto kind = static_cast<std::uint8_t>(*options_.codec);
-    const std::size_t size = codecs_[kind]->compress(page, std::span(to, kMostCompressed));
-    if (size != 0) return {static_cast<std::uint16_t>(size), kind};
+    const std::size_t size = codecs_[kind]->compress(from, std::span(to, kMostCompressed));
+    if (size != 0) {
+      item.form = {static_cast<std::uint16_t>(size), kind};
+      from = to;
+    }
   }
-  std::memcpy(to, page, kPageSize);
-  return {};
+  item.sealed = sealers_->seal({slice, item.slot, item.version}, std::span(from, item.form.length), to, item.tag);
 }
 
 // Without the lock: until its last request is answered, a frame belongs to whoever took it from the outbox.
 void Core::send_frame(WriteFrame* frame) {
   for (std::size_t i = 0; i < frame->count; ++i) {
-    WriteFrame::Item& item = frame->items[i];
-    std::byte* to = frame->buffer + i * kPageSize;
-    item.form = make_ready(item.item->buffer, to);
-    item.sealed = sealers_->seal({frame->id, item.slot, item.version}, std::span(to, item.form.length), to, item.tag);
+    make_ready(frame->items[i], frame->id, frame->buffer + i * kPageSize);
   }
   std::size_t sealed = 0;
   for (unsigned replica = 0; replica < kReplicaPlaces; ++replica) {

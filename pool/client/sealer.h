@@ -1,4 +1,4 @@
-// Pages sealed for a store that nobody needs to trust: AES-256-GCM through OpenSSL.
+// Pages sealed for a store that nobody needs to trust: AES-256-GCM.
 //
 // nonce = 4 zero bytes | version (64 bits, little-endian). A version seals one page, once: it is never used for a
 // second content, nor for a second place, because two tags under one nonce give the authentication key away. All

@@ -43,13 +43,14 @@ Result<std::unique_ptr<Link>> make_server_link(ServerLinkOptions options) {
 ServerLink::ServerLink(ServerLinkOptions options, Endpoint endpoint, UniqueFd wake, UniqueFd stop, UniqueFd epoll,
                        UniqueFd answers)
     : options_(std::move(options)),
-      endpoint_(std::move(endpoint)),
       wake_(std::move(wake)),
       stop_(std::move(stop)),
       epoll_(std::move(epoll)),
       answers_(std::move(answers)),
       demand_({options_.demand_patience, options_.silence, options_.ping_after}, counters_, wake_.get()),
       bulk_({options_.bulk_patience, options_.silence, options_.ping_after}, counters_, wake_.get()),
+      address_(options_.address),
+      endpoint_(std::move(endpoint)),
       attacher_({&demand_, &bulk_}),
       retry_(options_.shortest_retry) {}
 
@@ -98,6 +99,19 @@ void ServerLink::release(protocol::SliceId slice) {
 void ServerLink::expect_boot(const protocol::BootId& boot) {
   const std::lock_guard lock(mutex_);
   expected_boot_ = boot;
+}
+
+Result<> ServerLink::move_to(const std::string& address) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (address == address_) return {};
+    auto endpoint = parse_endpoint(address);
+    if (!endpoint) return Failure{endpoint.error()};
+    next_ = std::move(*endpoint);
+    address_ = address;
+  }
+  wake();
+  return {};
 }
 
 void ServerLink::submit(LinkRequest& request) {

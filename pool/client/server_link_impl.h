@@ -30,6 +30,7 @@ class ServerLink final : public Link {
   void attach(const Lease& lease, std::function<void(AttachOutcome, protocol::ErrorCode)> done) override;
   void release(protocol::SliceId slice) override;
   void expect_boot(const protocol::BootId& boot) override;
+  Result<> move_to(const std::string& address) override;
   void submit(LinkRequest& request) override;
   bool cancel(LinkRequest& request) override;
   int answers_descriptor() const override { return answers_.get(); }
@@ -56,6 +57,8 @@ class ServerLink final : public Link {
 
   // The link's thread.
   void run();
+  bool moves() const;
+  void take_new_address();
   Result<> begin_session();
   Result<Known> greet_on(Connection& connection, std::uint32_t events, const Patience& patience);
   std::string run_session();  // why it ended
@@ -73,7 +76,6 @@ class ServerLink final : public Link {
   void drain_wake();
 
   const ServerLinkOptions options_;
-  const Endpoint endpoint_;
   const UniqueFd wake_;
   const UniqueFd stop_;
   const UniqueFd epoll_;
@@ -91,8 +93,11 @@ class ServerLink final : public Link {
   std::string why_;
   std::deque<Command> commands_;
   std::optional<protocol::BootId> expected_boot_;
+  std::string address_;           // the newest
+  std::optional<Endpoint> next_;  // parsed from it, and not taken yet
 
   // The link's thread only.
+  Endpoint endpoint_;
   Attacher attacher_;
   std::unordered_map<protocol::SliceId, Lease> leases_;  // attached once, and not given back
   std::optional<Known> known_;

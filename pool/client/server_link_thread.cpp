@@ -52,7 +52,20 @@ Result<ServerLink::Known> ServerLink::greet_on(Connection& connection, std::uint
   return met;
 }
 
+bool ServerLink::moves() const {
+  const std::lock_guard lock(mutex_);
+  return next_.has_value();
+}
+
+void ServerLink::take_new_address() {
+  const std::lock_guard lock(mutex_);
+  if (!next_) return;
+  endpoint_ = std::move(*next_);
+  next_.reset();
+}
+
 Result<> ServerLink::begin_session() {
+  take_new_address();
   const Patience patience{monotonic_now() + options_.connect_patience, stop_.get()};
   const auto met = greet_on(demand_, EPOLLRDHUP, patience);
   if (!met) return Failure{met.error()};
@@ -94,6 +107,7 @@ std::string ServerLink::run_session() {
     for (Connection* connection : {&demand_, &bulk_}) {
       if (auto why = connection->broken()) return *why;
     }
+    if (moves()) return "it is reached elsewhere from now on";
     if (!told_draining_ && up_ && (demand_.draining() || bulk_.draining())) {
       told_draining_ = true;
       if (link_events_.draining) link_events_.draining();

@@ -14,6 +14,10 @@ using State = SliceReport::State;
 // Empty slices are kept for what comes next: a demotion does not wait for a grant.
 constexpr std::size_t kMostStock = 4;
 constexpr std::size_t kSlicesPerStock = 16;
+// While much moves out it is more, within these bounds: what was granted is used up so soon, or has lasted so long.
+constexpr Bytes kMostStockBytes{512ull << 20};
+constexpr Nanoseconds kUsedUpSoon = std::chrono::seconds(5);
+constexpr Nanoseconds kLastsLong = std::chrono::seconds(20);
 
 GrantedReplica granted_of(const controller::ReplicaLease& lease, const std::map<std::string, std::string>& domains) {
   const auto domain = domains.find(lease.server);
@@ -25,11 +29,16 @@ GrantedReplica granted_of(const controller::ReplicaLease& lease, const std::map<
 std::size_t VmHoldings::stock() const {
   const auto busy = static_cast<std::size_t>(
       std::ranges::count_if(slices_, [](const SliceReport& slice) { return slice.pages != 0; }));
-  return std::min(1 + busy / kSlicesPerStock, kMostStock);
+  return std::max(std::min(1 + busy / kSlicesPerStock, kMostStock), ahead_);
 }
 
-void VmHoldings::look(RemoteStore& store) {
+std::size_t VmHoldings::most_stock() const {
+  return std::clamp<std::size_t>(kMostStockBytes.value / slice_.value, kMostStock, controller::kMostSlicesPerRequest);
+}
+
+void VmHoldings::look(RemoteStore& store, MonoTime now) {
   slices_ = store.slices();
+  if (now - granted_at_ > kLastsLong) ahead_ = 1;
   for (const SliceReport& slice : slices_) {
     if (slice.state != State::kRefused) continue;
     store.withdraw(slice.slice);
@@ -100,12 +109,15 @@ std::uint32_t VmHoldings::wants(MonoTime now) const {
   const auto spare = static_cast<std::size_t>(std::ranges::count_if(slices_, [](const SliceReport& slice) {
     return slice.state != State::kRefused && slice.state != State::kClosing && slice.pages == 0;
   }));
-  return spare < stock() ? static_cast<std::uint32_t>(stock() - spare) : 0;
+  return spare < stock() ? std::min(static_cast<std::uint32_t>(stock() - spare), at_once_) : 0;
 }
 
 void VmHoldings::granted(RemoteStore& store, const controller::GrantAnswer& answer,
-                         const std::map<std::string, std::string>& domains) {
+                         const std::map<std::string, std::string>& domains, MonoTime now) {
   refusal_.clear();
+  if (granted_at_ != MonoTime{} && now - granted_at_ < kUsedUpSoon) ahead_ = std::min(2 * ahead_, most_stock());
+  granted_at_ = now;
+  at_once_ = std::min<std::uint32_t>(2 * at_once_, controller::kMostSlicesPerRequest);
   for (const controller::SliceLease& lease : answer.leases) {
     GrantedSlice granted{lease.slice, {}};
     for (const controller::ReplicaLease& replica : lease.replicas)
@@ -118,8 +130,10 @@ void VmHoldings::granted(RemoteStore& store, const controller::GrantAnswer& answ
   slices_ = store.slices();
 }
 
-void VmHoldings::refused(MonoTime again, std::string why) {
+void VmHoldings::refused(std::uint32_t asked, MonoTime again, std::string why) {
   ask_at_ = again;
+  at_once_ = std::max(asked / 2, 1u);
+  ahead_ = std::max<std::size_t>(ahead_ / 2, 1);
   refusal_ = std::move(why);
 }
 

@@ -21,7 +21,7 @@ class VmHoldings {
       : name_(std::move(name)), replicas_(replicas), slice_(slice) {}
 
   // What the store is at now. Withdraws what could not be attached, and takes back from the store what is spare.
-  void look(RemoteStore& store);
+  void look(RemoteStore& store, MonoTime now);
 
   controller::VmReport report(RemoteStore& store);
   std::vector<controller::LostReplica> lost() const;
@@ -30,8 +30,9 @@ class VmHoldings {
   // How many slices to ask for; 0: none now.
   std::uint32_t wants(MonoTime now) const;
   void granted(RemoteStore& store, const controller::GrantAnswer& answer,
-               const std::map<std::string, std::string>& domains);
-  void refused(MonoTime again, std::string why);
+               const std::map<std::string, std::string>& domains, MonoTime now);
+  // So many were asked for, and none was given: less is asked for the next time.
+  void refused(std::uint32_t asked, MonoTime again, std::string why);
   const std::string& refusal() const { return refusal_; }
 
   std::vector<protocol::SliceId> to_confirm() const;
@@ -59,6 +60,7 @@ class VmHoldings {
     std::string failed{};
   };
   std::size_t stock() const;
+  std::size_t most_stock() const;
 
   const std::string name_;
   const unsigned replicas_;
@@ -70,6 +72,10 @@ class VmHoldings {
   std::size_t keep_ = SIZE_MAX;  // slices that may take pages
   bool gives_back_ = false;
   MonoTime ask_at_{};
+  // Whoever used up what came within seconds gets more at a time: a grant and a demotion take a second or two each.
+  std::size_t ahead_ = 1;  // slices
+  MonoTime granted_at_{};
+  std::uint32_t at_once_ = controller::kMostSlicesPerRequest;  // slices of a request
   std::string refusal_;
   std::uint64_t full_writes_ = 0;  // as of the last report
   std::uint64_t turned_away_ = 0;  // since then, as far as looked at

@@ -332,9 +332,9 @@ struct Controller::Impl {
   Failure does_not_lead() {
     const std::string who = store->leader();
     const std::string why = last_trouble();
-    return failure(
-        std::errc::operation_not_permitted, "answer", "",
-        "this controller does not lead" + (who.empty() ? "" : "; " + who + " does") + (why.empty() ? "" : ": " + why));
+    return failure(std::errc::operation_not_permitted, "answer", "",
+                   "this controller does not lead" + (who.empty() ? ", and nobody is known to" : ": " + who + " does") +
+                       (why.empty() ? "" : " (" + why + ")"));
   }
 
   std::unique_ptr<StateStore> store;

@@ -11,21 +11,18 @@
 #include <span>
 
 #include "base/result.h"
+#include "pool/protocol/aes_gcm.h"
 #include "pool/protocol/handshake.h"
 #include "pool/protocol/messages.h"
 
-struct evp_cipher_ctx_st;
-
 namespace tidepool::protocol {
-
-using Piece = std::span<const std::byte>;
 
 class FrameGuard {
  public:
   static Result<FrameGuard> make(const FrameKey& key);
 
   // `head` is the frame's header and as much of its body as lies behind it, `rest` the other pieces of the body in
-  // order. Sets kTagFlag in the header. False when OpenSSL fails: the frame must not be sent.
+  // order. Sets kTagFlag in the header. False when the cipher fails: the frame must not be sent.
   [[nodiscard]] bool seal(std::span<std::byte> head, std::span<const Piece> rest, Tag& tag);
   [[nodiscard]] bool seal(std::span<std::byte> head, Tag& tag) { return seal(head, {}, tag); }
 
@@ -38,17 +35,10 @@ class FrameGuard {
   }
 
  private:
-  struct FreeContext {
-    void operator()(evp_cipher_ctx_st* context) const;
-  };
-  using Context = std::unique_ptr<evp_cipher_ctx_st, FreeContext>;
+  explicit FrameGuard(std::unique_ptr<AesGcm> cipher) : cipher_(std::move(cipher)) {}
+  bool next_tag(std::span<const Piece> first, std::span<const Piece> rest, Tag& tag);
 
-  explicit FrameGuard(Context context) : context_(std::move(context)) {}
-  bool begin();
-  bool add(Piece piece);
-  bool end(Tag& tag);
-
-  Context context_;
+  std::unique_ptr<AesGcm> cipher_;
   std::uint64_t frames_ = 0;
 };
 

@@ -27,22 +27,29 @@ std::span<std::byte> FrameReader::room() {
     end_ -= begin_;
     begin_ = 0;
   }
-  return {bytes_.get() + end_, capacity_ - end_};
+  // Not more than one longest frame at a time: in a stream of such, what is received ends where they end, and nothing
+  // has to be moved.
+  return {bytes_.get() + end_, std::min(capacity_ - end_, longest - (end_ - begin_))};
 }
 
 void FrameReader::received(std::size_t bytes) {
   assert(bytes <= capacity_ - end_);
   end_ += bytes;
+  missing_ -= std::min(missing_, bytes);
 }
 
 FrameReader::Got FrameReader::next(Frame& frame) {
   const std::span<const std::byte> all(bytes_.get() + begin_, end_ - begin_);
+  missing_ = 0;
   if (all.size() < kHeaderBytes) return Got::kMore;
   const auto header = parse_header(all);
   if (!header || header->body_bytes > max_body_) return Got::kBad;
   const std::size_t tag_bytes = has_tag(*header) ? kTagBytes : 0;
   const std::size_t whole = kHeaderBytes + header->body_bytes + tag_bytes;
-  if (all.size() < whole) return Got::kMore;
+  if (all.size() < whole) {
+    missing_ = whole - all.size();
+    return Got::kMore;
+  }
   frame.header = *header;
   frame.head = all.first(kHeaderBytes);
   frame.body = all.subspan(kHeaderBytes, header->body_bytes);

@@ -34,13 +34,16 @@ class FrameReader {
   // `max_body`: longer ones are bad. At most kMaxBodyBytes.
   explicit FrameReader(std::size_t max_body = kMaxBodyBytes);
 
-  // Where the next bytes go; never empty while next() says kMore.
+  // Where the next bytes go; never empty while next() says kMore. As much as the longest frame needs, or a good deal
+  // of what follows a shorter one.
   std::span<std::byte> room();
   void received(std::size_t bytes);  // of room(), from its beginning
   Got next(Frame& frame);
   // Bytes that wait for the rest of their frame, or for next().
   std::size_t pending() const { return end_ - begin_; }
-  void clear() { begin_ = end_ = 0; }
+  // How many bytes the frame that has begun lacks, as its header says; 0: not known.
+  std::size_t missing() const { return missing_; }
+  void clear() { begin_ = end_ = missing_ = 0; }
 
  private:
   std::size_t max_body_;
@@ -48,6 +51,7 @@ class FrameReader {
   std::unique_ptr<std::byte[]> bytes_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
+  std::size_t missing_ = 0;
 };
 
 }  // namespace tidepool::protocol

@@ -9,6 +9,12 @@ namespace tidepool::pool::server {
 
 using protocol::FrameReader;
 
+namespace {
+
+constexpr std::size_t kWorthWaiting = 16u << 10;
+
+}  // namespace
+
 ClientConnection::ClientConnection(UniqueFd socket, bool must_authenticate, ServerState& state, LoopCounters& counters,
                                    MonoTime now)
     : socket_(std::move(socket)),
@@ -33,7 +39,10 @@ bool ClientConnection::wants_send() const {
 
 void ClientConnection::prepare_receive(io_uring_sqe& entry, bool poll_first) {
   const std::span<std::byte> room = reader_.room();
-  io_uring_prep_recv(&entry, socket_.get(), room.data(), room.size(), 0);
+  // The rest of a long frame comes in one piece, however many the sender makes of it.
+  const std::size_t missing = reader_.missing();
+  const bool whole = missing >= kWorthWaiting && missing <= room.size();
+  io_uring_prep_recv(&entry, socket_.get(), room.data(), whole ? missing : room.size(), whole ? MSG_WAITALL : 0);
   // An attempt that is known to find nothing is spared.
   if (poll_first && !more_to_read_) entry.ioprio |= IORING_RECVSEND_POLL_FIRST;
   receiving_ = true;

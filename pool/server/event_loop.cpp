@@ -35,6 +35,12 @@ void set_up_tcp(int fd) {
   ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
+// Room for the answer to a READ of 64 pages, where the host allows it.
+void set_up_unix(int fd) {
+  const int room = 512 << 10;
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+}
+
 }  // namespace
 
 EventLoop::EventLoop(ServerState& state, const Clock& clock, std::vector<Listening> listening, OnAccept accepted)
@@ -202,7 +208,7 @@ void EventLoop::complete_accept(std::size_t listener, int result) {
   listener_armed_[listener] = false;
   if (result >= 0) {
     UniqueFd socket(result);
-    if (listening_[listener].tcp) set_up_tcp(socket.get());
+    (listening_[listener].tcp ? set_up_tcp : set_up_unix)(socket.get());
     accepted_({std::move(socket), listening_[listener].must_authenticate});
   } else if (result == -EMFILE || result == -ENFILE || result == -ENOMEM || result == -ENOBUFS) {
     accept_again_ = now_ + kAcceptPause;

@@ -143,6 +143,8 @@ class Service {
     }
     draining_since_ = clock_.now();
     server_->drain();
+    // Whoever holds its slices is told by the controller where else to have them.
+    if (registration_ != nullptr) registration_->drain();
     ServiceManager::stopping("draining: " + server_->summary());
     ServiceManager::extend_timeout(drain_time_.value_or(config_.limits.drain_time) + std::chrono::seconds(30));
     spdlog::info("msg=draining state={}", in_quotes(server_->summary()));

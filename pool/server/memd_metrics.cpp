@@ -36,6 +36,8 @@ constexpr std::array kCatalogue{
     MemdMetric{"tidepool_memd_received_bytes_total", true, "", "Bytes received from clients."},
     MemdMetric{"tidepool_memd_sent_bytes_total", true, "", "Bytes sent to clients."},
     MemdMetric{"tidepool_memd_registered", false, "", "With a controller: 1 while it knows this server, else 0."},
+    MemdMetric{"tidepool_memd_controller_drains", false, "",
+               "With a controller: 1 while it moves what this server has to others, else 0."},
     MemdMetric{"tidepool_memd_controller_silent_seconds", false, "",
                "With a controller: time since its last answer, or since the start."},
     MemdMetric{"tidepool_memd_controller_failures_total", true, "",
@@ -136,6 +138,7 @@ std::vector<MetricFamily> memd_metric_families(const ServerFigures& figures, con
   add_requests(series, figures);
   if (registration) {
     series.add("tidepool_memd_registered", registration->registered ? 1 : 0);
+    series.add("tidepool_memd_controller_drains", registration->draining ? 1 : 0);
     series.add(
         "tidepool_memd_controller_silent_seconds",
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(registration->silent).count()));

@@ -48,6 +48,12 @@ Registration::~Registration() {
   thread_.join();
 }
 
+void Registration::drain() {
+  const std::lock_guard lock(mutex_);
+  draining_ = hurry_ = true;
+  wake_.notify_all();
+}
+
 RegistrationFigures Registration::figures() const {
   const std::lock_guard lock(mutex_);
   RegistrationFigures figures = figures_;
@@ -71,7 +77,9 @@ void Registration::run() {
 // False: it is time to end.
 bool Registration::wait(Nanoseconds time) {
   std::unique_lock lock(mutex_);
-  return !wake_.wait_for(lock, time, [this] { return ending_; });
+  wake_.wait_for(lock, time, [this] { return ending_ || hurry_; });
+  hurry_ = false;
+  return !ending_;
 }
 
 Result<Answer> Registration::tell(bool leaving) {
@@ -96,6 +104,10 @@ Result<Answer> Registration::tell(bool leaving) {
                done_.begin() + static_cast<std::ptrdiff_t>(std::min(done_.size(), controller::kMostSlicesPerRequest)));
   request.done = told_;
   request.leaving = leaving;
+  {
+    const std::lock_guard lock(mutex_);
+    request.draining = draining_;
+  }
   return port_->call(request);
 }
 
@@ -123,7 +135,7 @@ void Registration::take(const Result<Answer>& answer) {
   {
     const std::lock_guard lock(mutex_);
     fresh = !figures_.registered || !figures_.trouble.empty();
-    if (well->drain != figures_.draining)
+    if (well->drain != figures_.draining && !draining_)
       spdlog::info("msg=\"the controller {} this server\"", well->drain ? "drains" : "does not drain");
     figures_.registered = !well->register_again;
     figures_.draining = well->drain;

@@ -1,5 +1,7 @@
 // A memory server at its controller: it registers, tells how it is every few seconds, and does what it is asked for.
 //
+// When the server is to end, it says so, and the controller has what is lent moved to other servers.
+//
 // A thread of its own. That the controller is away harms nobody: what is lent goes on, and it registers anew when the
 // controller asks for it.
 #pragma once
@@ -44,6 +46,9 @@ class Registration {
   Registration(const Registration&) = delete;
   Registration& operator=(const Registration&) = delete;
 
+  // The server wants to end when nothing of it is lent any more: tells the controller soon, and from then on.
+  void drain();
+
   RegistrationFigures figures() const;
 
  private:
@@ -65,6 +70,8 @@ class Registration {
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
+  bool draining_ = false;
+  bool hurry_ = false;  // something is to be told now
   bool ending_ = false;
   bool ended_ = false;
   RegistrationFigures figures_;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -108,10 +109,13 @@ class PageStore {
   virtual void cancel(WriteBatch& batch) = 0;
   virtual void cancel(ReadBatch& batch) = 0;
 
-  // True: the page should leave, because the store has to give its room back; it can be read until it is released. And
-  // whether there are any such.
-  virtual bool leaves(Location) const { return false; }
-  virtual bool any_leaves() const { return false; }
+  // What it can take now, where room comes piece by piece from somebody else and may be less than `capacity`. Absent:
+  // capacity tells.
+  virtual std::optional<Bytes> leased_room() const { return {}; }
+
+  // Tells which pages should leave, as of now, because the store has to give their room back; they can be read until
+  // they are released. Empty: none.
+  virtual std::function<bool(Location)> leaving() const { return {}; }
 
   // One more owner of a stored page (a forked process shares its parent's far pages). Fails when the location is not
   // live.

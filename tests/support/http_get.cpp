@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 
 #include <cstdlib>
+#include <random>
+#include <set>
 
 #include "base/unique_fd.h"
 
@@ -35,13 +37,21 @@ std::string http_get(int port, const std::string& path) {
 }
 
 int free_port() {
-  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = loopback(0);
-  socklen_t length = sizeof address;
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
-      ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0)
-    return 0;
-  return ntohs(address.sin_port);
+  // Below the range from which the system picks ports for connections: nobody's connection may come to sit on the port
+  // of a server that is started later, or again.
+  constexpr int kLowest = 12000;
+  constexpr int kHighest = 31999;
+  static std::mt19937 random(std::random_device{}());
+  static std::set<int> given;
+  std::uniform_int_distribution<int> any(kLowest, kHighest);
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    const int port = any(random);
+    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const sockaddr_in address = loopback(port);
+    if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) continue;
+    if (given.insert(port).second) return port;
+  }
+  return 0;
 }
 
 double metric_value(const std::string& exposition, const std::string& series) {

@@ -78,6 +78,7 @@ void describe(Io& io, ServerHeartbeat& x) {
   io.need("boot", x.boot);
   io.need("free_bytes", x.free);
   io.may("done", x.done, kMostSlicesPerRequest);
+  io.may("draining", x.draining);
   io.may("leaving", x.leaving);
 }
 template <class Io>

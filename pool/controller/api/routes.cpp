@@ -77,19 +77,17 @@ std::string actor_of(const http::Caller& caller) {
   return "uid " + std::to_string(caller.uid);
 }
 
-http::Response not_leading(ControllerService& service) {
+http::Response not_leading(const Error& error, ControllerService& service) {
   const std::string leader = service.leader();
-  http::Response response =
-      http::error_response(503, "not_leader",
-                           leader.empty() ? "this controller does not lead, and nobody is known to"
-                                          : "this controller does not lead: " + leader + " does",
-                           leader.empty() ? "try again in a moment" : "ask that one");
+  http::Response response = http::error_response(
+      503, "not_leader", error.remedy.empty() ? "this controller does not lead" : printable(error.remedy),
+      leader.empty() ? "try again in a moment" : "ask that one");
   response.leader = leader;
   return response;
 }
 
 http::Response response_for(const Error& error, ControllerService& service) {
-  if (error.code == std::make_error_condition(std::errc::operation_not_permitted)) return not_leading(service);
+  if (error.code == std::make_error_condition(std::errc::operation_not_permitted)) return not_leading(error, service);
   return http::error_response(error);
 }
 

@@ -16,8 +16,9 @@ struct BackupAnswer {
 };
 
 // Any thread, several at once. Calls wait until the answer's changes are stored. Errors: operation_not_permitted: this
-// controller does not lead, or lost the lead during the call; timed_out, resource_unavailable_try_again: not now;
-// anything else: it could not be stored. A Refusal is an answer, not an error.
+// controller does not lead, or lost the lead during the call, and what is known of that is the error's remedy;
+// timed_out, resource_unavailable_try_again: not now; anything else: it could not be stored. A Refusal is an answer,
+// not an error.
 class ControllerService {
  public:
   virtual ~ControllerService() = default;

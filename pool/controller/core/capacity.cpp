@@ -51,7 +51,7 @@ std::vector<std::uint64_t> State::free_by_domain() const {
 std::vector<std::uint64_t> State::capacity_by_domain() const {
   std::vector<std::uint64_t> capacity(domains.size());
   for (const auto& [name, server] : servers)
-    if (server.trusted() && !server.record.draining) capacity[server.domain] += capacity_of(server);
+    if (server.trusted() && !server.draining()) capacity[server.domain] += capacity_of(server);
   return capacity;
 }
 

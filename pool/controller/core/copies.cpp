@@ -25,7 +25,7 @@ struct Standing {
 };
 
 bool stays(const Server& server) {
-  return server.trusted() && !server.record.draining;
+  return server.trusted() && !server.draining();
 }
 
 Standing standing_of(const State& state, const Slice& slice) {

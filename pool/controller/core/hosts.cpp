@@ -250,8 +250,8 @@ void answer_servers(const State& state, const Host& host, SyncAnswer& answer) {
   const bool all = state.servers.size() <= kMostServersToldUnasked;
   for (const auto& [name, server] : state.servers)
     if (all || numbers.contains(server.record.number))
-      answer.servers.push_back({name, server.record.address, server.record.domain, server.record.boot, server.state,
-                                server.record.draining});
+      answer.servers.push_back(
+          {name, server.record.address, server.record.domain, server.record.boot, server.state, server.draining()});
 }
 
 void answer_vms(State& state, Host& host, SyncAnswer& answer) {

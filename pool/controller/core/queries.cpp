@@ -40,7 +40,7 @@ void add_server(const State& state, const Server& server, StatusAnswer& status, 
   status.servers_up += server.state == ServerState::kUp ? 1 : 0;
   status.servers_suspect += server.state == ServerState::kSuspect ? 1 : 0;
   status.servers_lost += server.state == ServerState::kLost ? 1 : 0;
-  status.servers_draining += server.record.draining ? 1 : 0;
+  status.servers_draining += server.draining() ? 1 : 0;
   DomainView& domain = domains[server.domain];
   ++domain.servers;
   if (!server.trusted()) return;
@@ -176,14 +176,14 @@ Handled handle(State& state, const ListServers& request) {
     view.domain = server.record.domain;
     view.boot = server.record.boot;
     view.state = server.state;
-    view.draining = server.record.draining;
+    view.draining = server.draining();
     view.capacity = state.to_bytes(state.capacity_of(server));
     view.leased = state.to_bytes(server.slices.size() - server.freeing.size());
     view.freeing = state.to_bytes(server.freeing.size() + server.orphans.size());
     view.free = state.to_bytes(state.room_of(server));
     view.reported_free = Bytes{server.reported_free};
     view.slices = server.slices.size();
-    view.slices_to_move = server.record.draining ? server.slices.size() : 0;
+    view.slices_to_move = server.draining() ? server.slices.size() : 0;
     view.last_seen_ms = milliseconds_since(state, server.seen);
     answer.servers.push_back(std::move(view));
   }

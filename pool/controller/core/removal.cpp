@@ -76,7 +76,9 @@ Handled handle(State& state, const DrainServer& request) {
     answer.reasons.push_back(sum);
   }
   if (server.record.draining == request.drain) {
-    answer.reasons.emplace_back(request.drain ? "it is being drained already" : "it is not being drained");
+    answer.reasons.emplace_back(request.drain   ? "it is being drained already"
+                                : server.ending ? "nobody drains it: it wants to end by itself (SIGTERM)"
+                                                : "it is not being drained");
     return Answer{std::move(answer)};
   }
   if (request.plan) return Answer{std::move(answer)};

@@ -79,6 +79,7 @@ struct ServerHeartbeat {
   BootId boot{};
   Bytes free;
   std::vector<FreeCommand> done;  // as they were told; at most kMostSlicesPerRequest
+  bool draining = false;          // it wants to end: until it says otherwise, what it has moves elsewhere
   bool leaving = false;           // it ends now, with everything that it has
 };
 

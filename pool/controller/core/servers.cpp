@@ -44,7 +44,7 @@ void settle_orphans(State& state, Server& server) {
 ServerAnswer answer_to(const State& state, const Server& server, bool register_again) {
   ServerAnswer answer;
   answer.heartbeat_ms = static_cast<std::uint64_t>(state.config.heartbeat.count());
-  answer.drain = server.record.draining;
+  answer.drain = server.draining();
   answer.register_again = register_again;
   for (const std::uint64_t id : server.freeing) {
     if (answer.free.size() == kMostSlicesPerRequest) return answer;
@@ -126,6 +126,7 @@ Handled handle(State& state, const RegisterServer& request) {
     server.seen = state.context.now;
     server.registered = state.context.now;
     server.heard = true;
+    server.ending = server.ending && !is_new && !other_boot;
     state.by_number[record.number] = &server;
   };
   const std::size_t had = server.slices.size();
@@ -184,6 +185,12 @@ Handled handle(State& state, const ServerHeartbeat& request) {
       return state.server_of(replica) == &server && replica.phase == ReplicaPhase::kFreeing && replica.epoch == below;
     });
     if (told) state.freed(slice->second, server.record.number);
+  }
+  if (request.draining != server.ending) {
+    state.change_server(server, [&] { server.ending = request.draining; });
+    state.event(request.draining ? "server-ends" : "server-stays", "server " + request.name,
+                request.draining ? "it wants to end: " + std::to_string(server.slices.size()) + " replicas are to move"
+                                 : "it wants to end no more");
   }
   if (request.leaving) {
     state.event("server-left", "server " + request.name,

@@ -34,14 +34,17 @@ struct Server {
   ServerState state = ServerState::kSuspect;
   MonoTime seen;
   MonoTime registered;
-  bool heard = false;  // since this process began
+  bool heard = false;   // since this process began
+  bool ending = false;  // by its own word: it wants to end when it has nothing any more
   std::uint64_t reported_free = 0;
   std::set<std::uint64_t> slices;           // with a replica here, those to be freed included
   std::set<std::uint64_t> freeing;          // of these
   std::map<std::uint64_t, Orphan> orphans;  // slices that it has and, by the records, has not
   unsigned copies = 0;                      // replicas being made to or from it
 
-  bool usable() const { return state == ServerState::kUp && !record.draining && !record.left; }
+  // By an operator's word or its own.
+  bool draining() const { return record.draining || ending; }
+  bool usable() const { return state == ServerState::kUp && !draining() && !record.left; }
   // Whether its replicas count as there.
   bool trusted() const { return state != ServerState::kLost && !record.left; }
 };

@@ -64,15 +64,18 @@ class Controlled : public testing::Test {
  protected:
   static constexpr const char* kLoad = "load";
 
+  pool::server::testing::MemdSettings server_settings(int number) const {
+    const std::string name = "\"m" + std::to_string(number) + "\"";
+    return {{"name", name},
+            {"failure_domain", name},
+            {"memory.capacity", "\"128MiB\""},
+            {"controller.endpoints", "[\"unix:" + controller.socket() + "\"]"}};
+  }
+
   void begin() {
     ASSERT_TRUE(controller.start());
     for (int i = 0; i < 3; ++i) {
-      const std::string name = "m" + std::to_string(i);
-      servers.push_back(std::make_unique<MemdProcess>(
-          pool::server::testing::MemdSettings{{"name", "\"" + name + "\""},
-                                              {"failure_domain", "\"" + name + "\""},
-                                              {"memory.capacity", "\"128MiB\""},
-                                              {"controller.endpoints", "[\"unix:" + controller.socket() + "\"]"}}));
+      servers.push_back(std::make_unique<MemdProcess>(server_settings(i)));
       ASSERT_TRUE(servers.back()->start());
     }
     ASSERT_TRUE(await([&] { return controller.status().servers_up == 3; }));
@@ -143,6 +146,36 @@ TEST_F(Controlled, AVmLosesNothingWhateverHappensAroundIt) {
   EXPECT_TRUE(whole->release(kLoad));
   target.finish();
   EXPECT_TRUE(await([&] { return controller.status().held == Bytes{}; }));
+  EXPECT_EQ(whole->stop(), 0);
+}
+
+// Nobody says anything at the controller: the servers and it do.
+TEST_F(Controlled, AServerIsEmptiedWhenItIsStoppedAndFoundWhereverItComesBack) {
+  REQUIRE_AGENT();
+  begin();
+  Target target(load({"--memory", "private"}));
+  adopt(target);
+  ASSERT_TRUE(await([&] { return servers[0]->metric("tidepool_memd_slices") > 0; }));
+  servers[0]->signal(SIGTERM);
+  EXPECT_TRUE(await([&] { return servers[0]->metric("tidepool_memd_controller_drains") == 1; }));
+  EXPECT_EQ(servers[0]->await_end(), 0) << "when everything has moved, and not before";
+  EXPECT_TRUE(await([&] { return is_whole(); })) << boost::json::serialize(pool());
+  EXPECT_EQ(pool().at("lost_pages_total").to_number<int>(), 0);
+  // Elsewhere, under the same name.
+  auto settings = server_settings(0);
+  settings["listen"] = "[\"" + servers[0]->tcp_address() + "\"]";
+  servers[0]->write_settings(settings);
+  ASSERT_TRUE(servers[0]->start());
+  ASSERT_TRUE(await([&] { return controller.status().servers_up == 3; }));
+  // With another one gone it is needed.
+  servers[1]->signal(SIGTERM);
+  EXPECT_EQ(servers[1]->await_end(), 0);
+  EXPECT_GT(servers[0]->metric("tidepool_memd_slices"), 0);
+  EXPECT_TRUE(await([&] { return is_whole(); })) << boost::json::serialize(pool());
+  EXPECT_TRUE(whole->await_moved(kLoad, Bytes{8u << 20}, Bytes{1u << 20}));
+  EXPECT_EQ(pool().at("lost_pages_total").to_number<int>(), 0);
+  EXPECT_TRUE(whole->release(kLoad));
+  target.finish();
   EXPECT_EQ(whole->stop(), 0);
 }
 

@@ -99,8 +99,9 @@ class ControlledPoolTest : public ::testing::Test {
   // As a pager does: what is to leave comes home.
   std::size_t bring_home() {
     std::vector<Location> home;
-    for (const auto& [location, seed] : pages_)
-      if (store_->leaves(location)) home.push_back(location);
+    if (const auto leaves = store_->leaving())
+      for (const auto& [location, seed] : pages_)
+        if (leaves(location)) home.push_back(location);
     for (const Location location : home) {
       EXPECT_EQ(read(location, pages_[location]), PageStatus::kOk);
       pages_.erase(location);

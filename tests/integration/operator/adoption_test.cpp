@@ -124,7 +124,10 @@ TEST_F(Adoption, Of32BitProcessesIsRefused) {
   const TestFolder folder;
   const std::string program = write_32_bit_program(folder);
   const pid_t pid = start_program({program}, {}, folder / "out", folder / "err");
-  const auto runs = [&] { return std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe") == program; };
+  const auto runs = [&] {
+    std::error_code dead;
+    return std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe", dead) == program;
+  };
   const bool running = await([&] { return runs() || !state_of_process(pid).alive; }) && runs();
   if (running) {
     const ProcessState before = state_of_process(pid);

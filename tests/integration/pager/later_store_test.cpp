@@ -155,7 +155,7 @@ TEST_P(AwayStore, DelaysNoNeighbour) {
   process->start();
   // All that it may have under way waits, by demand and by a restore.
   std::promise<std::uint64_t> left;
-  rig->pager().restore(rig->vm, &rig->object(), {PageIndex{0}, options.pages},
+  rig->pager().restore(rig->vm, &rig->object(), {PageRun{PageIndex{0}, options.pages}},
                        [&](std::uint64_t pages) { left.set_value(pages); });
   ASSERT_TRUE(eventually([&] { return later->waiting_reads() > 8; }));
 

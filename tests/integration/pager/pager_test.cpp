@@ -1,10 +1,13 @@
 // The pager against processes that write and verify their memory all the while.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 
+#include "base/mapping.h"
+#include "kmod-interfaces/pagemap.h"
 #include "tests/integration/pager/pager_case.h"
 
 namespace tidepool::daemon {
@@ -64,6 +67,21 @@ TEST(Pager, BringsEverythingHomeOnRelease) {
   EXPECT_EQ(process.mismatches(), 0u);
 }
 
+// Some virtual machines' kernels map a page of its own instead.
+bool reading_maps_the_page_of_zeros() {
+  const auto page = Mapping::anonymous(Bytes{kPageSize});
+  if (!page) return false;
+  const auto address = reinterpret_cast<std::uintptr_t>(page->data());
+  [[maybe_unused]] const std::byte read = *static_cast<const volatile std::byte*>(page->data());
+  const auto pagemap = kernel::Pagemap::open(::getpid());
+  bool zeros = false;
+  EXPECT_TRUE(pagemap && pagemap->for_each({address, address + kPageSize}, kernel::uapi::kPageIsPresent,
+                                           [&](const kernel::uapi::page_region& found) {
+                                             zeros = (found.categories & kernel::uapi::kPageIsPfnZero) != 0;
+                                           }));
+  return zeros;
+}
+
 // A page that was only ever read is the kernel's page of zeros: it costs the host nothing, so nothing is saved by its
 // going.
 TEST(Pager, CallsNothingFarThatCostNothing) {
@@ -74,8 +92,9 @@ TEST(Pager, CallsNothingFarThatCostNothing) {
   Rig rig(process, options);
   EXPECT_EQ(rig.vm->count(PageState::kResident), options.pages);
   ASSERT_TRUE(rig.send_all_out());
-  EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - options.pages / 16);
-  EXPECT_EQ(rig.vm->count(PageState::kReleased), options.pages / 16);
+  const std::uint64_t costing_nothing = reading_maps_the_page_of_zeros() ? options.pages / 16 : 0;
+  EXPECT_EQ(rig.vm->count(PageState::kFar), options.pages - costing_nothing);
+  EXPECT_EQ(rig.vm->count(PageState::kReleased), costing_nothing);
   process.start();
   EXPECT_TRUE(process.await_operations(20000));
   EXPECT_EQ(process.mismatches(), 0u);
@@ -127,7 +146,7 @@ TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   for (std::uint64_t page = 1; page < options.pages; page += 4) {
     if (rig.object().map->load(PageIndex{page}).state() != PageState::kFar) continue;
     std::promise<std::uint64_t> left;
-    rig.pager().restore(rig.vm, &rig.object(), {PageIndex{page}, 1},
+    rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{page}, 1}},
                         [&](std::uint64_t pages) { left.set_value(pages); });
     ASSERT_EQ(left.get_future().get(), 0u);
     ++home;
@@ -140,6 +159,35 @@ TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   EXPECT_EQ(rig.vm->counters.drops, 2 * pieces);
   EXPECT_EQ(rig.vm->counters.demoted_pages, demoted + home) << "those that went along were far before";
   EXPECT_EQ(rig.accounted(), options.pages);
+  process.start();
+  EXPECT_TRUE(process.await_operations(10000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
+// What leaves a slice lies anywhere in the memory: thousands of stretches, ordered in one go.
+TEST(Pager, BringsScatteredStretchesHomeAndNothingBesides) {
+  PagedProcessOptions options;
+  options.write = false;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  ASSERT_TRUE(rig.send_all_out());
+  const std::uint64_t far = rig.vm->count(PageState::kFar);
+  std::vector<PageRun> runs;
+  for (std::uint64_t page = 0; page + 1 < options.pages; page += 7) runs.push_back({PageIndex{page}, 2});
+  runs.push_back({PageIndex{options.pages - 1}, 100});  // the part that there is
+  runs.push_back({PageIndex{options.pages + 5}, 3});    // nothing
+  std::uint64_t wanted = 0;
+  for (const PageRun& run : runs)
+    for (std::uint64_t page = run.first.value; page < std::min<std::uint64_t>(run.end(), options.pages); ++page)
+      wanted += rig.object().map->load(PageIndex{page}).state() == PageState::kFar;
+  std::promise<std::uint64_t> left;
+  rig.pager().restore(rig.vm, &rig.object(), runs, [&](std::uint64_t pages) { left.set_value(pages); });
+  EXPECT_EQ(left.get_future().get(), 0u);
+  EXPECT_EQ(rig.vm->count(PageState::kFar), far - wanted);
+  EXPECT_EQ(rig.vm->counters.promoted_restore, wanted);
+  std::promise<std::uint64_t> none;
+  rig.pager().restore(rig.vm, &rig.object(), {}, [&](std::uint64_t pages) { none.set_value(pages); });
+  EXPECT_EQ(none.get_future().get(), 0u);
   process.start();
   EXPECT_TRUE(process.await_operations(10000));
   EXPECT_EQ(process.mismatches(), 0u);

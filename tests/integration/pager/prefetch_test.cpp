@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/integration/pager/pager_case.h"
+#include "tests/support/later_store.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -75,6 +76,38 @@ TEST_P(Prefetch, IsOnWhereItPaysAndOffWhereNot) {
 
 INSTANTIATE_TEST_SUITE_P(Memory, Prefetch, testing::Values(true, false),
                          [](const auto& kind) { return kind.param ? "Shared" : "Private"; });
+
+// A store that takes its time keeps the VM's operations busy: advice waits for them, and is not forgotten.
+TEST(PrefetchFromAfar, ServesNearlyAllOfAStream) {
+  PagedProcessOptions options;
+  options.threads = 1;
+  options.pages = 8192;
+  options.write = false;
+  options.visits = Visits::kInOrder;
+  PagedProcess process(options);
+  MemoryStore memory;
+  tests::LaterStore later(memory, tests::LaterStore::Answers::kWhenAsked, 100us, 5);
+  Rig rig(process, options, false, {}, &later);
+  const PagerCounters& counters = rig.vm->counters;
+  process.start();
+  // Everything goes while the process stands still, and comes home as it is walked through.
+  const auto once = [&] {
+    process.signal(SIGSTOP);
+    const bool out = rig.send_all_out();
+    process.signal(SIGCONT);
+    return out && eventually([&] { return rig.vm->count(PageState::kFar) == 0 && process.operations() != 0; });
+  };
+  for (int round = 0; round < 100 && counters.prefetch_window < 128; ++round) ASSERT_TRUE(once());
+  ASSERT_GE(counters.prefetch_window, 128u)
+      << counters.prefetch_used << " used, " << counters.prefetch_wasted << " wasted";
+  const std::uint64_t demand = counters.promoted_demand;
+  const std::uint64_t ahead = counters.promoted_prefetch;
+  for (int round = 0; round < 5; ++round) ASSERT_TRUE(once());
+  const std::uint64_t asked_for = counters.promoted_demand - demand;
+  EXPECT_GT(asked_for, 0u);
+  EXPECT_GE(counters.promoted_prefetch - ahead, 9 * asked_for) << asked_for << " pages on demand";
+  EXPECT_EQ(process.mismatches(), 0u);
+}
 
 TEST(PrefetchAtRandom, FetchesNextToNothing) {
   PagedProcessOptions options;

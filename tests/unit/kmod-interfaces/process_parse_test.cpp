@@ -6,6 +6,7 @@
 
 #include "kmod-interfaces/advice_calls.h"
 #include "kmod-interfaces/process.h"
+#include "kmod-interfaces/userfaultfd.h"
 #include "tests/unit/kmod-interfaces/kernel_tree.h"
 
 namespace tidepool::kernel {
@@ -30,6 +31,15 @@ constexpr std::string_view kSmaps =
     "VmFlags: rd wr mr mw me ac um uw sd \n"
     "7f0000600000-7f0000800000 rw-s 00000000 00:0f 77                         /anon_hugepage (deleted)\n"
     "KernelPageSize:     2048 kB\nVmFlags: rd wr sh mr mw me ms de ht \n";
+
+TEST(PendingFaults, AreCountedOrNotKnown) {
+  const std::string before = "pos:\t0\nflags:\t02004000\nmnt_id:\t17\nino:\t3156721\n";
+  EXPECT_EQ(parse_pending_faults(before + "pending:\t3\ntotal:\t5\nAPI:\taa:80000000:80000000000001ff\n"), 3u);
+  EXPECT_EQ(parse_pending_faults(before + "pending:\t0\ntotal:\t0\n"), 0u);
+  for (const char* bad : {"", "pending:\t3\n", "\npending:\t3", "\npending:\t-1\n", "\npending:\tmany\n",
+                          "\npending:\n", "\npending:\t99999999999999999999999\n"})
+    EXPECT_EQ(parse_pending_faults(bad), std::nullopt) << bad;
+}
 
 TEST(ParseMaps, ReadsRangesPermissionsFilesAndNames) {
   const auto maps = parse_maps(kMaps);

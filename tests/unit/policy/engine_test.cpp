@@ -205,6 +205,10 @@ TEST(Engine, NamesTheBoundThatHoldsItBack) {
       {Reason::kFarCeiling, [](TestHost& h) { h.snapshot.host.max_far = Bytes{}; }},
       {Reason::kPoolFull, [](TestHost& h) { h.snapshot.host.tiers[0].used = h.snapshot.host.tiers[0].capacity; }},
       {Reason::kPoolFull, [](TestHost& h) { h.snapshot.host.tiers.clear(); }},
+      {Reason::kPoolFull,
+       [](TestHost& h) {
+         h.vm(1).view.leased = {kAllTiers, 1_MiB};
+       }},
       {Reason::kNotEvacuable,
        [](TestHost& h) { h.vm(1).make_far(0), h.snapshot.host.available = h.snapshot.host.reserve; }},
       {Reason::kGuarantee, [](TestHost& h) { h.vm(1).view.guarantee = 200_MiB; }},
@@ -219,6 +223,37 @@ TEST(Engine, NamesTheBoundThatHoldsItBack) {
     EXPECT_EQ(plan.decisions[0].reason, c.reason) << word(plan.decisions[0].reason);
     EXPECT_FALSE(plan.decisions[0].detail.empty()) << word(c.reason);
   }
+}
+
+// Whatever is beyond it would be frozen and copied only to be turned away.
+TEST(Engine, SendsNoMoreToLeasedRoomThanIsLeftOfIt) {
+  TestHost host;
+  host.add(1, 100).view.limit = 50_MiB;
+  host.add(2, 100).view.limit = 50_MiB;
+  host.vm(1).view.leased = {kAllTiers, 7_MiB};
+  const Plan plan = host.tick();
+  std::map<std::uint32_t, std::uint64_t> regions;
+  for (const Move& move : plan.demotions) ++regions[move.vm.value];
+  EXPECT_EQ(regions[1], 3u) << "whole regions of 2 MiB";
+  EXPECT_GT(regions[2], 3u) << "one VM's lease is no other's bound";
+}
+
+TEST(Engine, PutsWhatALeaseDoesNotHoldIntoAnotherTier) {
+  TestHost host;
+  TierView other;
+  other.name = "other";
+  other.capacity = Bytes{8ull << 30};
+  other.fault_cost = std::chrono::milliseconds(1);  // nobody's first choice
+  host.snapshot.host.tiers.push_back(other);
+  host.snapshot.host.tiers[0].host_dram = other.host_dram;
+  host.add(1, 100).view.limit = 50_MiB;
+  host.vm(1).view.leased = {1, 6_MiB};
+  const Plan plan = host.tick();
+  const auto there = [&](int tier) {
+    return std::ranges::count_if(plan.demotions, [&](const Move& move) { return move.tier == tier; });
+  };
+  EXPECT_EQ(there(0), 3);
+  EXPECT_GT(there(1), 3);
 }
 
 TEST(Engine, TakesAHostsShortageFromWhatIsWorthLeast) {

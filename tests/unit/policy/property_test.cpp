@@ -202,6 +202,7 @@ TEST(Property, SurvivesInputThatMakesNoSense) {
       if (random.one_in(2)) vm.limit = any_size();
       if (random.one_in(2)) vm.shallow_tier = static_cast<unsigned>(random.below(5));
       vm.shallow = any_size();
+      if (random.one_in(3)) vm.leased = {static_cast<TierMask>(random.below(1ull << 32)), any_size()};
       vm.stall = any_double();
       vm.stall_budget = any_double();
       vm.weight = any_double();

@@ -140,6 +140,28 @@ TEST(ServerLink, ASliceThatIsGivenBackIsGone) {
   EXPECT_EQ(rig.attach(1).outcome, AttachOutcome::kCreated);
 }
 
+TEST(ServerLink, GoesWhereItsServerIsReachedFromNowOn) {
+  LinkRig rig;
+  ASSERT_EQ(rig.attach(1).outcome, AttachOutcome::kCreated);
+  // Another start of it, elsewhere and of another kind of address. The former one is still there and hangs.
+  ServerSettings settings = rig.settings();
+  settings.tcp = true;
+  settings.boot = {2};
+  settings.key[0] ^= 1;
+  ScriptedServer other(settings);
+  EXPECT_FALSE(rig.link().move_to("nowhere"));
+  EXPECT_TRUE(rig.link().move_to(rig.server().address())) << "it is there already";
+  EXPECT_EQ(rig.downs().size(), 0u);
+  rig.link().expect_boot(settings.boot);
+  ASSERT_TRUE(rig.link().move_to(other.address()));
+  EXPECT_TRUE(eventually([&] { return rig.ups().size() == 2; }));
+  EXPECT_FALSE(rig.ups().back()) << "what the former one had is gone";
+  EXPECT_EQ(other.accepted(), 2u);
+  Lease lease = rig.lease(1, 2);
+  lease.secret = protocol::lease_secret(settings.key, lease.claims);
+  EXPECT_EQ(rig.attach(lease).outcome, AttachOutcome::kCreated);
+}
+
 TEST(ServerLink, CreditIsObeyedAndPrefetchOvertakesWriteBack) {
   LinkRig rig({.credit = 0});
   ASSERT_EQ(rig.attach(1).outcome, AttachOutcome::kCreated);

@@ -218,6 +218,34 @@ TEST_F(CoreCapacity, DrainEmptiesAServerAndOkToStopSaysWhen) {
   EXPECT_EQ(refused(DrainServer{"x", true, false}).code, Code::kNotFound);
 }
 
+TEST_F(CoreCapacity, AServerThatWantsToEndIsEmptiedUntilItIsAnotherOne) {
+  for (const char* name : {"a", "b", "c"}) add_server(name, std::string("rack-") + name, 20);
+  add_vm(1, "web", 9);
+  live(seconds(1));
+  lease(1, 9);
+  ASSERT_GT(slices_at("a"), 0u);
+  ending.insert("a");
+  EXPECT_TRUE(heartbeat("a").drain);
+  EXPECT_EQ(status().servers_draining, 1u);
+  // A controller that takes over hears of it as the first one did.
+  reload();
+  do_tasks();
+  EXPECT_EQ(slices_at("a"), 0u);
+  EXPECT_EQ(status().under_replicated, 0u);
+  lease(1, 2);
+  EXPECT_EQ(slices_at("a"), 0u) << "it gets nothing new";
+  // It was no operator's wish: whoever comes back under that name may have slices again.
+  ServerHeartbeat last;
+  last.name = "a";
+  last.boot = {1};
+  last.draining = last.leaving = true;
+  ask<ServerAnswer>(last);
+  ending.clear();
+  add_server("a", "rack-a", 20, 2);
+  EXPECT_FALSE(heartbeat("a", {}, 2).drain);
+  EXPECT_EQ(status().servers_draining, 0u);
+}
+
 TEST_F(CoreCapacity, WhatCannotBeDrainedOrStoppedIsSaidWithTheSum) {
   add_server("a", "rack-a", 10);
   add_server("b", "rack-b", 10);

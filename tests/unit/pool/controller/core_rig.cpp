@@ -73,6 +73,7 @@ ServerAnswer CoreRig::heartbeat(const std::string& name, std::vector<FreeCommand
   request.boot = {boot};
   request.free = Bytes{std::uint64_t{1} << 40};
   request.done = std::move(done);
+  request.draining = ending.contains(name);
   return ask<ServerAnswer>(request);
 }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,7 @@ class CoreRig {
   void reload();
 
   std::map<std::string, std::string> store;
+  std::set<std::string> ending;  // servers that say that they want to end
   static HolderId holder_id(std::uint8_t number) { return {number}; }
 
  private:

@@ -51,7 +51,7 @@ SimulatedServer::Held* SimulatedServer::reach(std::uint64_t id, std::uint64_t ep
 void SimulatedServer::begin_anew(std::uint64_t next_boot) {
   boot = next_boot;
   up = true;
-  registered = false;
+  registered = ending = false;
   slices.clear();
   fences.clear();
   done.clear();
@@ -73,6 +73,7 @@ void SimulatedPool::server_speaks(SimulatedServer& server) {
   ServerHeartbeat request;
   request.name = server.name;
   request.boot = server.boot_id();
+  request.draining = server.ending;
   request.free = Bytes{(server.capacity - server.slices.size()) * kSimulatedSlice};
   const std::size_t count = std::min(server.done.size(), kMostSlicesPerRequest);
   request.done.assign(server.done.begin(), server.done.begin() + static_cast<std::ptrdiff_t>(count));

@@ -236,7 +236,11 @@ void SimulatedPool::disturb() {
       at.up = !at.up;
       break;
     case 3:
-      ask(DrainServer{at.name, random_.below(2) == 0, false});
+      if (random_.below(2) == 0) {
+        at.ending = !at.ending;
+      } else {
+        ask(DrainServer{at.name, random_.below(2) == 0, false});
+      }
       break;
     case 4:  // the agent ends; what it had not confirmed is forgotten
       ++on.agents;
@@ -317,7 +321,7 @@ void SimulatedPool::settle() {
   shape_.faults = false;
   for (auto& [name, server] : servers_) {
     server.up = true;
-    server.cut = false;
+    server.cut = server.ending = false;
     ask(DrainServer{name, false, false});
   }
   for (auto& [name, host] : hosts_) {

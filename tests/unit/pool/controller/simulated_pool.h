@@ -33,6 +33,7 @@ struct SimulatedServer {
   bool up = true;
   bool cut = false;  // not heard by the controller; hosts reach it
   bool registered = false;
+  bool ending = false;  // it wants to, when it is empty
   std::map<std::uint64_t, Held> slices;
   std::map<std::uint64_t, std::uint64_t> fences;
   std::vector<FreeCommand> done;

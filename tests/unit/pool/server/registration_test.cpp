@@ -191,6 +191,21 @@ TEST_F(RegistrationTest, GoesOnWhileTheControllerIsAwayAndSaysWhy) {
   EXPECT_EQ(registration_->figures().trouble, "");
 }
 
+TEST_F(RegistrationTest, SaysThatItWantsToEndAndStaysUntilItIsEnded) {
+  script_.say(Answer{ServerAnswer{.heartbeat_ms = 60'000, .free = {}}});
+  begin();
+  const auto any = [](const auto&) { return true; };
+  ASSERT_TRUE(script_.await<RegisterServer>(0, any));
+  registration_->drain();
+  // Not with the next heartbeat, which is a minute away.
+  const auto first = script_.await<ServerHeartbeat>(0, [](const auto& beat) { return beat.draining; });
+  ASSERT_TRUE(first);
+  EXPECT_FALSE(first->leaving);
+  const auto again = script_.await<ServerHeartbeat>(script_.count(), any);
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(again->draining) << "a controller that has taken over has to hear it too";
+}
+
 TEST_F(RegistrationTest, SaysThatItLeaves) {
   begin();
   const auto any = [](const auto&) { return true; };

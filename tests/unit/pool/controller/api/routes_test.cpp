@@ -145,11 +145,13 @@ TEST_F(ControllerRoutes, WhatMakesNoSenseIsToldSo) {
 }
 
 TEST_F(ControllerRoutes, OneThatDoesNotLeadSaysWhoDoes) {
-  service_.error = failure(std::errc::operation_not_permitted, "commit", "x").value();
+  const std::string why = "this controller does not lead, and nobody is known to (disk full)";
+  service_.error = failure(std::errc::operation_not_permitted, "commit", "x", why).value();
   service_.leads = "https://controller-2:9843";
   const http::Response response = ask(root(), "GET", "/v1/status");
   EXPECT_EQ(response.status, 503u);
   EXPECT_EQ(code_of(response), "not_leader");
+  EXPECT_EQ(json::parse(response.body).at("error").at("message").as_string(), why);
   EXPECT_EQ(response.leader, "https://controller-2:9843");
   const Result<Answer> read = answer_from(GetStatus{}, response.status, response.body);
   ASSERT_FALSE(read);
