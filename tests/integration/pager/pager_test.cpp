@@ -107,8 +107,14 @@ TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   options.write = false;
   PagedProcess process(options);
   Rig rig(process, options);
-  ASSERT_TRUE(rig.send_all_out());
-  const std::uint64_t far = rig.vm->count(PageState::kFar);
+  // A piece may be called back, and goes the next time.
+  const std::uint64_t far = options.pages - options.pages / 16;
+  const auto all_out = [&] {
+    for (int attempt = 0; attempt < 20 && rig.vm->count(PageState::kFar) != far; ++attempt)
+      if (!rig.send_all_out()) return false;
+    return rig.vm->count(PageState::kFar) == far;
+  };
+  ASSERT_TRUE(all_out());
   const std::uint64_t pieces = rig.vm->counters.drops;
   const std::uint64_t demoted = rig.vm->counters.demoted_pages;
   ASSERT_GT(pieces, 0u);
@@ -126,8 +132,7 @@ TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   ASSERT_GT(home, 2 * pieces);
   ASSERT_EQ(rig.vm->count(PageState::kFar), far - home);
 
-  ASSERT_TRUE(rig.send_all_out());
-  EXPECT_EQ(rig.vm->count(PageState::kFar), far);
+  ASSERT_TRUE(all_out());
   EXPECT_EQ(rig.vm->counters.drops, 2 * pieces);
   EXPECT_EQ(rig.vm->counters.demoted_pages, demoted + home) << "those that went along were far before";
   EXPECT_EQ(rig.accounted(), options.pages);
