@@ -8,8 +8,7 @@
 #include <memory>
 #include <set>
 
-#include "tests/integration/controller/controller_process.h"
-#include "tests/support/etcd_cluster.h"
+#include "tests/integration/controller/etcd_controllers.h"
 
 namespace tidepool::pool::controller {
 namespace {
@@ -18,27 +17,16 @@ using namespace testing;
 using tests::await;
 using tests::EtcdCluster;
 
-constexpr int kControllers = 3;
 constexpr auto kLease = std::chrono::seconds(2);
 
 class ControllersOnEtcd : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!EtcdCluster::installed()) GTEST_SKIP() << "etcd is not installed: scripts/setup";
-    etcd_ = std::make_unique<EtcdCluster>(3);
-    ASSERT_EQ(etcd_->trouble(), "");
-    std::string endpoints;
-    for (const std::string& url : etcd_->urls()) endpoints += (endpoints.empty() ? "\"" : ", \"") + url + "\"";
-    for (int i = 0; i < kControllers; ++i) {
-      controllers_.push_back(std::make_unique<ControllerProcess>(
-          ControllerSettings{{"state.store", "\"etcd\""},
-                             {"etcd.endpoints", "[" + endpoints + "]"},
-                             {"etcd.lease", "\"" + std::to_string(kLease.count()) + "s\""}},
-          "controller-" + std::to_string(i)));
-      ASSERT_TRUE(controllers_.back()->start());
-    }
+    cluster_ = std::make_unique<EtcdControllers>(kLease);
+    ASSERT_EQ(cluster_->trouble(), "");
     http::ClientOptions options;
-    for (const auto& each : controllers_) options.endpoints.push_back(each->endpoint());
+    options.endpoints = cluster_->endpoints();
     client_ = std::move(*http::Client::make(options));
   }
 
@@ -74,19 +62,7 @@ class ControllersOnEtcd : public ::testing::Test {
     for (const std::string& each : acknowledged_) EXPECT_TRUE(there.contains(each)) << each;
   }
 
-  ControllerProcess& leader() {
-    ControllerProcess* found = nullptr;
-    EXPECT_TRUE(await([&] {
-      found = nullptr;
-      for (const auto& each : controllers_)
-        if (each->pid() != 0 && each->metric("tidepool_controller_leader") == 1) found = each.get();
-      return found != nullptr;
-    }));
-    return *found;
-  }
-
-  std::unique_ptr<EtcdCluster> etcd_;
-  std::vector<std::unique_ptr<ControllerProcess>> controllers_;
+  std::unique_ptr<EtcdControllers> cluster_;
   std::unique_ptr<http::Client> client_;
   std::set<std::string> acknowledged_;
 };
@@ -94,39 +70,41 @@ class ControllersOnEtcd : public ::testing::Test {
 TEST_F(ControllersOnEtcd, LoseNothingWhicheverIsKilled) {
   make_tenants(10);
   for (int round = 0; round < 2; ++round) {
-    ControllerProcess& killed = leader();
-    killed.kill_hard();
+    ControllerProcess* const killed = cluster_->leader();
+    ASSERT_NE(killed, nullptr);
+    killed->kill_hard();
     const auto since = std::chrono::steady_clock::now();
     make_tenants(1);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - since;
     std::cout << "the first change after the leader's end took " << took.count() << " s; the lease is "
               << kLease.count() << " s\n";
     expect_all_there();
-    ASSERT_TRUE(killed.start());
+    ASSERT_TRUE(killed->start());
   }
-  const unsigned member = etcd_->leading_member();
-  etcd_->kill(member);
+  const unsigned member = cluster_->etcd().leading_member();
+  cluster_->etcd().kill(member);
   make_tenants(10);
   expect_all_there();
-  etcd_->restart(member);
+  cluster_->etcd().restart(member);
 
   // An orderly end is followed at once.
-  ControllerProcess& ended = leader();
-  ended.signal(SIGTERM);
-  EXPECT_EQ(ended.await_end(), 0);
+  ControllerProcess* const ended = cluster_->leader();
+  ASSERT_NE(ended, nullptr);
+  ended->signal(SIGTERM);
+  EXPECT_EQ(ended->await_end(), 0);
   make_tenants(1);
   expect_all_there();
 }
 
 TEST_F(ControllersOnEtcd, SayWhatIsWrongWhileEtcdHasNoMajority) {
   make_tenants(3);
-  etcd_->kill(0);
-  etcd_->kill(1);
-  for (const auto& each : controllers_) {
+  cluster_->etcd().kill(0);
+  cluster_->etcd().kill(1);
+  for (const auto& each : cluster_->all()) {
     EXPECT_TRUE(await([&] { return each->raw("GET", "/v1/status").status == 503; }));
     EXPECT_EQ(each->metric("tidepool_controller_leader"), 0);
   }
-  etcd_->restart(0);
+  cluster_->etcd().restart(0);
   make_tenants(3);
   expect_all_there();
 }

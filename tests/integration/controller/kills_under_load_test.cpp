@@ -13,9 +13,8 @@
 
 #include "pool/controller/port/controller_port.h"
 #include "tests/integration/agent/whole_rig.h"
-#include "tests/integration/controller/controller_process.h"
+#include "tests/integration/controller/etcd_controllers.h"
 #include "tests/integration/memd/memd_process.h"
-#include "tests/support/etcd_cluster.h"
 
 namespace tidepool::tests {
 namespace {
@@ -23,64 +22,48 @@ namespace {
 using namespace std::chrono_literals;
 using namespace pool::controller;
 using pool::controller::testing::ControllerProcess;
-using pool::controller::testing::ControllerSettings;
+using pool::controller::testing::EtcdControllers;
+using pool::controller::testing::quoted_list;
 using pool::server::testing::MemdProcess;
 using pool::server::testing::MemdSettings;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kControllers = 3;
 constexpr int kServers = 3;
 constexpr auto kLease = 3s;
 // Shorter than any way to another leader: a page that waited for one would be seen.
 constexpr auto kMostWithoutFaults = 2s;
 constexpr const char* kLoad = "load";
 
-std::string quoted_list(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& each : words) text += (text.empty() ? "[\"" : ", \"") + each + "\"";
-  return text + "]";
-}
-
 class KillsUnderLoad : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!EtcdCluster::installed()) GTEST_SKIP() << "etcd is not installed: scripts/setup";
     REQUIRE_AGENT();
-    etcd_ = std::make_unique<EtcdCluster>(3);
-    ASSERT_EQ(etcd_->trouble(), "");
-    for (int i = 0; i < kControllers; ++i) {
-      const std::string name = "controller-" + std::to_string(i);
-      controllers_.push_back(std::make_unique<ControllerProcess>(
-          ControllerSettings{{"state.store", "\"etcd\""},
-                             {"etcd.endpoints", quoted_list(etcd_->urls())},
-                             {"etcd.lease", "\"" + std::to_string(kLease.count()) + "s\""},
-                             {"slices.size", "\"4MiB\""},
-                             {"servers.heartbeat", "\"200ms\""},
-                             {"servers.suspect_after", "\"2s\""},
-                             {"servers.lost_after", "\"20s\""},
-                             {"hosts.sync", "\"200ms\""},
-                             {"leases.time", "\"12s\""},
-                             {"shares.interval", "\"100ms\""},
-                             {"shares.buffer", "\"0%\""}},
-          name));
-      ASSERT_TRUE(controllers_.back()->start());
-      endpoints_.push_back(controllers_.back()->endpoint());
-    }
-    port_ = std::move(*make_http_port(endpoints_, {}, "test"));
+    cluster_ = std::make_unique<EtcdControllers>(
+        kLease, pool::controller::testing::ControllerSettings{{"slices.size", "\"4MiB\""},
+                                                              {"servers.heartbeat", "\"200ms\""},
+                                                              {"servers.suspect_after", "\"2s\""},
+                                                              {"servers.lost_after", "\"20s\""},
+                                                              {"hosts.sync", "\"200ms\""},
+                                                              {"leases.time", "\"12s\""},
+                                                              {"shares.interval", "\"100ms\""},
+                                                              {"shares.buffer", "\"0%\""}});
+    ASSERT_EQ(cluster_->trouble(), "");
+    const std::string endpoints = quoted_list(cluster_->endpoints());
+    port_ = std::move(*make_http_port(cluster_->endpoints(), {}, "test"));
     for (int i = 0; i < kServers; ++i) {
       const std::string name = "\"m" + std::to_string(i) + "\"";
-      servers_.push_back(
-          std::make_unique<MemdProcess>(MemdSettings{{"name", name},
-                                                     {"failure_domain", name},
-                                                     {"memory.capacity", "\"128MiB\""},
-                                                     {"controller.endpoints", quoted_list(endpoints_)}}));
+      servers_.push_back(std::make_unique<MemdProcess>(MemdSettings{{"name", name},
+                                                                    {"failure_domain", name},
+                                                                    {"memory.capacity", "\"128MiB\""},
+                                                                    {"controller.endpoints", endpoints}}));
       ASSERT_TRUE(servers_.back()->start());
     }
     ASSERT_TRUE(await([&] { return ask<StatusAnswer>(GetStatus{}).servers_up == kServers; }));
     whole_ = std::make_unique<Whole>(merciless({{"pool.servers.capacity", "\"256MiB\""},
                                                 {"pool.servers.slice", "\"4MiB\""},
                                                 {"pool.controller.host", "\"host-1\""},
-                                                {"pool.controller.endpoints", quoted_list(endpoints_)}}));
+                                                {"pool.controller.endpoints", endpoints}}));
     ASSERT_TRUE(whole_->start());
     target_ = std::make_unique<Target>(load({"--memory", "private"}));
     ASSERT_TRUE(target_->ready());
@@ -99,17 +82,6 @@ class KillsUnderLoad : public ::testing::Test {
       return answer.has_value();
     }));
     return wanted;
-  }
-
-  ControllerProcess* leader() {
-    ControllerProcess* found = nullptr;
-    EXPECT_TRUE(await([&] {
-      found = nullptr;
-      for (const auto& each : controllers_)
-        if (each->pid() != 0 && each->metric("tidepool_controller_leader") == 1) found = each.get();
-      return found != nullptr;
-    }));
-    return found;
   }
 
   // From now on, for two leases: when a controller answers, and the longest time in which no page came home.
@@ -192,9 +164,7 @@ class KillsUnderLoad : public ::testing::Test {
     EXPECT_EQ(whole_->stop(), 0);
   }
 
-  std::unique_ptr<EtcdCluster> etcd_;
-  std::vector<std::unique_ptr<ControllerProcess>> controllers_;
-  std::vector<std::string> endpoints_;
+  std::unique_ptr<EtcdControllers> cluster_;
   std::unique_ptr<ControllerPort> port_;
   std::vector<std::unique_ptr<MemdProcess>> servers_;
   std::unique_ptr<Whole> whole_;
@@ -204,17 +174,17 @@ class KillsUnderLoad : public ::testing::Test {
 TEST_F(KillsUnderLoad, OfTheLeaderAndOfAnEtcdMemberAreNotNoticedByAVm) {
   expect_leases_right("before");
   for (int round = 0; round < 2; ++round) {
-    ControllerProcess* const killed = leader();
+    ControllerProcess* const killed = cluster_->leader();
     ASSERT_NE(killed, nullptr);
     killed->kill_hard();
     expect_unnoticed(watch(), "the leader is killed");
-    EXPECT_NE(leader(), killed);
+    EXPECT_NE(cluster_->leader(), killed);
     ASSERT_TRUE(killed->start());
   }
-  const unsigned member = etcd_->leading_member();
-  etcd_->kill(member);
+  const unsigned member = cluster_->etcd().leading_member();
+  cluster_->etcd().kill(member);
   expect_unnoticed(watch(), "an etcd member is killed");
-  etcd_->restart(member);
+  cluster_->etcd().restart(member);
   expect_unnoticed(watch(), "it comes back");
   finish();
 }
