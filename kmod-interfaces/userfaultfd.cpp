@@ -21,6 +21,10 @@ constexpr std::uint64_t kHandshakeDone = 1ull << 31;
 // More than the kernel writes.
 constexpr std::size_t kMostFdinfo = 512;
 
+std::string fdinfo_path(int fd) {
+  return "/proc/self/fdinfo/" + std::to_string(fd);
+}
+
 std::string describe(AddressRange range) {
   char text[64];
   std::snprintf(text, sizeof text, "0x%llx-0x%llx", static_cast<unsigned long long>(range.start),
@@ -63,7 +67,7 @@ Result<std::uint64_t> Userfaultfd::handshake(std::uint64_t features) {
 }
 
 Result<std::optional<std::uint64_t>> Userfaultfd::agreed_features() const {
-  const std::string path = "/proc/self/fdinfo/" + std::to_string(fd_.get());
+  const std::string path = fdinfo_path(fd_.get());
   const auto text = read_file(path);
   if (!text) return tl::unexpected(text.error());
   const std::size_t line = text->find("API:");
@@ -164,10 +168,8 @@ bool Userfaultfd::is_changing() const {
   return try_impossible_copy(*this) == EAGAIN;
 }
 
-PendingFaults::PendingFaults(const Userfaultfd& userfaultfd)
-    : fdinfo_(::open(("/proc/self/fdinfo/" + std::to_string(userfaultfd.fd())).c_str(), O_RDONLY | O_CLOEXEC)) {}
-
-std::size_t PendingFaults::count() const {
+std::size_t PendingFaults::count() {
+  if (!fdinfo_.valid()) fdinfo_ = UniqueFd{::open(fdinfo_path(of_).c_str(), O_RDONLY | O_CLOEXEC)};
   std::array<char, kMostFdinfo> text;
   const ssize_t got = ::pread(fdinfo_.get(), text.data(), text.size(), 0);
   if (got <= 0) return 0;

@@ -75,14 +75,16 @@ class Userfaultfd {
 
 // How many faults of a userfaultfd wait to be read: /proc/self/fdinfo/N, "pending:" (fs/userfaultfd.c,
 // userfaultfd_show_fdinfo), which takes less time than asking whether there is a message and whether the address space
-// is changing. Not for longer than the descriptor, which it knows by its number. For one thread.
+// is changing. Not for longer than the descriptor, which it knows by its number; takes one of its own when it is asked
+// the first time. For one thread.
 class PendingFaults {
  public:
-  explicit PendingFaults(const Userfaultfd& userfaultfd);
+  explicit PendingFaults(const Userfaultfd& userfaultfd) : of_(userfaultfd.fd()) {}
   // 0 also when it cannot be known.
-  std::size_t count() const;
+  std::size_t count();
 
  private:
+  int of_;
   UniqueFd fdinfo_;
 };
 

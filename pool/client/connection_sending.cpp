@@ -159,7 +159,10 @@ std::optional<std::size_t> Connection::put(std::span<iovec> parts) {
   do {
     taken = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (taken < 0 && errno == EINTR);
-  if (taken < 0 && errno != EAGAIN) return broke(std::string("cannot send: ") + std::strerror(errno)), std::nullopt;
+  if (taken < 0 && errno != EAGAIN) {
+    broke(std::string("cannot send: ") + std::strerror(errno));
+    return std::nullopt;
+  }
   const std::size_t sent = taken < 0 ? 0 : static_cast<std::size_t>(taken);
   counters_.bytes_sent += sent;
   return sent;

@@ -21,10 +21,11 @@
 #include <thread>
 #include <vector>
 
+#include "pool/protocol/messages.h"
+
 namespace tidepool::pool {
 namespace {
 
-constexpr int kUnixSendRoom = 512 << 10;
 constexpr std::size_t kMaxAddresses = 8;  // of one name; more are not tried
 
 struct Address {
@@ -103,9 +104,7 @@ Result<UniqueFd> connect_address(const Address& address, const std::string& name
       return errno_failure("prepare a socket for", name);
   }
   if (address.storage.ss_family == AF_UNIX) {
-    // A frame of 64 pages fits in at once, and another one while it is read. Less, where the host allows less.
-    const int room = kUnixSendRoom;
-    ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUF, &protocol::kUnixSendRoom, sizeof protocol::kUnixSendRoom);
   }
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address.storage), address.length) == 0) return fd;
   // A unix socket whose listener has no room says EAGAIN, and is not being connected.

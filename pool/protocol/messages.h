@@ -24,6 +24,9 @@ inline constexpr std::size_t kTagBytes = 16;  // of a frame, and of a sealed pag
 inline constexpr std::uint32_t kMaxPagesPerFrame = 64;
 inline constexpr std::uint32_t kMaxUncreditedRequests = 64;  // unanswered ones other than READ and WRITE
 inline constexpr std::uint32_t kSlotBytes = 4096;            // the longest stored form of a page
+// Both ends ask for it (SO_SNDBUF of a unix socket): the longest frame at once, and another one while it is read. Less
+// does where the host allows less.
+inline constexpr int kUnixSendRoom = 2 * kMaxPagesPerFrame * kSlotBytes;
 
 enum class MessageType : std::uint16_t {
   kHello = 1,    // client, first

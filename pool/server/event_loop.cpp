@@ -35,10 +35,8 @@ void set_up_tcp(int fd) {
   ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
-// Room for the answer to a READ of 64 pages, where the host allows it.
 void set_up_unix(int fd) {
-  const int room = 512 << 10;
-  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &protocol::kUnixSendRoom, sizeof protocol::kUnixSendRoom);
 }
 
 }  // namespace
