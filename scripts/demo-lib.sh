@@ -31,6 +31,12 @@ stop() {
   wait "${pid_of[$name]}" 2>/dev/null || true
 }
 
+# kill_hard NAME: without a word of the shell's about it.
+kill_hard() {
+  kill -KILL "${pid_of[$1]}"
+  wait "${pid_of[$1]}" 2>/dev/null || true
+}
+
 # wait_until SECONDS COMMAND...: until the command succeeds; fails when it never does.
 wait_until() {
   local deadline=$((SECONDS + $1))

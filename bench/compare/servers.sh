@@ -77,7 +77,7 @@ run_served_zipf() {
   sleep 5
   ask_client load0
   longest=$(client_figure load0 '.since_last.latency_ns.max / 1e6')
-  kill -KILL "${pid_of[left]}"
+  kill_hard left
   sleep 5
   ask_client load0
   row load killed mechanism "$transport" longest_access_before_ms "$longest" ops_per_second "$(client_figure load0 '.since_last.operations_per_second | round')" \

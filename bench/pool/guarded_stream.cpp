@@ -19,7 +19,6 @@ namespace {
 // In front of the pages, as of a WRITE of as many: header, scope, count and entries.
 constexpr std::size_t kHeadBytes = 64 + GuardedStream::kPagesPerChunk * 32;
 constexpr std::size_t kChunkBytes = kHeadBytes + GuardedStream::kPagesPerChunk * kPageSize + protocol::kTagBytes;
-constexpr int kSendRoom = 512 << 10;  // as the product has on unix sockets
 
 [[noreturn]] void receive_all(int socket, bool tags, unsigned chunks) {
   auto guard = protocol::FrameGuard::make({1});
@@ -50,7 +49,7 @@ GuardedStream::GuardedStream(bool tcp, bool tags, unsigned chunks)
       staged_(kPagesPerChunk * kPageSize),
       sealed_(kChunkBytes) {
   auto [near, far] = connected_pair(tcp);
-  if (!tcp) ::setsockopt(near.get(), SOL_SOCKET, SO_SNDBUF, &kSendRoom, sizeof kSendRoom);
+  if (!tcp) ::setsockopt(near.get(), SOL_SOCKET, SO_SNDBUF, &protocol::kUnixSendRoom, sizeof protocol::kUnixSendRoom);
   pid_ = ::fork();
   if (pid_ < 0) throw std::runtime_error("cannot fork");
   if (pid_ == 0) {
