@@ -9,13 +9,15 @@ if(TIDEPOOL_WERROR)
 endif()
 # -fno-plt and a full RELRO link: the daemon runs with capabilities.
 add_link_options(-Wl,-z,relro,-z,now)
+if(CMAKE_UNITY_BUILD)
+  # Source files that are joined make types of anonymous namespaces look included.
+  add_compile_options(-Wno-subobject-linkage)
+endif()
 if(TIDEPOOL_SANITIZE)
   # Instrumented code hides from GCC that a value was set; the release build keeps this warning.
   add_compile_options(-Wno-maybe-uninitialized)
   # Nor does it see through Asio's allocation of coroutines; the address sanitizer looks at every pair itself.
   add_compile_options(-Wno-mismatched-new-delete)
-  # These builds join source files (see CMakePresets.json), which makes types of anonymous namespaces look included.
-  add_compile_options(-Wno-subobject-linkage)
 endif()
 if(TIDEPOOL_SANITIZE STREQUAL "address")
   # The check of vtables asks the kernel through a pipe whether memory is there: a program that is out of descriptors,

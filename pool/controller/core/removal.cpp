@@ -49,6 +49,19 @@ std::uint64_t room_elsewhere(const State& state, const Server& server) {
   return room;
 }
 
+// Replicas of slices that VMs hold and neither use nor have reserved: they are given back when there is less to share.
+std::uint64_t idle_units(const State& state) {
+  std::uint64_t idle = 0;
+  for (const auto& [host_name, host] : state.hosts) {
+    for (const auto& [name, vm] : host.vms) {
+      if (!vm.reported) continue;
+      const std::uint64_t kept = std::max(state.slices_for(vm.used), state.slices_for(vm.record.bounds.reservation));
+      if (vm.held > kept) idle += (vm.held - kept) * vm.record.replicas;
+    }
+  }
+  return idle;
+}
+
 tl::expected<Server*, Refusal> known_server(State& state, const std::string& name) {
   const auto found = state.servers.find(name);
   if (found == state.servers.end())
@@ -67,12 +80,19 @@ Handled handle(State& state, const DrainServer& request) {
   const std::uint64_t room = room_elsewhere(state, server);
   if (request.drain) {
     answer.slices_to_copy = stake.slices;
-    const std::string sum = count_text(stake.slices, "slices") + " (" + size_text(state.to_bytes(stake.slices)) +
-                            ") to move, free elsewhere " + count_text(room, "slices") + " (" +
-                            size_text(state.to_bytes(room)) + ")";
-    if (stake.slices > room && !server.record.draining)
-      return refuse(kNoCapacity, "server " + request.server + " cannot be drained",
-                    "add memory servers, or lower limits of VMs", sum);
+    std::string sum = count_text(stake.slices, "slices") + " (" + size_text(state.to_bytes(stake.slices)) +
+                      ") to move, free elsewhere " + count_text(room, "slices") + " (" +
+                      size_text(state.to_bytes(room)) + ")";
+    if (stake.slices > room) {
+      const std::uint64_t missing = stake.slices - room;
+      const std::uint64_t idle = idle_units(state);
+      sum +=
+          ", held by VMs and not in use " + count_text(idle, "replicas") + " (" + size_text(state.to_bytes(idle)) + ")";
+      if (missing > idle && !server.record.draining)
+        return refuse(kNoCapacity, "server " + request.server + " cannot be drained",
+                      "add memory servers, or lower limits of VMs", sum);
+      answer.to_give_back = state.to_bytes((missing + state.config.replicas - 1) / state.config.replicas);
+    }
     answer.reasons.push_back(sum);
   }
   if (server.record.draining == request.drain) {

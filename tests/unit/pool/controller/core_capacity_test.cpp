@@ -266,9 +266,34 @@ TEST_F(CoreCapacity, WhatCannotBeDrainedOrStoppedIsSaidWithTheSum) {
   confirm.slices.clear();
   for (const SliceLease& lease : more.leases) confirm.slices.push_back(lease.slice);
   ask<ConfirmAnswer>(confirm);
+  for (VmReport& vm : report().vms) vm.used = vm.wanted;
+  sync();
   const Refusal refusal = refused(DrainServer{"a", true, false});
   EXPECT_EQ(refusal.code, Code::kNoCapacity);
   EXPECT_NE(refusal.arithmetic.find("free elsewhere 0"), std::string::npos) << refusal.arithmetic;
+}
+
+TEST_F(CoreCapacity, ForADrainVmsGiveBackWhatTheyDoNotUse) {
+  for (const char* name : {"a", "b", "c"}) add_server(name, std::string("rack-") + name, 10);
+  add_vm(1, "web", 14);
+  live(seconds(1));
+  const std::vector<SliceId> held = lease(1, 14);
+  report().vms.front().used = slices(11);
+  sync();
+  EXPECT_EQ(refused(DrainServer{"a", true, true}).code, Code::kNoCapacity) << "22 replicas in use, room for 20";
+  report().vms.front().used = slices(3);
+  sync();
+  const auto plan = ask<PlanAnswer>(DrainServer{"a", true, true});
+  EXPECT_EQ(plan.to_give_back, slices(4)) << "28 replicas, room for 20";
+  ask<PlanAnswer>(DrainServer{"a", true, false});
+  live(seconds(1));
+  ASSERT_EQ(vm("web").give_back, slices(4));
+  ask<ReleaseAnswer>(release(1, {held.begin(), held.begin() + 4}));
+  do_tasks();
+  EXPECT_EQ(slices_at("a"), 0u);
+  EXPECT_EQ(status().under_replicated, 0u);
+  EXPECT_EQ(status().leased, slices(10));
+  EXPECT_EQ(vm("web").give_back, slices(0));
 }
 
 TEST_F(CoreCapacity, CapacityThatFindsNoPartnerIsMadeUsableByMoves) {
