@@ -292,7 +292,7 @@ TEST_F(CoreCapacity, ForADrainVmsGiveBackWhatTheyDoNotUse) {
   do_tasks();
   EXPECT_EQ(slices_at("a"), 0u);
   EXPECT_EQ(status().under_replicated, 0u);
-  EXPECT_EQ(status().leased, slices(10));
+  EXPECT_EQ(vm("web").held, slices(10));
   EXPECT_EQ(vm("web").give_back, slices(0));
 }
 
