@@ -31,17 +31,33 @@ void GroupWatch::look_at_all() {
     const auto [entry, fresh] = watched_.try_emplace(vm->memory->id);
     Watched& watched = entry->second;
     watched.seen = true;
-    if (search || fresh) find_group(*vm, watched);
+    if (search || fresh) find_groups(*vm, watched);
     update(*vm, watched);
   }
   std::erase_if(watched_, [](const auto& entry) { return !entry.second.seen; });
 }
 
-void GroupWatch::find_group(const ManagedVm& vm, Watched& watched) const {
-  watched.group.reset();
-  const auto process = kernel::Process::open(context_.roots, vm.id.pid);
-  if (swaps_ || !process || process->id() != vm.id) return;
-  if (auto group = kernel::memory_group_of(context_.roots, *process)) watched.group = std::move(*group);
+// A page is charged to the group of the process that it comes home for.
+void GroupWatch::find_groups(const ManagedVm& vm, Watched& watched) const {
+  watched.groups.clear();
+  if (swaps_) return;
+  for (const auto& space : vm.memory->spaces()) {
+    if (!space->alive || space->pid <= 0) continue;
+    const auto process = kernel::Process::open(context_.roots, space->pid);
+    if (!process) continue;
+    auto group = kernel::memory_group_of(context_.roots, *process);
+    const auto is_known = [&](const kernel::MemoryGroup& known) { return known.directory == group->directory; };
+    if (group && std::ranges::none_of(watched.groups, is_known)) watched.groups.push_back(std::move(*group));
+  }
+}
+
+std::optional<kernel::MemoryGroupRoom> GroupWatch::least_room(const Watched& watched) const {
+  std::optional<kernel::MemoryGroupRoom> least;
+  for (const kernel::MemoryGroup& group : watched.groups) {
+    const auto room = kernel::memory_group_room(context_.roots, group);
+    if (room && (!least || room->left < least->left)) least = room;
+  }
+  return least;
 }
 
 void GroupWatch::look_at(ManagedVm& vm) {
@@ -52,7 +68,7 @@ void GroupWatch::look_at(ManagedVm& vm) {
 void GroupWatch::update(ManagedVm& vm, Watched& watched) {
   GroupRoom& room = vm.memory->group_room;
   const std::uint64_t taken = room.taken();
-  const auto left = watched.group ? kernel::memory_group_room(context_.roots, *watched.group) : std::nullopt;
+  const auto left = least_room(watched);
   if (!left) {
     room.let_demand_wait(false);
     room.set_unbounded();

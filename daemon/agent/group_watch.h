@@ -1,9 +1,10 @@
-// Keeps each VM's GroupRoom (daemon/pager/group_room.h) up to date with its memory control group and those above it.
-// Of the policy thread.
+// Keeps each VM's GroupRoom (daemon/pager/group_room.h) up to date with the memory control groups of its processes and
+// those above them. Of the policy thread.
 #pragma once
 
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "daemon/agent/context.h"
 #include "kmod-interfaces/memcg.h"
@@ -21,12 +22,13 @@ class GroupWatch {
 
  private:
   struct Watched {
-    std::optional<kernel::MemoryGroup> group;
+    std::vector<kernel::MemoryGroup> groups;
     bool seen = false;
     std::uint64_t demoted = 0;  // pages, when last some were
     MonoTime progress_at{};     // when that was, or when there was room
   };
-  void find_group(const ManagedVm& vm, Watched& watched) const;
+  void find_groups(const ManagedVm& vm, Watched& watched) const;
+  std::optional<kernel::MemoryGroupRoom> least_room(const Watched& watched) const;
   void update(ManagedVm& vm, Watched& watched);
   bool can_make_room(const ManagedVm& vm) const;
 

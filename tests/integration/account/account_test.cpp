@@ -31,7 +31,7 @@ constexpr double kTolerance = 0.02;  // of what was moved
 
 Bytes memory_size() {
   const char* mib = std::getenv("TIDEPOOL_ACCOUNT_MIB");
-  return Bytes{(mib != nullptr ? std::strtoull(mib, nullptr, 10) : 1536) << 20};
+  return Bytes{(mib != nullptr ? std::strtoull(mib, nullptr, 10) : 2048) << 20};
 }
 
 struct Case {
