@@ -63,7 +63,9 @@ class MemoryServers : public testing::TestWithParam<Way> {
 
 INSTANTIATE_TEST_SUITE_P(Ways, MemoryServers,
                          testing::Values(Way{"PrivateUnix", "private", false, "lz4"},
-                                         Way{"SharedTcp", "shared", true, "zstd"}),
+                                         Way{"PrivateTcp", "private", true, "none"},
+                                         Way{"SharedUnix", "shared", false, "zstd"},
+                                         Way{"SharedTcp", "shared", true, "lz4"}),
                          [](const auto& way) { return way.param.name; });
 
 TEST_P(MemoryServers, LoseNothingWhenOneOfTwoIsKilled) {

@@ -60,7 +60,7 @@ TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
   const unsigned seed = std::random_device{}();
   std::printf("seed %u\n", seed);
   std::mt19937 random(seed);
-  const auto end = std::chrono::steady_clock::now() + churn_time(2s);
+  const auto end = std::chrono::steady_clock::now() + churn_time(3s);
   while (std::chrono::steady_clock::now() < end) {
     if (kind.stops) {
       target.signal(SIGSTOP);

@@ -33,7 +33,7 @@ TEST_P(LaterKinds, LosesNothingUnderConstantDemotion) {
   LaterStore later(memory, kind.answers, 300us, 11, kind.lends);
   Rig rig(process, options, kind.clean, {}, &later);
   process.start();
-  rig.churn(kind.forks ? 5000 : 10000, 7);
+  rig.churn(kind.forks ? 10000 : 20000, 7);
   rig.release_and_expect_nothing_lost(memory);
 }
 

@@ -34,7 +34,7 @@ TEST_P(PagerKinds, LosesNothingUnderConstantDemotion) {
   PagedProcess process(options);
   Rig rig(process, options, kind.clean);
   process.start();
-  rig.churn(kind.forks ? 20000 : 40000, 7);
+  rig.churn(kind.forks ? 40000 : 100000, 7);
   rig.release_and_expect_nothing_lost(rig.store);
   std::printf("demoted %lu, demand %lu, prefetched %lu, cancelled %lu, clean %lu, discarded %lu\n",
               rig.vm->counters.demoted_pages.load(), rig.vm->counters.promoted_demand.load(),
