@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kmod-interfaces/kernel_features.h"
+#include "kmod-interfaces/pidfd.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -46,8 +47,10 @@ void GroupWatch::find_groups(const ManagedVm& vm, Watched& watched) const {
     const auto process = kernel::Process::open(context_.roots, space->pid);
     if (!process) continue;
     auto group = kernel::memory_group_of(context_.roots, *process);
-    const auto is_known = [&](const kernel::MemoryGroup& known) { return known.directory == group->directory; };
-    if (group && std::ranges::none_of(watched.groups, is_known)) watched.groups.push_back(std::move(*group));
+    // Asked last: alive now, its pid was nobody else's while the group was read.
+    if (!group || !kernel::pidfd_alive(space->pidfd.get())) continue;
+    if (std::ranges::find(watched.groups, group->directory, &kernel::MemoryGroup::directory) == watched.groups.end())
+      watched.groups.push_back(std::move(*group));
   }
 }
 
