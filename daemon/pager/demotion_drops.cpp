@@ -70,7 +70,10 @@ bool DemotionJob::drop_shared(std::size_t index) {
   Run& run = runs_[index];
   if (!vm_->event_gate.try_close_patiently()) return false;
   const bool joined = vm_->spaces_epoch.load(std::memory_order_seq_cst) != epoch_;
-  for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot);
+  {
+    PageMap::Changes changes(*object_->map);
+    for (std::size_t slot = run.first; slot < run.first + run.count && !joined; ++slot) commit(slot, changes);
+  }
   const int error = punch_committed(run);
   vm_->event_gate.open();
   for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
@@ -134,18 +137,19 @@ bool DemotionJob::commit_bridge(std::size_t slot) {
 // Commits pages from `first` on as far as they are undisturbed, the last of them one that goes; `behind` is the first
 // that was not.
 DemotionJob::SlotRange DemotionJob::commit_from(std::size_t first, std::size_t& behind) {
+  PageMap::Changes changes(*object_->map);
   std::size_t slot = first;
   std::size_t end = first;
   for (; slot < behind; ++slot) {
     if (bridges_.test(slot)) {
       if (!commit_bridge(slot)) break;
     } else {
-      if (!(clean_.test(slot) ? commit_clean(slot) : commit(slot))) break;
+      if (!(clean_.test(slot) ? commit_clean(slot) : commit(slot, changes))) break;
       end = slot + 1;
     }
   }
   // Bridges that lead nowhere.
-  for (std::size_t far = end; far < slot; ++far) settle_dropped(far, false);
+  for (std::size_t far = end; far < slot; ++far) settle_dropped(far, false, changes);
   behind = slot;
   return {first, end};
 }
@@ -321,14 +325,18 @@ void DemotionJob::drop_completed(std::size_t index, int /*error: presence says i
   }
   if (run.ledger_id.number != 0) loop_->post([space = space_, id = run.ledger_id] { space->ledger.finished(id); });
   const auto present = still_present(run);
-  for (std::size_t slot = run.first; slot < run.first + run.count; ++slot) {
-    if (committed_.test(slot)) settle_dropped(slot, present.test(slot));
+  const std::uint32_t dropped_before = dropped_;
+  {
+    PageMap::Changes changes(*object_->map);
+    for (std::size_t slot = run.first; slot < run.first + run.count; ++slot)
+      if (committed_.test(slot)) settle_dropped(slot, present.test(slot), changes);
   }
+  vm_->counters.demoted_pages.fetch_add(dropped_ - dropped_before, std::memory_order_relaxed);
   if (!object_->shared && all_drops_done()) split_what_is_left();
 }
 
 // dropping -> far, or what became of it meanwhile. A page that was far before is far again, wherever it is.
-void DemotionJob::settle_dropped(std::size_t slot, bool present) {
+void DemotionJob::settle_dropped(std::size_t slot, bool present, PageMap::Changes& changes) {
   const bool was_far = bridges_.test(slot);
   for (PageEntry entry = object_->map->load(page(slot)); entry.state() == PageState::kDropping;) {
     const bool stays = present && !was_far && !entry.discarded();
@@ -339,13 +347,12 @@ void DemotionJob::settle_dropped(std::size_t slot, bool present) {
     next = next.with_age(entry.age());
     if (entry.discarded() || weightless_.test(slot)) next = PageEntry::plain(PageState::kReleased);
     if (stays) next = PageEntry::plain(PageState::kResident).with_held().with_age(entry.age());
-    if (!object_->map->exchange(page(slot), entry, next)) continue;
+    if (!changes.exchange(page(slot), entry, next)) continue;
     if (frees_copy) vm_->store->release(std::span(&location, 1));
     if (stays) {
       protect(slot, 1, false);
       object_->map->exchange(page(slot), next, next.without_held());
     } else if (next.state() == PageState::kFar && !was_far) {
-      vm_->counters.demoted_pages.fetch_add(1, std::memory_order_relaxed);
       ++dropped_;
     }
     return;

@@ -103,6 +103,19 @@ bool DemotionJob::freeze(MonoTime now) {
   for (std::size_t slot = 0; !whole && slot < kPagesPerRegion; ++slot) {
     if ((units_ >> (slot / kPagesPerUnit) & 1) == 0) candidates.reset(slot);
   }
+  claim(candidates, now);
+  pages_ = frozen_.count() + clean_.count();
+  // Not protected in every address space is not frozen at all.
+  for_runs(frozen_, kWholeRegion, [&](std::size_t first, std::size_t count) {
+    if (protect(first, count, true)) return;
+    for (std::size_t slot = first; slot < first + count; ++slot) give_up(slot);
+  });
+  return frozen_.any() || clean_.any();
+}
+
+// resident -> demoting, for those that are not spared.
+void DemotionJob::claim(const Slots& candidates, MonoTime now) {
+  PageMap::Changes changes(*object_->map);
   const std::uint64_t limit = object_->map->pages().value;
   const Nanoseconds hold = vm_->hold.load(std::memory_order_relaxed);
   const policy::AgeSpread spread = spares_ ? spread_of_ages(now) : policy::AgeSpread{};
@@ -121,17 +134,10 @@ bool DemotionJob::freeze(MonoTime now) {
     if (entry.state() == PageState::kResidentClean) {
       // Protected since it came home, and its copy is still there: no need to write it again.
       clean_.set(slot);
-    } else if (object_->map->exchange(page(slot), entry, PageEntry::demoting(ticket_, intervals_[slot]))) {
+    } else if (changes.exchange(page(slot), entry, PageEntry::demoting(ticket_, intervals_[slot]))) {
       frozen_.set(slot);
     }
   }
-  pages_ = frozen_.count() + clean_.count();
-  // Not protected in every address space is not frozen at all.
-  for_runs(frozen_, kWholeRegion, [&](std::size_t first, std::size_t count) {
-    if (protect(first, count, true)) return;
-    for (std::size_t slot = first; slot < first + count; ++slot) give_up(slot);
-  });
-  return frozen_.any() || clean_.any();
 }
 
 policy::AgeSpread DemotionJob::spread_of_ages(MonoTime now) const {
@@ -410,9 +416,9 @@ PageEntry DemotionJob::dropping_entry(std::size_t slot) const {
 }
 
 // demoting -> dropping: from here on the stored copy counts. False when the page was disturbed.
-bool DemotionJob::commit(std::size_t slot) {
+bool DemotionJob::commit(std::size_t slot, PageMap::Changes& changes) {
   PageEntry entry = PageEntry::demoting(ticket_, intervals_[slot]);
-  if (!object_->map->exchange(page(slot), entry, dropping_entry(slot))) return false;
+  if (!changes.exchange(page(slot), entry, dropping_entry(slot))) return false;
   committed_.set(slot);
   return true;
 }

@@ -21,7 +21,7 @@ namespace tidepool::daemon {
 // What is copied, stored, compared and, of shared memory, dropped in one go. Small enough to stay in a core's own cache
 // from the first reading to the second, and for the VM's events to wait while it is dropped; large enough for the
 // system calls not to matter.
-inline constexpr std::size_t kStretchPages = 32;
+inline constexpr std::size_t kStretchPages = 64;
 inline constexpr std::size_t kStretches = kPagesPerRegion / kStretchPages;
 static_assert(kPagesPerRegion % kStretchPages == 0);
 
@@ -117,6 +117,7 @@ class DemotionJob {
     Slots zero_page;  // the kernel's page of zeros, which costs nothing
   };
   Presence present(SlotRange within, HugePages huge) const;
+  void claim(const Slots& candidates, MonoTime now);
   policy::AgeSpread spread_of_ages(MonoTime now) const;
   bool protect(std::size_t first, std::size_t count, bool protect) const;
   void thaw(std::size_t slot, PageEntry to);
@@ -137,7 +138,7 @@ class DemotionJob {
   void discard_buffer(std::size_t slot);
   Slots still_present(const Run& run) const;
   void split_what_is_left() const;
-  bool commit(std::size_t slot);
+  bool commit(std::size_t slot, PageMap::Changes& changes);
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
   bool start_private_drops();
@@ -147,7 +148,7 @@ class DemotionJob {
   int error_of_range(const Run& run, std::size_t behind) const;
   bool commit_bridge(std::size_t slot);
   SlotRange commit_from(std::size_t first, std::size_t& behind);
-  void settle_dropped(std::size_t slot, bool present);
+  void settle_dropped(std::size_t slot, bool present, PageMap::Changes& changes);
   void refuse_run(std::size_t run_index);
 
   template <class Callback>

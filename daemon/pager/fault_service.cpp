@@ -30,7 +30,9 @@ FaultService::FaultService(const FaultLoopConfig& config, FaultLoopHooks hooks, 
 FaultService::~FaultService() = default;
 
 Result<> FaultService::prepare() {
-  auto buffers = Mapping::anonymous(Bytes{(kDemandOps + kBulkOps * kFetchPages) * kPageSize});
+  std::size_t pages = 0;
+  for (const FetchShape& shape : kFetchShapes) pages += shape.ops * shape.pages;
+  auto buffers = Mapping::anonymous(Bytes{pages * kPageSize});
   if (!buffers) return Failure{buffers.error()};
   buffers_ = std::move(*buffers);
   auto patterns = Mapping::anonymous(Bytes{2 * kPageSize});
@@ -39,10 +41,11 @@ Result<> FaultService::prepare() {
   // Touch everything now: a fault of our own on the fault path would wait for memory that we are there to find.
   std::memset(buffers_.data(), 0, buffers_.size());
   std::memset(pattern_pages_.data(), 0, pattern_pages_.size());
-  std::byte* const bulk = buffers_.data() + kDemandOps * kPageSize;
-  for (std::size_t i = 0; i < kDemandOps; ++i) ops_.push_back(make_op(buffers_.data() + i * kPageSize, false));
-  for (std::size_t i = 0; i < kBulkOps; ++i) ops_.push_back(make_op(bulk + i * kFetchPages * kPageSize, true));
-  for (const auto& op : ops_) (op->bulk ? free_bulk_ : free_demand_).push_back(op.get());
+  std::byte* next = buffers_.data();
+  for (const FetchReason reason : {FetchReason::kDemand, FetchReason::kPrefetch, FetchReason::kRestore}) {
+    make_ops(reason, next);
+    next += shape_of(reason).ops * shape_of(reason).pages * kPageSize;
+  }
   deferred_.reserve(kUsualWaiting);
   retrying_.reserve(kUsualWaiting);
   parked_.reserve(kUsualWaiting);
@@ -285,7 +288,12 @@ void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageI
   op->write = (fault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
   op->fault = fault;
   op->first = page;
-  if (!begin_page(*op, page, entry)) {
+  bool begun = false;
+  {
+    PageMap::Changes changes(*op->object->map);
+    begun = begin_page(*op, page, entry, changes);
+  }
+  if (!begun) {
     recycle(op);
     return defer(fault);
   }

@@ -2,6 +2,7 @@
 // loop's thread, except that storage reads may complete on others (they come back through the loop's mailbox).
 #pragma once
 
+#include <array>
 #include <deque>
 #include <list>
 #include <memory>
@@ -124,18 +125,23 @@ class FaultService {
   void settle_controls(PagedVm& vm);
 
   // fetching.cpp
-  std::unique_ptr<FetchOp> make_op(std::byte* buffer, bool bulk);
+  void make_ops(FetchReason reason, std::byte* buffers);
   FetchOp* acquire(PagedVm& vm, FetchReason reason);
-  static bool may_fetch_more(const PagedVm& vm) { return vm.bulk_ops < kBulkOpsPerVm; }
+  std::vector<FetchOp*>& free_ops(FetchReason reason) { return free_ops_[static_cast<std::size_t>(reason)]; }
+  bool any_free(FetchReason reason) const { return !free_ops_[static_cast<std::size_t>(reason)].empty(); }
+  bool all_free() const;
+  static bool may_fetch_more(const PagedVm& vm, FetchReason reason) {
+    return vm.fetches_under_way[static_cast<std::size_t>(reason)] < shape_of(reason).ops_per_vm;
+  }
   void recycle(FetchOp* op);
-  bool begin_page(FetchOp& op, PageIndex page, PageEntry entry);
+  bool begin_page(FetchOp& op, PageIndex page, PageEntry entry, PageMap::Changes& changes);
   void submit(FetchOp* op);
   void finish(FetchOp* op);
   // kBusy: the address space is changing, try again after the next events. kStarved: no memory, or the store is away.
   enum class Step { kAdvanced, kBusy, kStarved, kSpaceGone };
   Step install_next(FetchOp& op);
   Step install_into_file(FetchOp& op, const Segment* segment, std::size_t index);
-  void settle(FetchOp& op, std::size_t index, bool keeps_copy);
+  void settle(FetchOp& op, std::size_t pages, bool keep_copies);
   void put_back(FetchOp& op, std::size_t index);
   void give_up(FetchOp* op, Nanoseconds pause);
   void account_demand(FetchOp& op);
@@ -169,8 +175,7 @@ class FaultService {
   Mapping buffers_;
   Mapping pattern_pages_;  // the zero page, and one that is filled with the pattern at hand
   std::vector<std::unique_ptr<FetchOp>> ops_;
-  std::vector<FetchOp*> free_demand_;
-  std::vector<FetchOp*> free_bulk_;
+  std::array<std::vector<FetchOp*>, kFetchReasons> free_ops_;
   // One fault at most for each thread of the targets. The second vector of each pair is the one being worked through;
   // both keep their memory.
   std::vector<WaitingFault> deferred_;

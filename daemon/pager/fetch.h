@@ -1,22 +1,31 @@
-// Up to 64 KiB of far pages on their way home. Operations and their buffers are allocated once and reused.
+// Far pages on their way home, up to 256 KiB in one operation. Operations and their buffers are allocated once and
+// reused.
 #pragma once
 
 #include <array>
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "daemon/pager/paged_vm.h"
 
 namespace tidepool::daemon {
 
-inline constexpr std::size_t kFetchPages = 16;
-// Operations of a fault loop, and how many of them one VM may have under way: a store that answers late, or not at all
-// for a while, takes nothing from the VMs of another.
-inline constexpr std::size_t kDemandOps = 512;
-inline constexpr std::size_t kDemandOpsPerVm = 128;
-inline constexpr std::size_t kBulkOps = 64;  // prefetch and restore, kFetchPages each
-inline constexpr std::size_t kBulkOpsPerVm = 24;
+// Operations of a fault loop, how many of them one VM may have under way, and the pages of each. A store that answers
+// late, or not at all for a while, takes nothing from the VMs of another.
+struct FetchShape {
+  std::size_t ops;
+  std::size_t ops_per_vm;
+  std::size_t pages;
+};
+// A restore copies in one call what the kernel can in about the time that a fault takes: a call costs more than its
+// copying, where page tables are kept in software as much as ten pages.
+inline constexpr std::array<FetchShape, kFetchReasons> kFetchShapes{{{512, 128, 1}, {64, 24, 16}, {8, 6, 64}}};
+constexpr const FetchShape& shape_of(FetchReason reason) {
+  return kFetchShapes[static_cast<std::size_t>(reason)];
+}
+
 // A page that the VM's own limit refuses, or whose store is away, is not tried more often than demotion can make room.
 inline constexpr auto kRetryStarved = std::chrono::milliseconds(2);
 
@@ -31,25 +40,22 @@ struct WaitingFault {
   MonoTime not_before;  // when to look at it again
 };
 
-enum class FetchReason : std::uint8_t { kDemand, kPrefetch, kRestore };
-
 struct FetchOp {
   std::shared_ptr<PagedVm> vm;
   std::shared_ptr<AddressSpace> space;
   MemoryObject* object = nullptr;
   PageIndex first;
   std::size_t count = 0;
-  std::size_t installed = 0;  // pages from the front that need nothing more
-  FetchReason reason = FetchReason::kDemand;
-  bool write = false;       // the fault was a write: no clean copy
-  bool completed = false;   // the store has answered
-  bool submitting = false;  // and if so, before submit returned
+  std::size_t installed = 0;                  // pages from the front that need nothing more
+  FetchReason reason = FetchReason::kDemand;  // what it is made for
+  bool write = false;                         // the fault was a write: no clean copy
+  bool completed = false;                     // the store has answered
+  bool submitting = false;                    // and if so, before submit returned
   // Demand: the fault that is to be answered; its address space may be forgotten meanwhile, then there is no state.
   WaitingFault fault;
-  std::array<pool::ReadItem, kFetchPages> items;
+  std::vector<pool::ReadItem> items;  // as many as its shape has pages
   pool::ReadBatch batch;
-  std::byte* buffer = nullptr;  // one page for demand, kFetchPages for anything else
-  bool bulk = false;            // which of the two it is made for
+  std::byte* buffer = nullptr;  // of as many pages
 
   void clear() {
     vm.reset();

@@ -26,44 +26,53 @@ void fill_pattern(std::byte* page, std::uint32_t pattern) {
 
 }  // namespace
 
-std::unique_ptr<FetchOp> FaultService::make_op(std::byte* buffer, bool bulk) {
-  auto op = std::make_unique<FetchOp>();
-  op->buffer = buffer;
-  op->bulk = bulk;
-  op->batch.done = [this, raw = op.get()](pool::ReadBatch&) {
-    if (std::this_thread::get_id() != owner_) {
-      loop_.post([this, raw] { finish(raw); });
-    } else if (raw->submitting) {
-      raw->completed = true;
-    } else {
-      finish(raw);
-    }
-  };
-  return op;
+void FaultService::make_ops(FetchReason reason, std::byte* buffers) {
+  const FetchShape& shape = shape_of(reason);
+  for (std::size_t i = 0; i < shape.ops; ++i) {
+    auto op = std::make_unique<FetchOp>();
+    op->reason = reason;
+    op->items.resize(shape.pages);
+    op->buffer = buffers + i * shape.pages * kPageSize;
+    op->batch.done = [this, raw = op.get()](pool::ReadBatch&) {
+      if (std::this_thread::get_id() != owner_) {
+        loop_.post([this, raw] { finish(raw); });
+      } else if (raw->submitting) {
+        raw->completed = true;
+      } else {
+        finish(raw);
+      }
+    };
+    free_ops(reason).push_back(op.get());
+    ops_.push_back(std::move(op));
+  }
 }
 
 FetchOp* FaultService::acquire(PagedVm& vm, FetchReason reason) {
-  const bool bulk = reason != FetchReason::kDemand;
-  auto& free = bulk ? free_bulk_ : free_demand_;
-  if (free.empty() || (bulk ? !may_fetch_more(vm) : vm.demand_ops >= kDemandOpsPerVm)) return nullptr;
-  ++(bulk ? vm.bulk_ops : vm.demand_ops);
+  auto& free = free_ops(reason);
+  if (free.empty() || !may_fetch_more(vm, reason)) return nullptr;
+  ++vm.fetches_under_way[static_cast<std::size_t>(reason)];
   FetchOp* op = free.back();
   free.pop_back();
-  op->reason = reason;
   return op;
 }
 
 void FaultService::recycle(FetchOp* op) {
-  --(op->bulk ? op->vm->bulk_ops : op->vm->demand_ops);
+  --op->vm->fetches_under_way[static_cast<std::size_t>(op->reason)];
   op->clear();
-  (op->bulk ? free_bulk_ : free_demand_).push_back(op);
+  free_ops(op->reason).push_back(op);
+}
+
+bool FaultService::all_free() const {
+  std::size_t free = 0;
+  for (const auto& of_reason : free_ops_) free += of_reason.size();
+  return free == ops_.size();
 }
 
 void FaultService::recall(const std::function<void()>& meanwhile) {
   for (const auto& op : ops_) {
     if (op->vm != nullptr) op->vm->store->cancel(op->batch);
   }
-  while (free_demand_.size() + free_bulk_.size() != ops_.size()) {
+  while (!all_free()) {
     for (const auto& op : ops_) {
       if (op->vm != nullptr) op->vm->store->take_answers();
     }
@@ -73,10 +82,10 @@ void FaultService::recall(const std::function<void()>& meanwhile) {
 }
 
 // Takes one more page into the operation. False when the page is no longer far.
-bool FaultService::begin_page(FetchOp& op, PageIndex page, PageEntry entry) {
+bool FaultService::begin_page(FetchOp& op, PageIndex page, PageEntry entry, PageMap::Changes& changes) {
   if (entry.state() != PageState::kFar) return false;
   PageEntry fetching = entry.with_state(PageState::kFetching);
-  if (!op.object->map->exchange(page, entry, fetching)) return false;
+  if (!changes.exchange(page, entry, fetching)) return false;
   const std::size_t index = op.count++;
   pool::ReadItem& item = op.items[index];
   item.buffer = op.buffer + index * kPageSize;
@@ -225,7 +234,7 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
   const kernel::InstallOutcome outcome =
       fits ? op.space->userfaultfd.copy(address, source, count * kPageSize, clean) : kernel::InstallOutcome{0, ENOMEM};
   const std::size_t done = outcome.done / kPageSize;
-  for (std::size_t i = 0; i < done; ++i) settle(op, op.installed++, clean);
+  settle(op, done, clean);
   switch (outcome.error) {
     case 0:
       return Step::kAdvanced;
@@ -238,7 +247,7 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
                                segment->address_of(PageIndex{op.first.value + op.installed + 1})};
       op.space->userfaultfd.write_protect(range, false);
       op.space->userfaultfd.wake(range);
-      settle(op, op.installed++, false);
+      settle(op, 1, false);
       return Step::kAdvanced;
     }
     case ENOMEM:
@@ -287,28 +296,31 @@ FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* s
     if (outcome.error == ESRCH) return Step::kSpaceGone;
     if (outcome.error != 0) op.space->userfaultfd.wake({address, address + kPageSize});
   }
-  settle(op, op.installed++, false);
+  settle(op, 1, false);
   return Step::kAdvanced;
 }
 
-// The page is home.
-void FaultService::settle(FetchOp& op, std::size_t index, bool keeps_copy) {
-  const PageIndex page{op.first.value + index};
-  PageEntry entry = op.object->map->load(page);
+// The next pages of the operation are home.
+void FaultService::settle(FetchOp& op, std::size_t pages, bool keep_copies) {
+  PageMap::Changes changes(*op.object->map);
   const MonoTime now = clock_.now();
-  const PageAge age =
-      op.reason == FetchReason::kDemand ? entry.age().returned(now) : PageAge::at(now, entry.interval());
-  const PageEntry home = (keeps_copy ? PageEntry::stored(PageState::kResidentClean, entry.location())
-                                     : PageEntry::plain(PageState::kResident))
-                             .with_age(age);
-  const bool free_copy = !keeps_copy && entry.holds_location();
-  const pool::Location location = entry.location();
-  if (op.object->map->exchange(page, entry, home) && free_copy) release_later(op.vm->store, location);
+  for (const std::size_t end = op.installed + pages; op.installed < end; ++op.installed) {
+    const PageIndex page{op.first.value + op.installed};
+    PageEntry entry = op.object->map->load(page);
+    const PageAge age =
+        op.reason == FetchReason::kDemand ? entry.age().returned(now) : PageAge::at(now, entry.interval());
+    const PageEntry home = (keep_copies ? PageEntry::stored(PageState::kResidentClean, entry.location())
+                                        : PageEntry::plain(PageState::kResident))
+                               .with_age(age);
+    const bool free_copy = !keep_copies && entry.holds_location();
+    const pool::Location location = entry.location();
+    if (changes.exchange(page, entry, home) && free_copy) release_later(op.vm->store, location);
+  }
   PagerCounters& counters = op.vm->counters;
   auto& counter = op.reason == FetchReason::kDemand     ? counters.promoted_demand
                   : op.reason == FetchReason::kPrefetch ? counters.promoted_prefetch
                                                         : counters.promoted_restore;
-  counter.fetch_add(1, std::memory_order_relaxed);
+  counter.fetch_add(pages, std::memory_order_relaxed);
 }
 
 // The page stays far, unless the guest gave it back meanwhile.
@@ -352,9 +364,12 @@ bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shar
   op->space = space;
   op->object = &object;
   op->first = PageIndex{from};
-  while (from < end && op->count < kFetchPages && !left_out(from) &&
-         begin_page(*op, PageIndex{from}, map.load(PageIndex{from})))
-    ++from;
+  {
+    PageMap::Changes changes(map);
+    while (from < end && op->count < op->items.size() && !left_out(from) &&
+           begin_page(*op, PageIndex{from}, map.load(PageIndex{from}), changes))
+      ++from;
+  }
   next = std::max(from, next + 1);
   if (op->count == 0) {
     recycle(op);
@@ -385,20 +400,20 @@ void FaultService::begin_sweep(RestoreJob& job) {
 }
 
 bool FaultService::restore_ready() const {
-  if (restores_.empty() || free_bulk_.empty()) return false;
+  if (restores_.empty() || !any_free(FetchReason::kRestore)) return false;
   const MonoTime now = clock_.now();
   return std::ranges::any_of(restores_, [&](const RestoreJob& job) { return job.not_before <= now; });
 }
 
 bool FaultService::restore_step() {
-  if (restores_.empty() || free_bulk_.empty()) return false;
+  if (restores_.empty() || !any_free(FetchReason::kRestore)) return false;
   const auto next_turn = [this] { restores_.splice(restores_.end(), restores_, restores_.begin()); };
   // The next one that can go on: nobody's wait delays a neighbour.
   const MonoTime now = clock_.now();
   std::size_t looked_at = 0;
   for (; looked_at < restores_.size(); ++looked_at) {
     RestoreJob& candidate = restores_.front();
-    if (candidate.not_before <= now && may_fetch_more(*candidate.vm)) break;
+    if (candidate.not_before <= now && may_fetch_more(*candidate.vm, FetchReason::kRestore)) break;
     if (candidate.not_before <= now) candidate.not_before = now + kBusyPause;
     next_turn();
   }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace tidepool::daemon {
 namespace {
@@ -15,6 +16,10 @@ constexpr std::uint64_t kGrowthPages = (kPageSize / sizeof(std::uint64_t)) * 512
 
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
   return (value + to - 1) / to * to;
+}
+
+PageState counted_as(PageEntry entry) {
+  return entry.dropped_along() ? PageState::kFar : entry.state();
 }
 
 }  // namespace
@@ -87,29 +92,51 @@ Result<PageIndex> PageMap::append(PageCount pages, std::uint64_t alignment_page)
   return PageIndex{first};
 }
 
-bool PageMap::exchange(PageIndex page, PageEntry& expected, PageEntry desired) {
+bool PageMap::replace(PageIndex page, PageEntry& expected, PageEntry desired) {
   std::uint64_t raw = expected.raw();
-  if (!entries_[page.value].compare_exchange_strong(raw, desired.raw(), std::memory_order_acq_rel)) {
-    expected = PageEntry{raw};
-    return false;
-  }
-  count_change(page, expected, desired);
+  if (entries_[page.value].compare_exchange_strong(raw, desired.raw(), std::memory_order_acq_rel)) return true;
+  expected = PageEntry{raw};
+  return false;
+}
+
+bool PageMap::exchange(PageIndex page, PageEntry& expected, PageEntry desired) {
+  if (!replace(page, expected, desired)) return false;
+  count_change(page, expected, desired, 1);
   return true;
 }
 
+bool PageMap::Changes::exchange(PageIndex page, PageEntry& expected, PageEntry desired) {
+  if (!map_.replace(page, expected, desired)) return false;
+  const auto counts_alike = [](PageEntry a, PageEntry b) {
+    return counted_as(a) == counted_as(b) && a.incompressible() == b.incompressible();
+  };
+  if (pages_ == 0 || region_of(page) != region_of(page_) || !counts_alike(expected, before_) ||
+      !counts_alike(desired, after_)) {
+    count();
+    page_ = page;
+    before_ = expected;
+    after_ = desired;
+  }
+  ++pages_;
+  return true;
+}
+
+void PageMap::Changes::count() {
+  if (pages_ != 0) map_.count_change(page_, before_, after_, std::exchange(pages_, std::uint16_t{0}));
+}
+
 // Up before down: whoever looks in between may see a page twice, never a page that is nowhere.
-void PageMap::count_change(PageIndex page, PageEntry before, PageEntry after) {
+void PageMap::count_change(PageIndex page, PageEntry before, PageEntry after, std::uint16_t pages) {
   RegionCounters& counters = regions_[region_of(page)];
-  const auto count = [](std::atomic<std::uint16_t>& counter, bool was, bool is) {
-    if (was != is) counter.fetch_add(static_cast<std::uint16_t>(is ? 1 : -1), std::memory_order_relaxed);
+  const auto count = [pages](std::atomic<std::uint16_t>& counter, bool was, bool is) {
+    if (was != is) counter.fetch_add(static_cast<std::uint16_t>(is ? pages : -pages), std::memory_order_relaxed);
   };
   count(counters.incompressible, before.incompressible(), after.incompressible());
-  const auto counted_as = [](PageEntry entry) { return entry.dropped_along() ? PageState::kFar : entry.state(); };
   const PageState from = counted_as(before);
   const PageState to = counted_as(after);
   if (from == to) return;
-  counts_[static_cast<unsigned>(to)].fetch_add(1, std::memory_order_relaxed);
-  counts_[static_cast<unsigned>(from)].fetch_sub(1, std::memory_order_relaxed);
+  counts_[static_cast<unsigned>(to)].fetch_add(pages, std::memory_order_relaxed);
+  counts_[static_cast<unsigned>(from)].fetch_sub(pages, std::memory_order_relaxed);
   // A page counts as resident until it is dropped, and as far until it is back.
   const auto is_far = [](PageState s) { return s == PageState::kFar || s == PageState::kFetching; };
   const auto is_resident = [](PageState s) {

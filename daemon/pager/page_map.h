@@ -86,6 +86,25 @@ class PageMap {
   // Replaces `expected` and keeps the counters right. False, with `expected` refreshed, when the entry was another by
   // now.
   bool exchange(PageIndex page, PageEntry& expected, PageEntry desired);
+  // Exchanges of many pages that lie together, which are counted together: at the latest when this goes, so that it is
+  // not to outlive anything that waits. Until then they count as what they were. One thread.
+  class Changes {
+   public:
+    explicit Changes(PageMap& map) : map_(map) {}
+    Changes(const Changes&) = delete;
+    Changes& operator=(const Changes&) = delete;
+    ~Changes() { count(); }
+    bool exchange(PageIndex page, PageEntry& expected, PageEntry desired);
+
+   private:
+    void count();
+
+    PageMap& map_;
+    PageIndex page_;  // one of those that are not counted yet, what it was and what it became: as all of them
+    PageEntry before_;
+    PageEntry after_;
+    std::uint16_t pages_ = 0;
+  };
 
   PageCount pages() const { return PageCount{pages_.load(std::memory_order_acquire)}; }
   std::uint64_t regions() const { return (pages().value + kPagesPerRegion - 1) / kPagesPerRegion; }
@@ -113,7 +132,8 @@ class PageMap {
  private:
   PageMap() = default;
   Result<> grow_to(PageCount pages);
-  void count_change(PageIndex page, PageEntry before, PageEntry after);
+  bool replace(PageIndex page, PageEntry& expected, PageEntry desired);  // and counts nothing
+  void count_change(PageIndex page, PageEntry before, PageEntry after, std::uint16_t pages);
 
   UniqueFd file_;
   Mapping reservation_;  // address space of the whole capacity; the file is mapped over its beginning

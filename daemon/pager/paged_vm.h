@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -164,6 +165,10 @@ struct DemotionNews {
 // See PagedVm::blocked_by: whoever has the far pages cannot be reached.
 inline constexpr int kStoreAway = EHOSTUNREACH;
 
+// Why pages come home.
+enum class FetchReason : std::uint8_t { kDemand, kPrefetch, kRestore };
+inline constexpr std::size_t kFetchReasons = 3;
+
 struct PagedVm {
   VmId id;
   std::string name;
@@ -187,8 +192,7 @@ struct PagedVm {
   std::uint64_t next_space = 0;
   MonoTime given_back{};  // when pages were last discarded
   PrefetchTuner prefetch;
-  std::size_t demand_ops = 0;  // fetches under way (fetch.h)
-  std::size_t bulk_ops = 0;
+  std::array<std::size_t, kFetchReasons> fetches_under_way{};  // operations, by reason (fetch.h)
   // For how long a page that came home is spared at first (policy/page_age.h). Set by whoever orders demotions.
   std::atomic<Nanoseconds> hold{std::chrono::seconds(20)};
   PagerCounters counters;

@@ -61,15 +61,15 @@ void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIn
 }
 
 bool FaultService::prefetch_ready() const {
-  return !free_bulk_.empty() && std::ranges::any_of(prefetches_, [](const PrefetchRequest& request) {
-    return may_fetch_more(*request.state->vm);
-  });
+  return any_free(FetchReason::kPrefetch) && std::ranges::any_of(prefetches_, [](const PrefetchRequest& request) {
+           return may_fetch_more(*request.state->vm, FetchReason::kPrefetch);
+         });
 }
 
 bool FaultService::prefetch_step() {
   if (!prefetch_ready()) return false;
   // A VM whose answers are awaited waits with its advice, and keeps nobody else from theirs.
-  while (!may_fetch_more(*prefetches_.front().state->vm))
+  while (!may_fetch_more(*prefetches_.front().state->vm, FetchReason::kPrefetch))
     std::rotate(prefetches_.begin(), prefetches_.begin() + 1, prefetches_.end());
   const PrefetchRequest request = prefetches_.front();
   // Fetching may end the VM's service, and the request with it.
@@ -78,7 +78,7 @@ bool FaultService::prefetch_step() {
   MemoryObject& object = *request.object;
   const std::uint64_t limit = object.map->pages().value;
   const bool beside = request.stride == 1 || request.stride == -1;
-  const std::uint64_t span = beside ? std::min<std::uint64_t>(request.left, kFetchPages) : 1;
+  const std::uint64_t span = beside ? std::min<std::uint64_t>(request.left, shape_of(FetchReason::kPrefetch).pages) : 1;
   std::uint64_t from = request.stride == -1 ? request.next - std::min(request.next, span - 1) : request.next;
   const std::uint64_t begin = from;
   const std::uint64_t end = std::min(limit, from + span);

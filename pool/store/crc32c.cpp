@@ -32,13 +32,13 @@ std::uint64_t load_u64(const std::byte* from) {
   return value;
 }
 
+constexpr std::size_t kCacheLine = 64;
+
 #if defined(__x86_64__)
 
 // Three lanes of this many bytes leave 16 bytes of a page for the plain loop.
 constexpr std::size_t kLane = 1360;
 static_assert(kLane % 8 == 0 && 3 * kLane <= 4096 && 4096 - 3 * kLane < 3 * 8);
-
-constexpr std::size_t kCacheLine = 64;
 
 // What `kLane` zero bytes do to a checksum is linear: four lookups, one per byte of it.
 constexpr std::array<Table, 4> make_lane_shift() {
@@ -65,9 +65,7 @@ std::uint32_t shift_by_lane(std::uint32_t crc) {
 __attribute__((target("sse4.2"))) std::uint32_t hardware(const std::byte* at, std::size_t left, std::uint32_t seed) {
   std::uint64_t crc = seed ^ 0xffffffffu;
   while (left >= 3 * kLane) {
-    // Asked for in order, the lines of a page that is in no cache come two to three times faster than the three lanes
-    // would ask for them: the processor's own prefetching follows one stream better than three short ones.
-    for (std::size_t line = 0; line < 3 * kLane; line += kCacheLine) _mm_prefetch(at + line, _MM_HINT_T0);
+    prefetch({at, 3 * kLane});
     std::uint64_t second = 0;
     std::uint64_t third = 0;
     for (const std::byte* const end = at + kLane; at != end; at += 8) {
@@ -89,6 +87,10 @@ __attribute__((target("sse4.2"))) std::uint32_t hardware(const std::byte* at, st
 #endif
 
 }  // namespace
+
+void prefetch(std::span<const std::byte> data) {
+  for (std::size_t line = 0; line < data.size(); line += kCacheLine) __builtin_prefetch(data.data() + line);
+}
 
 std::uint32_t crc32c_software(std::span<const std::byte> data, std::uint32_t seed) {
   std::uint32_t crc = seed ^ 0xffffffffu;

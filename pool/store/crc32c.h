@@ -15,6 +15,11 @@ namespace tidepool::pool {
 // is a way to bind the checksum to something that is known but not stored, such as a slot's number.
 std::uint32_t crc32c(std::span<const std::byte> data, std::uint32_t seed = 0);
 
+// Asks the processor for memory that is about to be looked at, line after line: three lanes of a page that is in no
+// cache would ask for it two to three times more slowly, because its own prefetching follows one stream better than
+// three short ones. Harmless where nothing is mapped.
+void prefetch(std::span<const std::byte> data);
+
 // The two implementations, for tests and benchmarks. The hardware one must be called only where crc32c_has_hardware()
 // says so.
 bool crc32c_has_hardware();

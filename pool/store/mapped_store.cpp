@@ -77,8 +77,13 @@ class MappedStore final : public EmbeddedStore {
   // Marks the slots as being written and gives their locations.
   void lend(SlotRun run, std::span<WriteItem> items);
   void give_back(std::uint64_t slot, SlotWord staged);
+  void take_back(SlotRun run);  // of pages that nobody has any more
   PageStatus write(WriteItem& item);
   PageStatus read(ReadItem& item);
+  // Asks the processor for a page that will be looked at next; what is no location is left for others to refuse.
+  void fetch_ahead(Location location) const {
+    if (well_formed(location) && slot_of(location) < table_.slots()) prefetch(page_of(slot_of(location)));
+  }
   bool is_ours(const WriteItem& item, SlotWord& staged) const;
   // At most so many slots, at most at this cost in microseconds.
   void return_to_host(std::uint64_t slots, std::uint64_t budget);
@@ -311,7 +316,9 @@ PageStatus MappedStore::read(ReadItem& item) {
 void MappedStore::submit_read(ReadBatch& batch) {
   {
     const InFlight::Entry entry(in_flight_, &batch);
-    for (ReadItem& item : batch.items) {
+    for (std::size_t i = 0; i < batch.items.size(); ++i) {
+      if (i + 1 < batch.items.size()) fetch_ahead(batch.items[i + 1].location);
+      ReadItem& item = batch.items[i];
       item.page = nullptr;
       item.status = entry.cancelled() ? PageStatus::kCancelled : read(item);
     }
@@ -319,21 +326,33 @@ void MappedStore::submit_read(ReadBatch& batch) {
   if (batch.done) batch.done(batch);
 }
 
+void MappedStore::take_back(SlotRun run) {
+  if (run.count == 0) return;
+  pages_.fetch_sub(run.count, std::memory_order_relaxed);
+  if (medium_.can_punch()) {
+    dirty_.give(run);
+  } else {
+    populated_ -= run.count;
+    clean_.give(run);
+  }
+  occupied_ -= run.count;
+}
+
 void MappedStore::release(std::span<const Location> locations) {
+  // Pages that left together lie together, and come back together.
+  SlotRun run;
   for (const Location location : locations) {
     const DropResult dropped = table_.drop(location, SlotState::kDirty);
     if (dropped == DropResult::kRefused) ++refused_releases_;
     if (dropped != DropResult::kLast) continue;
-    pages_.fetch_sub(1, std::memory_order_relaxed);
-    const SlotRun run{slot_of(location), 1};
-    if (medium_.can_punch()) {
-      dirty_.give(run);
-    } else {
-      --populated_;
-      clean_.give(run);
+    const std::uint64_t slot = slot_of(location);
+    if (run.count == 0 || slot != run.end()) {
+      take_back(run);
+      run = {slot, 0};
     }
-    --occupied_;
+    ++run.count;
   }
+  take_back(run);
   // Many pages going home at once need the host's memory soon, but a fault may be waiting for whoever releases here:
   // the work is maintain()'s unless that cannot keep up. Whoever comes second leaves it to the first.
   if (dirty_.count() <= 2 * most_unreturned_) return;

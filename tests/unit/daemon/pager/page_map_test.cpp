@@ -57,6 +57,35 @@ TEST_F(PageMaps, CountAPageThatIsDroppedAlongAsFarAllTheWhile) {
   EXPECT_FALSE(PageEntry::plain(PageState::kResident).with_held().dropped_along());
 }
 
+TEST_F(PageMaps, CountTogetherWhatIsExchangedTogether) {
+  become(511, PageEntry::plain(PageState::kResident).with_incompressible());
+  {
+    PageMap::Changes changes(*map_);
+    const auto exchange = [&](std::uint64_t page, PageEntry to) {
+      PageEntry now = map_->load(PageIndex{page});
+      return changes.exchange(PageIndex{page}, now, to);
+    };
+    EXPECT_TRUE(exchange(510, PageEntry::plain(PageState::kResident)));
+    EXPECT_EQ(map_->load(PageIndex{510}).state(), PageState::kResident);
+    EXPECT_EQ(map_->region(0).resident, 1) << "of the former one: the new one is not counted yet";
+    EXPECT_TRUE(exchange(511, PageEntry::demoting(1, 0)));  // from another state, and no longer incompressible
+    EXPECT_TRUE(exchange(512, PageEntry::plain(PageState::kResident)));  // of another region
+    EXPECT_TRUE(exchange(513, PageEntry::plain(PageState::kResident)));
+    EXPECT_TRUE(exchange(514, PageEntry::stored(PageState::kFar, kSomewhere)));
+    PageEntry wrong = PageEntry::plain(PageState::kReleased);
+    EXPECT_FALSE(changes.exchange(PageIndex{515}, wrong, PageEntry::plain(PageState::kResident)));
+    EXPECT_EQ(wrong.state(), PageState::kUntouched) << "refreshed";
+  }
+  EXPECT_EQ(map_->region(0).resident, 2);
+  EXPECT_EQ(map_->region(0).incompressible, 0);
+  EXPECT_EQ(map_->region(1).resident, 2);
+  EXPECT_EQ(map_->region(1).far, 1);
+  EXPECT_EQ(map_->count(PageState::kResident), 3u);
+  EXPECT_EQ(map_->count(PageState::kDemoting), 1u);
+  EXPECT_EQ(map_->count(PageState::kFar), 1u);
+  EXPECT_EQ(map_->count(PageState::kUntouched), 2 * kPagesPerRegion - 5);
+}
+
 TEST_F(PageMaps, ExchangeNothingThatIsAnotherByNow) {
   PageEntry expected = PageEntry::plain(PageState::kResident);
   EXPECT_FALSE(map_->exchange(PageIndex{0}, expected, PageEntry::plain(PageState::kReleased)));
