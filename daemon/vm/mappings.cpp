@@ -69,9 +69,10 @@ bool is_stack(const MappingUsage& usage, const MappingUsage* before, const Mappi
   const auto inside = [&](std::uint64_t pointer) { return map.range.contains(pointer); };
   if (std::ranges::any_of(inputs.stack_pointers, inside)) return true;
   // A thread that runs does not say where its stack is. MAP_STACK forbids huge pages ("nh", Linux 6.7), and libraries
-  // put a guard below.
+  // keep the lowest part of what they mapped so as a guard. What lies below without "nh", as address space that malloc
+  // has reserved, is none.
   const bool guarded = before != nullptr && before->map.range.end == map.range.start && !before->map.readable &&
-                       !before->map.writable && before->map.file.inode == 0;
+                       !before->map.writable && before->map.file.inode == 0 && before->has_flag("nh");
   return guarded && usage.has_flag("nh") && map.range.size() <= kLargestThreadStack;
 }
 

@@ -154,13 +154,23 @@ TEST(ChooseMappings, SparesThreadStacks) {
   Space space;
   const auto sleeping = space.add(8 * kMiB, "rw-p");
   space.stack_pointers_ = {sleeping.map.range.end - 512};
-  space.add(4096, "---p");
+  space.add(4096, "---p", "", {}, "mr mw me ac nh");
   space.without_gap();
   const auto running = space.add(8 * kMiB, "rw-p", "", {}, "rd wr mr mw me ac nh");
   const auto memory = space.add(8 * kMiB, "rw-p", "", {}, "rd wr mr mw me ac hg");
   const MappingChoice choice = space.choose("all");
   EXPECT_EQ(reason_for(choice.excluded, sleeping), Exclusion::stack);
   EXPECT_EQ(reason_for(choice.excluded, running), Exclusion::stack);
+  ASSERT_EQ(choice.chosen.size(), 1u);
+  EXPECT_EQ(choice.chosen[0].range, memory.map.range);
+}
+
+TEST(ChooseMappings, TakesMemoryBehindAReservationForNoStack) {
+  Space space;
+  space.add(48 * kMiB, "---p", "", {}, "mr mw me nr");
+  space.without_gap();
+  const auto memory = space.add(64 * kMiB, "rw-p", "", {}, "rd wr mr mw me ac nh");
+  const MappingChoice choice = space.choose("all");
   ASSERT_EQ(choice.chosen.size(), 1u);
   EXPECT_EQ(choice.chosen[0].range, memory.map.range);
 }
