@@ -21,7 +21,7 @@ struct FetchShape {
 };
 // A restore copies in one call what the kernel can in about the time that a fault takes: a call costs more than its
 // copying, where page tables are kept in software as much as ten pages.
-inline constexpr std::array<FetchShape, kFetchReasons> kFetchShapes{{{512, 128, 1}, {64, 24, 16}, {8, 3, 64}}};
+inline constexpr std::array<FetchShape, kFetchReasons> kFetchShapes{{{512, 128, 1}, {64, 24, 16}, {8, 6, 64}}};
 constexpr const FetchShape& shape_of(FetchReason reason) {
   return kFetchShapes[static_cast<std::size_t>(reason)];
 }
