@@ -299,9 +299,11 @@ TEST(RemoteStoreSchedules, DamagedTablesNeverGiveWrongPages) {
   const std::uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
+  // Some damage is noticed on opening, and then there is nothing more to ask: rounds until enough were opened.
   unsigned opened = 0;
-  for (int round = 0; round < 100 / static_cast<int>(kFewer); ++round) {
-    RemoteWorld world(seed + static_cast<std::uint64_t>(round), 2);
+  for (unsigned round = 0; opened < 40 / kFewer; ++round) {
+    ASSERT_LT(round, 1000u) << "hardly any damaged memory is opened";
+    RemoteWorld world(seed + round, 2);
     world.create();
     const auto locations = world.write(seeds_from(0, 300));
     const UniqueFd damaged = world.held(random() % 3 == 0 ? "slices" : "table");
@@ -336,7 +338,6 @@ TEST(RemoteStoreSchedules, DamagedTablesNeverGiveWrongPages) {
       ASSERT_EQ(world.read(fresh[i], 1000 + i), PageStatus::kOk);
     }
   }
-  EXPECT_GT(opened, 25u / kFewer);
 }
 
 }  // namespace
