@@ -13,7 +13,7 @@
 namespace tidepool::daemon {
 
 // Operations of a fault loop, how many of them one VM may have under way, and the pages of each. A store that answers
-// late, or not at all for a while, takes nothing from the VMs of another.
+// late, or not at all for a while, takes nothing from the VMs of another: two such VMs leave operations for a third.
 struct FetchShape {
   std::size_t ops;
   std::size_t ops_per_vm;
@@ -21,7 +21,7 @@ struct FetchShape {
 };
 // A restore copies in one call what the kernel can in about the time that a fault takes: a call costs more than its
 // copying, where page tables are kept in software as much as ten pages.
-inline constexpr std::array<FetchShape, kFetchReasons> kFetchShapes{{{512, 128, 1}, {64, 24, 16}, {8, 6, 64}}};
+inline constexpr std::array<FetchShape, kFetchReasons> kFetchShapes{{{512, 128, 1}, {64, 24, 16}, {8, 3, 64}}};
 constexpr const FetchShape& shape_of(FetchReason reason) {
   return kFetchShapes[static_cast<std::size_t>(reason)];
 }

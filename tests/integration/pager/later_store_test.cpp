@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "daemon/pager/fetch.h"
 #include "tests/integration/pager/pager_case.h"
 
 namespace tidepool::daemon {
@@ -153,11 +154,11 @@ TEST_P(AwayStore, DelaysNoNeighbour) {
 
   send_out_and_go_away();
   process->start();
-  // All that it may have under way waits, by demand and by a restore.
+  // All that a restore of it may have under way waits, and demand beside it.
   std::promise<std::uint64_t> left;
   rig->pager().restore(rig->vm, &rig->object(), {PageRun{PageIndex{0}, options.pages}},
                        [&](std::uint64_t pages) { left.set_value(pages); });
-  ASSERT_TRUE(eventually([&] { return later->waiting_reads() > 8; }));
+  ASSERT_TRUE(eventually([&] { return later->waiting_reads() > shape_of(FetchReason::kRestore).ops_per_vm; }));
 
   neighbour.start();
   for (std::uint64_t region = 0; region < vm->objects[0]->map->regions(); ++region)
