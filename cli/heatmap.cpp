@@ -144,7 +144,10 @@ HeatGrid heat_grid(const json::value& document) {
     if (grid.rows.size() == kMostRows) break;
     HeatGrid::Row row;
     row.label = short_text(Bytes{number_at(each, "offset_bytes")});
-    if (several) row.label = std::to_string(number_at(each, "object")) + ": " + row.label;
+    const std::uint64_t object = number_at(each, "object");
+    const std::uint64_t together = number_at(each, "objects");
+    if (several) row.label = std::to_string(object) + ": " + row.label;
+    if (together > 1) row.label = std::to_string(object) + "-" + std::to_string(object + together - 1);
     row.size = number_at(each, "size_bytes");
     row.cells.resize(slots);
     grid.rows.push_back(std::move(row));

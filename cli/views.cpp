@@ -287,6 +287,7 @@ std::string vm_view(const json::value& document, bool colour) {
   for (const char* state : {"promised", "in_dram", "untouched", "resident", "clean_copy", "moving_out", "far",
                             "fetching", "released", "excluded"})
     table.add({std::string("  ") + state, size_at(document, std::string("memory.") + state + "_bytes")});
+  table.add({"of it in the kernel's tier", size_at(document, "far_swapped_bytes")});
   table.add({"stored as", size_at(document, "far_stored_bytes")});
   table.add({"metadata", size_at(document, "metadata_bytes")});
   table.add({"faults", text_at(document, "faults_total") + ", " + one_digit(ratio_at(document, "faults_per_second")) +

@@ -130,6 +130,12 @@ Plan Engine::tick(const Snapshot& snapshot, const PolicyConfig& config) {
 
   for (const auto& [vm, view] : present) {
     vm->terms = terms_of(*view, config, tiers.fault_cost(0.01f, view->tiers), plan.intake);
+    if (view->shallow_tier && *view->shallow_tier < host.view.tiers.size()) {
+      const auto far = static_cast<double>(std::min(view->shallow, vm->terms.far).value);
+      vm->terms.shallow_dram = Bytes{static_cast<std::uint64_t>(far * tiers.excess(*view->shallow_tier, view->tiers))};
+    } else {
+      vm->terms.shallow_tier.reset();
+    }
     vm->heat.begin_tick(now, config.heat);
     vm->heat.set_paper(view->mode == Mode::kDryRun);
     vm->heat.set_spares(view->spares, vm->hold.seconds());

@@ -34,8 +34,9 @@ enum class Reason : std::uint8_t {
   kHeld,
   kFrozen,
   kKeeperAway,  // what is far could not be found again, should the agent end
+  kDeeper,      // far in a tier that takes DRAM, and used too seldom to be worth it: goes on to one that takes less
 };
-inline constexpr unsigned kReasonCount = 19;
+inline constexpr unsigned kReasonCount = 20;
 
 std::string_view word(Action action);
 std::string_view word(Reason reason);

@@ -12,8 +12,13 @@ namespace tidepool::policy {
 namespace {
 
 constexpr Bytes kRegion{kRegionPages * kPageSize};
-constexpr double kPriceMemory = 60;     // seconds in which the price of DRAM falls to a third when it is not scarce
-constexpr double kLimitSlack = 0.05;    // of a limit, at most kept free for what is about to come in
+constexpr double kPriceMemory = 60;    // seconds in which the price of DRAM falls to a third when it is not scarce
+constexpr double kLimitSlack = 0.05;   // of a limit, at most kept free for what is about to come in
+constexpr double kPriceFollows = 4.5;  // seconds in which it comes near to what pages that go are worth
+constexpr double kDearer = 1.25;       // what a page of DRAM is worth under a limit that is not kept, per second
+constexpr double kLeastPrice = 1e-8;   // from which it rises, in seconds of waiting per second
+constexpr double kMostPrice = 1;
+constexpr double kDeeperShare = 0.01;   // of a VM's resident memory, at most on its way from one tier to another
 constexpr UnitMask kCanaryUnits = 0xf;  // a quarter of a MiB
 
 std::string number(double value) {
@@ -33,12 +38,13 @@ Planner::Planner(const HostView& host, std::span<VmState* const> vms, const Mome
     : host_(host),
       vms_(vms),
       now_(now),
+      passed_(passed),
       state_(state),
       config_(config),
       tiers_(host.tiers, state.dram_price),
       demotions_left_(config.max_regions_per_tick),
       restores_left_(config.max_regions_per_tick) {
-  refill(passed);
+  refill();
   Bytes far;
   for (const VmState* vm : vms_) {
     if (counts(*vm)) far += vm->terms.far + vm->terms.leaving;
@@ -49,14 +55,15 @@ Planner::Planner(const HostView& host, std::span<VmState* const> vms, const Mome
   demotions_left_ = std::min(demotions_left_, config.moves_under_way - std::min(config.moves_under_way, under_way));
   evacuable_ = !host.require_evacuable || evacuation(host, far, Bytes{}).shortfall == Bytes{};
   spare_ = host.available;
-  state_.dram_price *= std::exp(-passed / kPriceMemory);
+  state_.dram_price *= std::exp(-passed_ / kPriceMemory);
+  for (VmState* vm : vms_) vm->limit_price *= std::exp(-passed_ / kPriceMemory);
 }
 
-void Planner::refill(double passed) {
+void Planner::refill() {
   const auto fill = [&](double& tokens, Bytes per_second) {
     const double rate = as_double(per_second);
     // A burst of two seconds at most, but always enough for one region.
-    tokens = std::min(std::max(2 * rate, as_double(kRegion)), tokens + rate * std::clamp(passed, 0.0, 2.0));
+    tokens = std::min(std::max(2 * rate, as_double(kRegion)), tokens + rate * std::clamp(passed_, 0.0, 2.0));
   };
   fill(state_.demote_tokens, config_.demote_per_second);
   fill(state_.restore_tokens, config_.restore_per_second);
@@ -79,6 +86,7 @@ void Planner::run(const Pressure& pressure, Plan& plan) {
       if ((all[i].amount > Bytes{}) == forced) plan_vm(*vms_[i], all[i], plan);
     }
   }
+  for (std::size_t n = 0; n < count; ++n) go_deeper(*vms_[(first + n) % count], plan);
 }
 
 std::uint32_t Planner::demotions_left(const VmState& vm) const {
@@ -94,7 +102,7 @@ std::vector<Planner::Want> Planner::wants(const Pressure& pressure) {
     // What is likely to come in before a move that begins now has freed anything.
     const double inflow = vm.heat.fault_rate() * vm.heat.move_seconds() * kPageSize;
     const Bytes slack = saturating_bytes(std::min(inflow, kLimitSlack * as_double(*vm.terms.limit)));
-    wants[i] = {saturating_sub(in_dram(vm) + slack, *vm.terms.limit), Reason::kOverLimit, Pick::kAny};
+    wants[i] = {saturating_sub(against_limit(vm) + slack, *vm.terms.limit), Reason::kOverLimit, Pick::kAny};
   }
   if (pressure.level != PressureLevel::kNone && pressure.shortage > Bytes{}) share_among(pressure, wants);
   return wants;
@@ -178,7 +186,7 @@ void Planner::promote_back(VmState& vm, Plan& plan) {
   const double copy = std::chrono::duration<double>(config_.restore_cost).count();
   const auto least = static_cast<float>(copy / std::max(1e-9, horizon * vm.terms.fault_cost));
   Bytes room = saturating_sub(host_.available, host_.reserve);
-  if (vm.terms.limit) room = std::min(room, saturating_sub(*vm.terms.limit, in_dram(vm)));
+  if (vm.terms.limit) room = std::min(room, saturating_sub(*vm.terms.limit, against_limit(vm)));
   Decision decision = restore(vm, Reason::kPromoteBack, room, least, plan);
   const bool no_room = room < kRegion && vm.heat.far_pages() > 0;
   if (decision.regions == 0) decision = nothing(vm, Reason::kStallBudget);
@@ -194,7 +202,7 @@ Decision Planner::restore(VmState& vm, Reason reason, Bytes amount, float least_
   const Bytes room = std::min({amount, spare_, bandwidth});
   vm.heat.most_missed({(room.value + kPageSize - 1) / kPageSize, restores_left_}, scratch_);
   Decision decision{vm.id, Action::kRestore, reason, 0, Bytes{}, !real, ""};
-  const Bytes resident = in_dram(vm);
+  const Bytes resident = against_limit(vm);
   for (const Candidate& candidate : scratch_) {
     const Bytes bytes = to_bytes(PageCount{candidate.pages});
     if (candidate.rate < least_rate || decision.bytes >= amount) break;
@@ -230,7 +238,8 @@ Bytes Planner::tier_room(const VmState& vm) const {
 int Planner::choose_tier(const VmState& vm, const Candidate& candidate) const {
   const LeasedRoom& leased = vm.terms.leased;
   const bool fits = to_bytes(PageCount{candidate.pages}) <= leased.bytes;
-  return tiers_.choose(candidate.rate, candidate.pages, fits ? vm.terms.tiers : vm.terms.tiers & ~leased.tiers);
+  return tiers_.choose(candidate.rate, candidate.pages, fits ? vm.terms.tiers : vm.terms.tiers & ~leased.tiers,
+                       price_of(vm));
 }
 
 // The smallest bound decides, and names itself.
@@ -248,7 +257,10 @@ Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
 void Planner::force(VmState& vm, const Want& want, Plan& plan) {
   const Bound bound = tightest(vm, want.reason == Reason::kHostPressure);
   const Bytes amount = std::min(want.amount, bound.room);
-  vm.heat.coldest(want.pick, {(amount.value + kPageSize - 1) / kPageSize, demotions_left(vm)}, scratch_);
+  const double freed = want.reason == Reason::kOverLimit ? 1 - shallow_part(vm) : 1;
+  const auto pages = static_cast<std::uint64_t>(as_double(amount) / freed / kPageSize) + 1;
+  vm.heat.coldest(want.pick, {pages, demotions_left(vm)}, scratch_);
+  if (want.reason == Reason::kOverLimit) price_limit(vm);
   const Decision decision = demote(vm, want.reason, MoveKind::kForced, amount, bound, -1, plan);
   vm.heat.price_moves(decision.bytes < amount && demotions_left(vm) == 0);
   vm.must_give = amount > Bytes{};
@@ -256,7 +268,9 @@ void Planner::force(VmState& vm, const Want& want, Plan& plan) {
     if (decision.regions == 0) return bound_text(vm, decision.reason);
     std::string text =
         want.reason == Reason::kOverLimit
-            ? "resident " + short_text(in_dram(vm) + decision.bytes) + ", limit " + short_text(*vm.terms.limit)
+            ? "resident " + short_text(in_dram(vm) + decision.bytes) +
+                  (vm.terms.shallow_dram > Bytes{} ? " and compressed " + short_text(vm.terms.shallow_dram) : "") +
+                  ", limit " + short_text(*vm.terms.limit)
             : "its share of the host's shortage is " + short_text(want.amount);
     if (vm.stall.over())
       text += "; stall " + short_share_text(vm.terms.stall) + ", budget " + share_text(vm.terms.budget);
@@ -344,7 +358,8 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
       break;
     }
     expected += uses;
-    going += as_double(bytes) * candidate.success;
+    const bool stays_in_part = reason == Reason::kOverLimit && vm.terms.shallow_tier == static_cast<unsigned>(tier);
+    going += as_double(bytes) * candidate.success * (stays_in_part ? 1 - shallow_part(vm) : 1);
     decision.bytes += bytes;
     ++decision.regions;
     if (vm.terms.mode == Mode::kObserve) continue;
@@ -364,6 +379,67 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
     demotions_left_ -= std::min(demotions_left_, decision.regions);
   }
   return decision;
+}
+
+// A limit is one: while it is not kept, and what is in the shallow tier has a part in that, DRAM becomes dearer.
+void Planner::price_limit(VmState& vm) const {
+  if (!scratch_.empty()) {
+    // At home the dearest page that goes would save its waits in the tier that suits it best, and what it takes there.
+    const float rate = scratch_.back().rate;
+    const double worth = static_cast<double>(rate) * tiers_.fault_cost(rate, vm.terms.tiers) / (1 - shallow_part(vm));
+    vm.limit_price += (worth - vm.limit_price) * (1 - std::exp(-passed_ / kPriceFollows));
+  }
+  const double limit = as_double(*vm.terms.limit);
+  if (as_double(against_limit(vm)) > (1 + kLimitSlack) * limit &&
+      as_double(vm.terms.shallow_dram) > kLimitSlack * limit)
+    vm.limit_price = std::min(std::max(vm.limit_price, kLeastPrice) * std::pow(kDearer, passed_), kMostPrice);
+}
+
+double Planner::price_of(const VmState& vm) const {
+  return vm.terms.shallow_tier ? vm.limit_price : 0;
+}
+
+// Of what goes to the shallow tier, what goes on to count against the limit.
+double Planner::shallow_part(const VmState& vm) const {
+  return vm.terms.shallow_tier ? std::min(0.9, tiers_.excess(*vm.terms.shallow_tier, vm.terms.tiers)) : 0;
+}
+
+// What went to a tier that takes DRAM, and proved to be used too seldom to be worth that, goes on to one that takes
+// less. Nothing becomes less resident by it, so no guarantee is touched; but a fault becomes dearer.
+void Planner::go_deeper(VmState& vm, Plan& plan) {
+  const bool stays = host_.frozen || host_.keeper_away || vm.terms.held || vm.terms.mode != Mode::kActive;
+  if (stays || !vm.terms.shallow_tier || vm.terms.shallow_dram == Bytes{}) return;
+  if (vm.stall.over() || vm.stall.paused(now_.tenths)) return;
+  const TierChooser::Further further = tiers_.further(*vm.terms.shallow_tier, vm.terms.tiers, price_of(vm));
+  // They come home on their way, and must not push anything else out by that.
+  const Bytes share = std::max(kRegion + kRegion, saturating_bytes(kDeeperShare * as_double(vm.terms.resident)));
+  const Bytes room = std::min(share, saturating_bytes(state_.demote_tokens));
+  if (further.tier < 0 || room < kRegion) return;
+  vm.heat.coldest_shallow(further.below, {room.value / kPageSize, demotions_left(vm)}, scratch_);
+  Decision decision{vm.id, Action::kDemote, Reason::kDeeper, 0, Bytes{}, false, ""};
+  for (const Candidate& candidate : scratch_) {
+    const Bytes bytes = to_bytes(PageCount{candidate.pages});
+    if (decision.bytes + bytes > room) break;
+    LeasedRoom& leased = vm.terms.leased;
+    if (((leased.tiers >> further.tier) & 1) != 0) {
+      if (bytes > leased.bytes) break;
+      leased.bytes = saturating_sub(leased.bytes, bytes);
+    }
+    decision.bytes += bytes;
+    ++decision.regions;
+    vm.heat.note_deeper(candidate.id);
+    tiers_.take(further.tier, candidate.pages);
+    plan.demotions.push_back({vm.id, candidate.id, candidate.units, candidate.pages,
+                              static_cast<std::uint8_t>(further.tier), Reason::kDeeper, candidate.rate, false});
+  }
+  if (decision.regions == 0) return;
+  state_.demote_tokens -= as_double(decision.bytes);
+  demotions_left_ -= std::min(demotions_left_, decision.regions);
+  decision.detail = "used less than once in " + number(1 / static_cast<double>(further.below)) +
+                    " s each; a page of DRAM is worth " + number(1e6 * std::max(price_of(vm), state_.dram_price)) +
+                    " us of waiting per second";
+  // Before what else was decided for the VM, which says how things stand.
+  plan.decisions.insert(plan.decisions.begin(), decision);
 }
 
 std::string Planner::bound_text(const VmState& vm, Reason reason) const {

@@ -33,10 +33,16 @@ class Planner {
     Pick pick = Pick::kRipe;
   };
 
-  void refill(double passed);
+  void refill();
   std::vector<Want> wants(const Pressure& pressure);
   void share_among(const Pressure& pressure, std::vector<Want>& wants);
   void plan_vm(VmState& vm, const Want& want, Plan& plan);
+  void price_limit(VmState& vm) const;
+  double price_of(const VmState& vm) const;
+  double shallow_part(const VmState& vm) const;
+  void go_deeper(VmState& vm, Plan& plan);
+  // What counts against its limit.
+  Bytes against_limit(const VmState& vm) const { return in_dram(vm) + vm.terms.shallow_dram; }
   bool restore_guarantee(VmState& vm, Plan& plan);
   void promote_back(VmState& vm, Plan& plan);
   void force(VmState& vm, const Want& want, Plan& plan);
@@ -66,6 +72,7 @@ class Planner {
   const HostView& host_;
   std::span<VmState* const> vms_;
   const Moment now_;
+  const double passed_;  // seconds
   PlannerState& state_;
   const PolicyConfig& config_;
   TierChooser tiers_;

@@ -32,6 +32,7 @@ struct RegionNews {
   std::uint16_t resident = 0;  // pages, now
   std::uint16_t far = 0;       // pages, now
   std::uint16_t incompressible = 0;
+  std::uint16_t shallow = 0;  // pages, now: of the far ones, those in VmView::shallow_tier
 };
 
 struct ObjectView {
@@ -79,7 +80,11 @@ struct VmView {
   unsigned threads = 1;                     // that can wait at once: vCPUs
   Nanoseconds fault_cost{0};                // measured mean wait for a far page; 0: not yet known
   TierMask tiers = kAllTiers;               // those that its pages can go to
-  LeasedRoom leased;                        // of these, those where it has only so much left
+  // A tier from which its far pages can go on to another. What they take there of the host's DRAM, and would not take
+  // in another, counts against its limit.
+  std::optional<unsigned> shallow_tier;
+  Bytes shallow;      // of `far`, what is in it
+  LeasedRoom leased;  // of these, those where it has only so much left
   std::span<const ObjectView> objects;
 };
 

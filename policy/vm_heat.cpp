@@ -110,6 +110,7 @@ void VmHeat::grow(Object& object, PageCount pages) {
   object.regions.resize(wanted, fresh);
   object.temperature.resize(wanted, 0);
   object.far_temperature.resize(wanted, 0);
+  if (!object.shallow.empty()) object.shallow.resize(wanted);
   object.hoods.resize((wanted + kNeighbours - 1) / kNeighbours, Neighbourhood{{}, now_.tenths});
 }
 
@@ -134,7 +135,8 @@ void VmHeat::take(const ObjectView& view, IntakeCounts& counts) {
     if (i + kLookAhead < view.news.size()) prefetch(*object, view.news[i + kLookAhead].region);
     ++counts.news;
     if (news.region >= object->regions.size() || news.resident > kRegionPages || news.far > kRegionPages ||
-        news.resident + news.far > static_cast<int>(kRegionPages) || news.incompressible > kRegionPages) {
+        news.resident + news.far > static_cast<int>(kRegionPages) || news.incompressible > kRegionPages ||
+        news.shallow > news.far) {
       ++counts.news_absurd;
       continue;
     }
@@ -159,6 +161,8 @@ void VmHeat::take_news(Object& object, const RegionNews& news) {
   const auto hopeless = static_cast<std::uint16_t>(news.incompressible - news.incompressible / 16);
   region.stuck =
       std::min(region.has(RegionHeat::kSparing) ? std::max(region.stuck, hopeless) : hopeless, region.resident);
+  if (news.shallow != 0 && object.shallow.empty()) object.shallow.resize(object.regions.size());
+  if (!object.shallow.empty()) object.shallow[news.region].pages = news.shallow;
   resident_ += region.resident;
   resident_ -= was_resident;
   far_ += region.far;

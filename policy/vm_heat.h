@@ -105,6 +105,11 @@ class VmHeat {
   // ---- picking
   void coldest(Pick which, PickLimits limits, std::vector<Candidate>& out);
   void most_missed(PickLimits limits, std::vector<Candidate>& out);
+  // Regions with far pages in the shallow tier that are used less than `below` times a second; looks at a part of all
+  // regions each time, in turn.
+  void coldest_shallow(float below, PickLimits limits, std::vector<Candidate>& out);
+  // They were asked to go on: not asked again for a while.
+  void note_deeper(RegionId id);
   void note_demotion(const Candidate& candidate, MoveKind kind);
   void note_restore(const Candidate& candidate);
   // Moves were what was short in this tick, or were not: how much a region's few pages count against it.
@@ -123,6 +128,11 @@ class VmHeat {
   bool consistent() const;
 
  private:
+  struct Shallow {
+    std::uint16_t pages = 0;
+    std::uint16_t asked_at = 0;  // seconds, modulo 2^16; when its pages were asked to go on
+    bool asked = false;
+  };
   struct Object {
     std::uint32_t id = 0;
     std::uint64_t pages = 0;
@@ -133,6 +143,7 @@ class VmHeat {
     std::vector<Neighbourhood> hoods;
     std::vector<PartHeat> parts;
     std::vector<std::uint16_t> free_parts;
+    std::vector<Shallow> shallow;  // empty until there is something
   };
   struct Filed {
     std::array<std::int32_t, kTemperatures> pages{};
@@ -243,6 +254,8 @@ class VmHeat {
   std::size_t sweep_object_ = 0;
   std::uint32_t sweep_region_ = 0;
   std::uint32_t pick_from_ = 0;
+  std::size_t shallow_object_ = 0;  // where coldest_shallow goes on
+  std::uint32_t shallow_region_ = 0;
   std::uint32_t rounds_ = 0;
   std::array<std::uint32_t, kAges> by_age_{};
   std::array<std::uint32_t, kAges> by_age_next_{};

@@ -13,6 +13,8 @@ constexpr std::size_t kSpareWhenShort = 4096;
 constexpr unsigned kWarmerWhenShort = 4;  // half octaves
 constexpr float kSuccessWeight = 0.05f;   // of a move of a whole region
 constexpr float kLeastSuccess = 0.1f;
+constexpr std::uint32_t kShallowAtOnce = 16384;  // regions looked at
+constexpr std::uint16_t kShallowPause = 30;      // seconds
 
 bool colder(const Candidate& a, const Candidate& b) {
   return a.rate != b.rate ? a.rate < b.rate : a.id < b.id;
@@ -103,6 +105,40 @@ void VmHeat::most_missed(PickLimits limits, std::vector<Candidate>& out) {
   std::size_t keep = 0;
   while (keep < out.size() && keep < limits.regions && sum < limits.pages) sum += out[keep++].pages;
   out.resize(keep);
+}
+
+void VmHeat::coldest_shallow(float below, PickLimits limits, std::vector<Candidate>& out) {
+  out.clear();
+  std::uint64_t pages = 0;
+  // No region twice.
+  auto left = static_cast<std::uint32_t>(std::min<std::uint64_t>(kShallowAtOnce, regions_));
+  for (std::size_t n = 0; n <= objects_.size() && left > 0; ++n) {
+    if (shallow_object_ >= objects_.size()) shallow_object_ = 0;
+    if (objects_.empty()) return;
+    const Object& object = objects_[shallow_object_];
+    const auto count = static_cast<std::uint32_t>(object.shallow.size());
+    for (; shallow_region_ < count && left > 0; ++shallow_region_, --left) {
+      if (pages >= limits.pages || out.size() >= limits.regions) return;
+      const Shallow& shallow = object.shallow[shallow_region_];
+      const RegionHeat& region = object.regions[shallow_region_];
+      const bool asked = shallow.asked && static_cast<std::uint16_t>(now_.seconds - shallow.asked_at) < kShallowPause;
+      if (shallow.pages == 0 || asked || region.has(RegionHeat::kPending)) continue;
+      Candidate candidate = candidate_of(object, shallow_region_, shallow.pages, far_rate(object, shallow_region_));
+      if (candidate.rate + candidate.doubt >= below) continue;
+      pages += candidate.pages;
+      out.push_back(candidate);
+    }
+    if (shallow_region_ < count) return;
+    shallow_region_ = 0;
+    ++shallow_object_;
+  }
+}
+
+void VmHeat::note_deeper(RegionId id) {
+  Object* object = find(id.object);
+  if (object == nullptr || id.region >= object->shallow.size()) return;
+  object->shallow[id.region].asked = true;
+  object->shallow[id.region].asked_at = now_.seconds;
 }
 
 void VmHeat::note_demotion(const Candidate& candidate, MoveKind kind) {

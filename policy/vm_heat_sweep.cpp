@@ -186,7 +186,8 @@ Bytes VmHeat::footprint() const {
   for (const Object& object : objects_) {
     bytes += sizeof object + object.regions.capacity() * sizeof(RegionHeat) + object.temperature.capacity() +
              object.far_temperature.capacity() + object.hoods.capacity() * sizeof(Neighbourhood) +
-             object.parts.capacity() * sizeof(PartHeat) + object.free_parts.capacity() * sizeof(std::uint16_t);
+             object.parts.capacity() * sizeof(PartHeat) + object.free_parts.capacity() * sizeof(std::uint16_t) +
+             object.shallow.capacity() * sizeof(Shallow);
   }
   return Bytes{bytes};
 }

@@ -18,7 +18,10 @@ struct VmState {
   StallGuard stall;
   PingpongGuard pingpong;
   Utilisation history;
-  VmTerms terms;                  // of this tick
+  VmTerms terms;  // of this tick
+  // What a page of DRAM is worth to it under its limit, in seconds of waiting per second: the dearest page that had to
+  // go for it lately; fades.
+  double limit_price = 0;
   double predicted = 0;           // faults per second to come from what was trimmed lately and cannot be measured yet
   std::uint32_t next_minute = 0;  // tenths
   Decision last;                  // the record speaks when something changes

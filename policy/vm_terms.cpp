@@ -53,6 +53,7 @@ VmTerms terms_of(const VmView& vm, const PolicyConfig& config, double tier_fault
   terms.resident = at_most(vm.resident, kMostMemory, counts);
   terms.leaving = at_most(vm.leaving, terms.resident, counts);
   terms.far = at_most(vm.far, kMostMemory, counts);
+  terms.shallow_tier = vm.shallow_tier;
   terms.guarantee = vm.guarantee;
   terms.limit = vm.limit;
   return terms;

@@ -19,10 +19,12 @@ struct VmTerms {
   unsigned threads = 1;
   double fault_cost = 20e-6;  // seconds of waiting
   TierMask tiers = kAllTiers;
+  std::optional<unsigned> shallow_tier;
   LeasedRoom leased;
   double faults_allowed = 0;  // per second, by the whole stall budget
   std::uint8_t min_age = 1;   // scan periods
   Bytes promised, resident, leaving, far, guarantee;
+  Bytes shallow_dram;  // that its pages in the shallow tier take, and would not in another
   std::optional<Bytes> limit;
 };
 

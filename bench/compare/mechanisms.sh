@@ -97,6 +97,12 @@ take_over_kernel() { adopt_loads kernel; }
 set_limit_kernel() { set_limit_pool "$1"; }
 dram_of_kernel() { dram_of_pool; }
 
+# Pages go to the pool or to the kernel's swap, as policy weighs the two. What both take is among the agent's overhead.
+begin_both() { begin_zram && begin_pool; }
+take_over_both() { adopt_loads pager; }
+set_limit_both() { set_limit_pool "$1"; }
+dram_of_both() { dram_of_pool; }
+
 end_pool() {
   local name keeper
   if alive agent; then
@@ -132,7 +138,7 @@ begin_mechanism() {
 }
 # The loads have been measured with all their memory local; now the mechanism may have them.
 take_over() { "take_over_$mechanism"; }
-by_tidepool() { [[ " pool kernel servers " == *" $mechanism "* ]]; }
+by_tidepool() { [[ " pool kernel both servers " == *" $mechanism "* ]]; }
 set_limit() { local_limit=$1 && "set_limit_$mechanism" "$1"; }
 
 # What the kernel charges the loads for, and with what the mechanism takes.

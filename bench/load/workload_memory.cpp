@@ -60,8 +60,9 @@ Result<WorkloadMemory> WorkloadMemory::create(const MemoryRequest& request) {
   result.file_ = std::move(*file);
   if (request.kind == MemoryKind::kTmpfs) result.path_ = request.file;
 
+  // Room is left below, or the kernel would make one mapping of it and a thread's stack that ends there.
   // NOLINTNEXTLINE(performance-no-int-to-ptr): an address inside the reservation
-  void* wanted = reinterpret_cast<void*>(next_huge_boundary(result.reservation_.data()));
+  void* wanted = reinterpret_cast<void*>(next_huge_boundary(result.reservation_.data() + kPageSize));
   int flags = MAP_FIXED | (result.shared() ? MAP_SHARED : MAP_PRIVATE);
   if (!result.file_.valid()) flags |= MAP_ANONYMOUS;
   void* mapped = ::mmap(wanted, request.size.value, PROT_READ | PROT_WRITE, flags, result.file_.get(), 0);

@@ -17,6 +17,7 @@ struct Page {
   PageState state = PageState::kResident;
   bool armed = false;
   bool touched = false;  // while armed
+  bool shallow = false;  // far, in the shallow tier
   policy::PageAge age;
 };
 
@@ -56,7 +57,9 @@ struct SimulatedHost::Vm {
   std::deque<Job> jobs;
   unsigned jobs_begun = 0;
   std::uint64_t resident = 0;
+  std::uint64_t shallow = 0;
   double stall = 0;
+  double fault_cost = 0;  // mean of late
   Nanoseconds hold{0};
   policy::ObjectView object;
   std::vector<VmTick> history;
@@ -78,14 +81,23 @@ struct SimulatedHost::Vm {
   }
 
   void to_far(std::uint64_t page, MonoTime at) {
-    pages[page] = {PageState::kFar, false, false, policy::PageAge::at(at, pages[page].age.interval())};
+    pages[page] = {PageState::kFar, false, false, false, policy::PageAge::at(at, pages[page].age.interval())};
     auto& region = regions[page / kRegionPages];
     --region.resident;
     ++region.far;
     --resident;
     changed[page / kRegionPages] = true;
   }
+  void set_shallow(std::uint64_t page, bool is) {
+    if (pages[page].shallow == is) return;
+    pages[page].shallow = is;
+    auto& region = regions[page / kRegionPages];
+    region.shallow = static_cast<std::uint16_t>(region.shallow + (is ? 1 : -1));
+    shallow += is ? 1 : -1;
+    changed[page / kRegionPages] = true;
+  }
   void to_resident(std::uint64_t page, policy::PageAge age) {
+    set_shallow(page, false);
     pages[page].state = PageState::kResident;
     pages[page].age = age;
     auto& region = regions[page / kRegionPages];
@@ -145,6 +157,8 @@ VmTick SimulatedHost::sum(VmId id, std::size_t from) const {
     sum.demoted += history[i].demoted;
     sum.restored += history[i].restored;
     sum.resident = history[i].resident;
+    sum.shallow = history[i].shallow;
+    sum.deeper += history[i].deeper;
     sum.stall += history[i].stall / static_cast<double>(history.size() - from);
   }
   return sum;
@@ -153,10 +167,11 @@ VmTick SimulatedHost::sum(VmId id, std::size_t from) const {
 Bytes SimulatedHost::available() const {
   Bytes used = spec_.others;
   for (const auto& vm : vms_) {
-    const std::uint64_t far = vm->pages.size() - vm->resident;
+    const std::uint64_t far = vm->pages.size() - vm->resident - vm->shallow;
     const double ratio = spec_.tiers.empty() || !spec_.tiers[0].host_dram ? 0 : spec_.tiers[0].ratio;
     used += to_bytes(PageCount{vm->resident}) +
-            Bytes{static_cast<std::uint64_t>(ratio * static_cast<double>(far * kPageSize))};
+            Bytes{static_cast<std::uint64_t>(ratio * static_cast<double>(far * kPageSize) +
+                                             shallow_ratio() * static_cast<double>(vm->shallow * kPageSize))};
   }
   return saturating_sub(spec_.total, used);
 }
@@ -185,12 +200,15 @@ void SimulatedHost::run_accesses(Vm& vm) {
       if (write) state.state = PageState::kResident;  // cancels
       continue;
     }
+    const double cost = state.shallow ? std::chrono::duration<double>(spec_.tiers[*spec_.shallow].fault_cost).count()
+                                      : spec_.fault_cost;
     vm.to_resident(page, state.age.returned(time_at(at)));
     ++vm.refaults[page / kRegionPages];
     ++vm.now.faults;
-    left -= spec_.fault_cost;
-    waited += spec_.fault_cost;
+    left -= cost;
+    waited += cost;
   }
+  if (vm.now.faults > 8) vm.fault_cost = waited / static_cast<double>(vm.now.faults);
   vm.now.stall = waited / vm.spec.threads;
   vm.stall += (vm.now.stall - vm.stall) * (1 - std::exp(-1 / kStallAverage));
 }
@@ -241,6 +259,26 @@ void SimulatedHost::begin_moves() {
       engine_.begun(vm->id, {0, job.region}, frozen);
     }
   }
+}
+
+void SimulatedHost::move_shallow(Vm& vm, const policy::Move& move) {
+  std::uint32_t left = 0;
+  vm.each(move.region.region, move.units, [&](std::uint64_t page) {
+    if (vm.pages[page].state != PageState::kResident) return;
+    vm.to_far(page, time_at(seconds_));
+    vm.set_shallow(page, true);
+    ++left;
+  });
+  vm.now.demoted += left;
+  engine_.begun(vm.id, move.region, left);
+  engine_.ended(vm.id, move.region, left, 0);
+}
+
+void SimulatedHost::move_deeper(Vm& vm, const policy::Move& move) {
+  vm.each(move.region.region, move.units, [&](std::uint64_t page) {
+    vm.now.deeper += vm.pages[page].shallow ? 1 : 0;
+    vm.set_shallow(page, false);
+  });
 }
 
 // What the tracker saw in this tick, and what it will watch in the next.
@@ -333,6 +371,7 @@ void SimulatedHost::tick() {
   snapshot.host.max_far = spec_.max_far;
   snapshot.host.tiers = spec_.tiers;
   Bytes far;
+  Bytes shallow;
   for (const auto& vm : vms_) {
     sample(*vm, samples);
     observe(*vm);
@@ -351,18 +390,34 @@ void SimulatedHost::tick() {
     view.stall_budget = vm->spec.stall_budget;
     view.min_cold_age = vm->spec.min_cold_age;
     view.threads = vm->spec.threads;
-    view.fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(spec_.fault_cost));
+    const double cost = vm->fault_cost > 0 && spec_.shallow ? vm->fault_cost : spec_.fault_cost;
+    view.fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(cost));
+    view.tiers = vm->spec.tiers;
+    view.shallow_tier = spec_.shallow;
+    view.shallow = to_bytes(PageCount{vm->shallow});
+    shallow += view.shallow;
     view.objects = std::span(&vm->object, 1);
     far += view.far;
     snapshot.vms.push_back(view);
   }
   if (!snapshot.host.tiers.empty())
-    snapshot.host.tiers[0].used =
-        Bytes{static_cast<std::uint64_t>(static_cast<double>(far.value) * snapshot.host.tiers[0].ratio)};
+    snapshot.host.tiers[0].used = Bytes{static_cast<std::uint64_t>(
+        static_cast<double>(saturating_sub(far, shallow).value) * snapshot.host.tiers[0].ratio)};
+  if (spec_.shallow)
+    snapshot.host.tiers[*spec_.shallow].used =
+        Bytes{static_cast<std::uint64_t>(static_cast<double>(shallow.value) * shallow_ratio())};
   snapshot.samples = samples;
   plan_ = engine_.tick(snapshot, config_);
-  for (const policy::Move& move : plan_.demotions)
-    vm_of(move.vm).jobs.push_back({move.region.region, move.units, move.spares});
+  for (const policy::Move& move : plan_.demotions) {
+    Vm& vm = vm_of(move.vm);
+    if (move.reason == policy::Reason::kDeeper) {
+      move_deeper(vm, move);
+    } else if (spec_.shallow == move.tier) {
+      move_shallow(vm, move);
+    } else {
+      vm.jobs.push_back({move.region.region, move.units, move.spares});
+    }
+  }
   for (const policy::Hold& hold : plan_.holds)
     vm_of(hold.vm).hold = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<float>(hold.seconds));
   begin_moves();
@@ -376,6 +431,7 @@ void SimulatedHost::tick() {
   }
   for (const auto& vm : vms_) {
     vm->now.resident = vm->resident;
+    vm->now.shallow = vm->shallow;
     vm->history.push_back(vm->now);
   }
   seconds_ += 1;

@@ -31,6 +31,7 @@ struct VmSpec {
   bool partial = true;       // the pager can demote parts of a region
   bool spares = true;        // and leaves pages that came home lately
   bool writes_only = false;  // the tracker sees only writes of its resident memory
+  policy::TierMask tiers = policy::kAllTiers;
 };
 
 struct HostSpec {
@@ -39,7 +40,9 @@ struct HostSpec {
   Bytes reserve{2ull << 30};
   Bytes max_far{32ull << 30};
   std::vector<policy::TierView> tiers{policy::TierView{.name = "pool", .capacity = Bytes{32ull << 30}, .ratio = 0.4}};
-  double fault_cost = 20e-6;
+  double fault_cost = 20e-6;  // of all tiers but the shallow one
+  // Which of `tiers` pages can go on from: the kernel's, whose moves take effect at once and spare nothing.
+  std::optional<unsigned> shallow{};
   unsigned moves_at_once = 1024;  // regions frozen or in flight, all VMs together
   unsigned moves_per_vm = 512;
   unsigned grace = 1;  // ticks between freeze and drop
@@ -58,6 +61,8 @@ struct VmTick {
   std::uint64_t demoted = 0;   // pages
   std::uint64_t restored = 0;  // pages, unasked
   std::uint64_t resident = 0;  // pages, at the end
+  std::uint64_t shallow = 0;   // pages, at the end
+  std::uint64_t deeper = 0;    // pages
   double stall = 0;            // share of its threads' time
 };
 
@@ -90,6 +95,9 @@ class SimulatedHost {
   void run_accesses(Vm& vm);
   void finish_moves();
   void begin_moves();
+  void move_shallow(Vm& vm, const policy::Move& move);
+  static void move_deeper(Vm& vm, const policy::Move& move);
+  double shallow_ratio() const { return spec_.shallow ? spec_.tiers[*spec_.shallow].ratio : 0; }
   void sample(Vm& vm, std::vector<policy::AccessSample>& samples);
   void observe(Vm& vm);
 

@@ -421,8 +421,10 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
     if (!unchanged) return fail(unchanged.error());
   }
   if (!active) return fail(active.error());
+  take_beside(*vm);
   // Only now, whole: what is in the registry, policy moves.
   if (!context_.vms.add(vm)) {
+    forget_beside(*vm);
     (void)bring_home(vm, nullptr);
     return fail(failure(std::errc::file_exists, "use the name", vm->name).value());
   }

@@ -99,6 +99,9 @@ class Adopter {
   Result<AdoptOutcome> check_workload(const AdoptRequest& request, const ProcessIdentity& id) const;
   Result<std::shared_ptr<ManagedVm>> adopt_workload(const AdoptRequest& request, const ProcessIdentity& id,
                                                     AdoptionClaims::Claim& claim, const Operations::Handle* handle);
+  void take_beside(ManagedVm& vm) const;
+  void forget_beside(const ManagedVm& vm) const;
+  Bytes unswap(const ManagedVm& vm, const Operations::Handle* handle) const;
   Result<> release_workload(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle);
 
   // adopter_handoff.cpp

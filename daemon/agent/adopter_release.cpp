@@ -50,11 +50,14 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
     vm->state = VmState::kReleasing;
   }
   if (vm->workload) return release_workload(vm, handle);
+  if (vm->beside) unswap(*vm, handle);
   if (auto home = bring_home(vm, handle); !home) {
     const std::lock_guard lock(vm->mutex);
     vm->state = VmState::kOk;
+    if (vm->beside) vm->beside->releasing = false;
     return home;
   }
+  forget_beside(*vm);
   // What is under way for a process that is gone never ends by itself.
   if (vm->memory->dead) context_.pager->abandon(vm->memory);
   if (handle != nullptr) handle->step("leaving the process as it was found");
@@ -78,7 +81,7 @@ Result<> Adopter::release(const std::shared_ptr<ManagedVm>& vm, const Operations
 }
 
 void Adopter::bury(const std::shared_ptr<ManagedVm>& vm) {
-  if (vm->workload) context_.swap_mover->forget(vm->workload);
+  if (vm->by_kernel()) context_.swap_mover->forget(vm->by_kernel());
   leave_pool(*vm);
   context_.vms.remove(vm->name);
   context_.event(vm->name, "gone", "the process ended");

@@ -130,19 +130,48 @@ Result<std::shared_ptr<ManagedVm>> Adopter::adopt_workload(const AdoptRequest& r
   return vm;
 }
 
-// What is under way ends first: nothing is ordered any more.
-Result<> Adopter::release_workload(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle) {
-  Workload& workload = *vm->workload;
-  workload.releasing = true;
-  const Bytes total = workload.memory().far;
+// Of a VM that the pager has: its private memory, as the pager numbers it. Forked children's is not moved.
+void Adopter::take_beside(ManagedVm& vm) const {
+  if (!context_.config().kernel_tier.beside_pool || vm.immovable || vm.memory->has_shared_memory()) return;
+  const auto& objects = vm.memory->objects;
+  const auto found = std::ranges::find(objects, false, [](const auto& object) { return object->shared; });
+  if (found == objects.end()) return;
+  const auto layout = [memory = vm.memory, object = found->get()] {
+    SharedLayout now{{}, object->map->pages()};
+    const auto spaces = memory->spaces();
+    for (std::size_t i = 0; i < spaces.size() && now.pieces.empty(); ++i) {
+      const auto table = spaces[i]->segments();
+      for (const Segment& segment : table->all()) {
+        if (segment.object == object) now.pieces.push_back({segment.addresses, segment.first});
+      }
+    }
+    return now;
+  };
+  const BesidePager beside{static_cast<std::uint32_t>(found - objects.begin()), layout};
+  // A process that has just ended is noticed as any other.
+  if (auto taken = context_.swap_mover->adopt_beside(vm.memory->id, vm.id.pid, beside)) vm.beside = std::move(*taken);
+}
+
+void Adopter::forget_beside(const ManagedVm& vm) const {
+  if (vm.beside) context_.swap_mover->forget(vm.beside);
+}
+
+// What is under way ends first: nothing is ordered any more. What could not be read is the kernel's to bring back.
+Bytes Adopter::unswap(const ManagedVm& vm, const Operations::Handle* handle) const {
+  const std::shared_ptr<Workload>& workload = vm.by_kernel();
+  workload->releasing = true;
+  const Bytes total = workload->memory().far;
   const auto deadline = std::chrono::steady_clock::now() + kReleasePatience;
-  const Bytes left = context_.swap_mover->bring_home(vm->workload, [&](Bytes far) {
+  return context_.swap_mover->bring_home(workload, [&](Bytes far) {
     if (handle != nullptr) handle->step("bringing pages home", saturating_sub(total, far), total);
-    return !workload.dead && std::chrono::steady_clock::now() < deadline;
+    return !workload->dead && std::chrono::steady_clock::now() < deadline;
   });
+}
+
+Result<> Adopter::release_workload(const std::shared_ptr<ManagedVm>& vm, const Operations::Handle* handle) {
+  const Bytes left = unswap(*vm, handle);
   context_.swap_mover->forget(vm->workload);
   context_.vms.remove(vm->name);
-  // Whatever could not be read is the kernel's to bring back, as it always was.
   context_.event(vm->name, "released",
                  left == Bytes{} ? "everything is home"
                                  : std::to_string(left.value >> 10) + " KiB stay in swap until they are used");

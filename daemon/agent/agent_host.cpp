@@ -114,7 +114,7 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
   const auto far = [&] {
     std::uint64_t pages = 0;
     for (const auto& vm : vms) {
-      if (vm->workload) pages += vm->workload->memory().far.value >> kPageShift;
+      if (vm->by_kernel() && !vm->dead()) pages += vm->swapped().value >> kPageShift;
       if (vm->memory && !vm->memory->dead)
         pages += vm->memory->count(PageState::kFar) + vm->memory->count(PageState::kFetching) +
                  vm->memory->count(PageState::kDropping);
@@ -124,7 +124,8 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
   // Regions that were ordered out before: they are let go of, or end.
   const auto leaving = [&] {
     return std::ranges::any_of(vms, [](const auto& vm) {
-      return !vm->dead() && (vm->memory ? vm->memory->demotions_in_flight : vm->workload->moves_in_flight) != 0;
+      return !vm->dead() && ((vm->memory && vm->memory->demotions_in_flight != 0) ||
+                             (vm->by_kernel() && vm->by_kernel()->moves_in_flight != 0));
     });
   };
   const Bytes total = far();
@@ -141,11 +142,11 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
     // Once more when all have ended: a drop that was under way may have made a page far since.
     for (const auto& vm : vms) {
       if (*under_way != 0 && vm == vms.front()) break;
-      if (vm->workload) {
+      if (vm->by_kernel()) {
         context_.swap_mover->bring_home(
-            vm->workload, [&](Bytes) { return !context_.stopping && std::chrono::steady_clock::now() < deadline; });
-        continue;
+            vm->by_kernel(), [&](Bytes) { return !context_.stopping && std::chrono::steady_clock::now() < deadline; });
       }
+      if (vm->workload) continue;
       for (const auto& object : vm->memory->objects) {
         ++*under_way;
         context_.pager->restore(vm->memory, object.get(), {PageRun{PageIndex{0}, object->map->pages().value}},

@@ -58,6 +58,14 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
                          {"changed_behind_protection", counters.verify_failures},
                          {"out_of_memory", counters.out_of_memory}};
   sample.fault_stall = Nanoseconds{static_cast<std::int64_t>(counters.stall_ns.load())};
+  if (vm.beside) {
+    const WorkloadCounters& kernel = vm.beside->counters;
+    sample.demoted += pages(kernel.demoted_pages);
+    sample.promoted_demand += pages(kernel.refaulted_pages);
+    sample.promoted_restore += pages(kernel.restored_pages);
+    sample.faults_far += kernel.swap_ins;
+    sample.fault_stall += Nanoseconds{static_cast<std::int64_t>(kernel.stall_ns.load())};
+  }
   return sample;
 }
 

@@ -59,8 +59,8 @@ void add_account(const Context& context, const PagedVm& memory, VmStatus& status
   status.mechanism = "pager";
   const pool::StoreUsage usage = context.pool->usage();
   if (usage.pages.value != 0) {
-    const double share =
-        static_cast<double>(status.memory.far.value) / static_cast<double>(to_bytes(usage.pages).value);
+    const Bytes far = saturating_sub(status.memory.far, status.far_swapped);
+    const double share = static_cast<double>(far.value) / static_cast<double>(to_bytes(usage.pages).value);
     status.far_stored = Bytes{static_cast<std::uint64_t>(static_cast<double>(usage.used.value) * std::min(1.0, share))};
   }
   status.metadata = metadata_of(memory);
@@ -82,10 +82,24 @@ std::vector<VmMappingStatus> mappings_of(const Workload& workload) {
   return list;
 }
 
+// What of the VM is in the kernel's tier takes there.
+Bytes stored_of_swapped(const Context& context, Bytes swapped) {
+  const double ratio = kernel_tier_ratio(context.swap_mover->tier().kernel);
+  return Bytes{static_cast<std::uint64_t>(static_cast<double>(swapped.value) * ratio)};
+}
+
+// What the kernel moved of a VM that the pager moves as well.
+void add_beside(const Context& context, const Workload& beside, VmStatus& status) {
+  status.far_stored += stored_of_swapped(context, status.far_swapped);
+  status.metadata += beside.footprint();
+  status.faults += beside.counters.swap_ins;
+  status.demoted += to_bytes(PageCount{beside.counters.demoted_pages});
+  status.promoted += to_bytes(PageCount{beside.counters.refaulted_pages + beside.counters.restored_pages});
+}
+
 void add_account(const Context& context, const Workload& workload, VmStatus& status) {
   status.mechanism = "kernel";
-  const double ratio = context.swap_mover->tier().kernel.ratio();
-  status.far_stored = Bytes{static_cast<std::uint64_t>(static_cast<double>(status.memory.far.value) * ratio)};
+  status.far_stored = stored_of_swapped(context, status.far_swapped);
   status.metadata = workload.footprint();
   const auto latency = context.swap_mover->fault_times().snapshot();
   status.fault_p50 = latency.percentile(0.5);
@@ -98,7 +112,13 @@ void add_account(const Context& context, const Workload& workload, VmStatus& sta
 }  // namespace
 
 VmMemory memory_of(const ManagedVm& vm) {
-  return vm.workload ? memory_of(*vm.workload) : memory_of(*vm.memory);
+  if (vm.workload) return memory_of(*vm.workload);
+  VmMemory memory = memory_of(*vm.memory);
+  // To the pager it is resident.
+  const Bytes swapped = std::min(vm.swapped(), memory.resident);
+  memory.resident = memory.resident - swapped;
+  memory.far += swapped;
+  return memory;
 }
 
 VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappings) {
@@ -112,8 +132,10 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.origin = word(vm.origin);
   status.adopted_at = vm.adopted_at;
   status.memory = memory_of(vm);
+  status.far_swapped = std::min(vm.swapped(), status.memory.far);
   if (with_mappings) status.mappings = vm.workload ? mappings_of(*vm.workload) : vm.mappings;
   vm.workload ? add_account(context, *vm.workload, status) : add_account(context, *vm.memory, status);
+  if (vm.beside) add_beside(context, *vm.beside, status);
   const std::lock_guard lock(vm.mutex);
   status.policy = vm.policy;
   status.held = vm.held;
@@ -230,9 +252,8 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
     say.push_back("Nothing may move: " + immovable->message + " " + immovable->remedy);
   if (vm.memory && vm.memory->restless)
     say.emplace_back(
-        "Its private memory stays local from now on: it unmaps or moves memory that is managed, so that no address of "
-        "it "
-        "is safe to drop.");
+        "Its private memory goes to no pool from now on: it unmaps or moves memory that is managed, so that no address "
+        "of it is safe to drop.");
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");
   if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
   if (!context.clerk->holding()) say.emplace_back("Nothing moves out: " + context.clerk->trouble() + ".");
@@ -249,6 +270,10 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
   if (vm.workload) {
     explain_kernel_tier(context, say);
     return explanation;
+  }
+  if (vm.beside && status.far_swapped != Bytes{}) {
+    say.push_back(short_text(status.far_swapped) + " of what is far is in the kernel's tier, the rest in the pool.");
+    explain_kernel_tier(context, say);
   }
   if (const auto remote = context.pool->remote(); remote && remote->expired_slices != 0)
     say.emplace_back(

@@ -38,14 +38,13 @@ HeatHistory::Column HeatHistory::Sum::column(unsigned) const {
 }
 
 // Each object gets stretches in proportion to its size, and one at least; where there are more objects than stretches,
-// the last ones are left out of the picture.
+// the last ones share one.
 std::vector<HeatHistory::Bucket> HeatHistory::divide(std::span<const std::uint64_t> regions) {
   std::vector<Bucket> buckets;
-  const std::size_t objects = std::min(regions.size(), kMostHeatBuckets);
-  const std::uint64_t whole =
-      std::accumulate(regions.begin(), regions.begin() + static_cast<std::ptrdiff_t>(objects), std::uint64_t{0});
-  if (whole == 0) return buckets;
-  const std::size_t spare = kMostHeatBuckets - objects;
+  const std::size_t objects = regions.size() <= kMostHeatBuckets ? regions.size() : kMostHeatBuckets - 1;
+  const auto rest = regions.begin() + static_cast<std::ptrdiff_t>(objects);
+  const std::uint64_t whole = std::accumulate(regions.begin(), rest, std::uint64_t{0});
+  const std::size_t spare = regions.size() > objects ? 0 : kMostHeatBuckets - objects;
   for (std::size_t o = 0; o < objects; ++o) {
     if (regions[o] == 0) continue;
     const auto share = static_cast<std::uint64_t>(static_cast<double>(spare) * static_cast<double>(regions[o]) /
@@ -53,8 +52,11 @@ std::vector<HeatHistory::Bucket> HeatHistory::divide(std::span<const std::uint64
     const std::uint64_t wanted = std::min(regions[o], 1 + share);
     const std::uint64_t each = (regions[o] + wanted - 1) / wanted;
     for (std::uint64_t first = 0; first < regions[o]; first += each)
-      buckets.push_back({static_cast<std::uint32_t>(o), first, std::min(each, regions[o] - first)});
+      buckets.push_back({static_cast<std::uint32_t>(o), first, std::min(each, regions[o] - first), 1});
   }
+  if (const std::uint64_t others = std::accumulate(rest, regions.end(), std::uint64_t{0}); others != 0)
+    buckets.push_back(
+        {static_cast<std::uint32_t>(objects), 0, others, static_cast<std::uint32_t>(regions.size() - objects)});
   return buckets;
 }
 
@@ -65,6 +67,8 @@ void HeatHistory::set_layout(std::span<const std::uint64_t> regions) {
   sweep_ = {};
   bucket_ = 0;
   region_ = 0;
+  rest_object_ = 0;
+  rest_begin_ = 0;
   // Where each new stretch's middle lay before.
   std::array<std::size_t, kMostHeatBuckets> from{};
   from.fill(kMostHeatBuckets);
@@ -86,12 +90,22 @@ void HeatHistory::set_layout(std::span<const std::uint64_t> regions) {
   });
 }
 
+std::pair<std::uint32_t, std::uint64_t> HeatHistory::here() {
+  const Bucket& bucket = buckets_[bucket_];
+  if (bucket.objects == 1) return {bucket.object, bucket.first + region_};
+  if (region_ == 0) rest_object_ = 0, rest_begin_ = 0;
+  while (region_ - rest_begin_ >= layout_[bucket.object + rest_object_])
+    rest_begin_ += layout_[bucket.object + rest_object_++];
+  return {bucket.object + rest_object_, region_ - rest_begin_};
+}
+
 void HeatHistory::sweep(MonoTime now, const std::function<Look(std::uint32_t, std::uint64_t)>& look) {
   std::uint64_t whole = 0;
   for (const Bucket& bucket : buckets_) whole += bucket.regions;
   for (std::uint64_t left = (whole + kSweepTicks - 1) / kSweepTicks; left > 0; --left) {
     const Bucket& bucket = buckets_[bucket_];
-    const Look seen = look(bucket.object, bucket.first + region_);
+    const auto [object, region] = here();
+    const Look seen = look(object, region);
     const auto pages = static_cast<float>(seen.resident + seen.far);
     sweep_.uses[bucket_] += std::isfinite(seen.rate) ? std::max(seen.rate, 0.0f) * pages : 0;
     sweep_.pages[bucket_] += pages;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -17,11 +18,13 @@ inline constexpr std::size_t kMostHeatBuckets = 64;
 
 class HeatHistory {
  public:
-  // A stretch of one memory object. The last one may stand for all objects that found no place of their own.
+  // A stretch of one memory object. With more objects than stretches the last one stands for all that found no place of
+  // their own.
   struct Bucket {
     std::uint32_t object = 0;
     std::uint64_t first = 0;  // region
     std::uint64_t regions = 0;
+    std::uint32_t objects = 1;  // that it stands for, whole ones if more than one: `object` and those behind it
     bool operator==(const Bucket&) const = default;
   };
   // What is known of a region now.
@@ -60,13 +63,17 @@ class HeatHistory {
   };
 
   static std::vector<Bucket> divide(std::span<const std::uint64_t> regions);
+  // The object and its region that the sweep has come to.
+  std::pair<std::uint32_t, std::uint64_t> here();
 
   std::vector<std::uint64_t> layout_;
   std::vector<Bucket> buckets_;
   CoarseningSeries<Sum, Column> series_;
   Sum sweep_;
   std::size_t bucket_ = 0;
-  std::uint64_t region_ = 0;  // within the bucket
+  std::uint64_t region_ = 0;       // within the bucket
+  std::uint32_t rest_object_ = 0;  // of a bucket of several objects: behind the first, and where it begins
+  std::uint64_t rest_begin_ = 0;
 };
 
 }  // namespace tidepool::daemon

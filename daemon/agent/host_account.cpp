@@ -42,8 +42,8 @@ HostOverhead overhead_of(const Context& context) {
   overhead.kernel = kernel_tier_dram(context);
   overhead.frames = context.pager->buffers();
   Bytes counted = usage.process_memory + overhead.frames;
-  for (const auto& vm : context.vms.workloads()) {
-    const Bytes regions = vm->workload->footprint();
+  for (const auto& vm : context.vms.by_kernel()) {
+    const Bytes regions = vm->by_kernel()->footprint();
     overhead.metadata += regions;
     counted += regions;
   }

@@ -7,13 +7,18 @@
 namespace tidepool::daemon {
 namespace {
 
+// Until enough is stored to tell. A tier that counted as costing all that it saves would never be tried where memory is
+// worth something.
+constexpr Bytes kTooLittle{4ull << 20};
+constexpr double kUsualRatio = 0.5;
+
 Bytes part_of(Bytes bytes, double ratio) {
   return Bytes{static_cast<std::uint64_t>(static_cast<double>(bytes.value) * ratio)};
 }
 
 Bytes far_of(const Context& context) {
   Bytes far;
-  for (const auto& vm : context.vms.workloads()) far += vm->workload->memory().far;
+  for (const auto& vm : context.vms.by_kernel()) far += vm->swapped();
   return far;
 }
 
@@ -37,12 +42,16 @@ std::optional<Finding> against_kernel_tier(SwapUse use, const kernel::KernelTier
   return std::nullopt;
 }
 
+double kernel_tier_ratio(const kernel::KernelTier& tier) {
+  return tier.kind != kernel::SwapKind::kDisk && tier.stored < kTooLittle ? kUsualRatio : tier.ratio();
+}
+
 policy::TierView kernel_tier_view(const Context& context) {
   const TierState state = context.swap_mover->tier();
   policy::TierView view;
   view.name = "kernel";
   view.host_dram = state.kernel.kind != kernel::SwapKind::kDisk;
-  view.ratio = view.host_dram ? std::max(0.01, state.kernel.ratio()) : 1;
+  view.ratio = view.host_dram ? std::max(0.01, kernel_tier_ratio(state.kernel)) : 1;
   view.used = view.host_dram ? state.kernel.dram : saturating_sub(state.kernel.size, state.kernel.free);
   view.capacity = view.used + part_of(state.kernel.free, view.ratio);
   view.foreign = saturating_sub(view.used, kernel_tier_dram(context));

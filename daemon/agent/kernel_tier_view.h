@@ -15,6 +15,9 @@ std::optional<Finding> against_kernel_tier(SwapUse use, const kernel::KernelTier
 // Not usable until its costs have been measured.
 policy::TierView kernel_tier_view(const Context& context);
 
+// Bytes of DRAM for a byte in it; while hardly anything is, what is usual.
+double kernel_tier_ratio(const kernel::KernelTier& tier);
+
 KernelTierStatus kernel_tier_status(const Context& context);
 
 // DRAM that workloads' pages take in it: our pages at the ratio that the tier has as a whole.

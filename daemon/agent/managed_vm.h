@@ -54,6 +54,8 @@ struct ManagedVm {
   // Exactly one of the two: who moves its memory, the pager or the kernel on our word.
   std::shared_ptr<PagedVm> memory;
   std::shared_ptr<Workload> workload;
+  // Beside the pager: its private memory, which the kernel may move as well; null where that is not wanted.
+  std::shared_ptr<Workload> beside;
   std::vector<PlacedFoothold> footholds;
   std::vector<std::string> held_names;  // descriptors that the holder has
   bool in_pool = false;                 // has a store of its name there
@@ -71,7 +73,13 @@ struct ManagedVm {
 
   VmId number() const { return memory ? memory->id : workload ? workload->id : VmId{}; }
   bool dead() const { return memory ? memory->dead : workload->dead; }
-  void allow_demotion(bool allowed) { (memory ? memory->demotion_allowed : workload->demotion_allowed) = allowed; }
+  // What of it the kernel moves.
+  const std::shared_ptr<Workload>& by_kernel() const { return workload ? workload : beside; }
+  Bytes swapped() const { return by_kernel() ? by_kernel()->memory().far : Bytes{}; }
+  void allow_demotion(bool allowed) {
+    if (memory) memory->demotion_allowed = allowed;
+    if (by_kernel()) by_kernel()->demotion_allowed = allowed;
+  }
 };
 
 // All adopted VMs, by name. Thread-safe.
@@ -125,10 +133,10 @@ class VmRegistry {
     std::erase_if(list, [](const auto& vm) { return vm->memory == nullptr; });
     return list;
   }
-  // Those whose memory the kernel moves.
-  std::vector<std::shared_ptr<ManagedVm>> workloads() const {
+  // Those of which the kernel moves something.
+  std::vector<std::shared_ptr<ManagedVm>> by_kernel() const {
     auto list = all();
-    std::erase_if(list, [](const auto& vm) { return vm->workload == nullptr; });
+    std::erase_if(list, [](const auto& vm) { return vm->by_kernel() == nullptr; });
     return list;
   }
   std::vector<std::shared_ptr<ManagedVm>> all() const {

@@ -162,8 +162,8 @@ void PolicyDriver::tick() {
 }
 
 void PolicyDriver::take_demotion_news() {
-  for (const auto& vm : context_.vms.workloads()) {
-    for (const SwapMoveNews& news : vm->workload->take_news()) {
+  for (const auto& vm : context_.vms.by_kernel()) {
+    for (const SwapMoveNews& news : vm->by_kernel()->take_news()) {
       const std::lock_guard lock(engine_mutex_);
       if (news.over) {
         engine_.ended(vm->number(), news.region, news.pages, news.stayed);
@@ -252,8 +252,18 @@ bool PolicyDriver::order_out(const ManagedVm& vm, const policy::Move& move) {
   const std::lock_guard lock(vm.mutex);
   if (vm.policy.mode != Mode::kActive) return false;
   if (vm.workload) return context_.swap_mover->demote(vm.workload, move.region, move.units);
-  return move.region.object < vm.memory->objects.size() &&
-         context_.pager->demote(vm.memory, region_of(*vm.memory, move));
+  if (move.region.object >= vm.memory->objects.size()) return false;
+  if (move.tier == kKernelTier) return vm.beside && context_.swap_mover->demote(vm.beside, move.region, move.units);
+  const RegionToDemote region = region_of(*vm.memory, move);
+  if (move.reason != policy::Reason::kDeeper) return context_.pager->demote(vm.memory, region);
+  // What the pager demotes has to be there: it comes out of swap first.
+  const auto onwards = [pager = context_.pager.get(), memory = vm.memory, region](const SwapMover::RegionPages& home) {
+    if (home.none()) return;
+    RegionToDemote those = region;
+    those.only = std::make_shared<const SwapMover::RegionPages>(home);
+    (void)pager->demote(memory, those);
+  };
+  return vm.beside && context_.swap_mover->restore(vm.beside, move.region, move.units, onwards);
 }
 
 void PolicyDriver::act(const policy::Plan& plan) {
@@ -269,7 +279,7 @@ void PolicyDriver::act(const policy::Plan& plan) {
   }
   for (const policy::Move& move : plan.restores) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm != nullptr && vm->workload) (void)context_.swap_mover->restore(vm->workload, move.region, move.units);
+    if (vm != nullptr && vm->by_kernel()) (void)context_.swap_mover->restore(vm->by_kernel(), move.region, move.units);
     if (vm == nullptr || !vm->memory || move.region.object >= vm->memory->objects.size()) continue;
     context_.pager->restore(vm->memory, vm->memory->objects[move.region.object].get(),
                             {PageRun{PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}},
@@ -322,8 +332,9 @@ void PolicyDriver::sample() {
   trackers_.set_cpu_per_100_gib(context_.config().limits.tracker_cpu);
   trackers_.set_memory(memory);
   trackers_.round(seen_);
-  for (const auto& vm : context_.vms.workloads())
-    vm->workload->take_refaults(context_.clock.now(), [&](const policy::AccessSample& sample) { seen_.add(sample); });
+  for (const auto& vm : context_.vms.by_kernel())
+    vm->by_kernel()->take_refaults(context_.clock.now(),
+                                   [&](const policy::AccessSample& sample) { seen_.add(sample); });
   samples_dropped_ = seen_.dropped();
   recorder_.take(context_.clock.now(), seen_.samples());
   const std::lock_guard lock(mutex_);

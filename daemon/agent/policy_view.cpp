@@ -81,13 +81,37 @@ bool PolicyView::pool_turned_pages_away(const policy::TierView& pool, MonoTime n
          pool.capacity <= turned_away_capacity_;
 }
 
+// What a wait for a page of the pool costs, of all VMs: they share its ways.
+void PolicyView::price_pool(policy::TierView& pool, MonoTime now) {
+  std::uint64_t stall = 0;
+  std::uint64_t faults = 0;
+  for (const auto& vm : context_.vms.paged()) {
+    stall += vm->memory->counters.stall_ns;
+    faults += vm->memory->counters.faults_far;
+  }
+  VmRates& rates = pool_rates_;
+  // A VM that left took its sums along.
+  const bool grown = faults >= rates.faults + kFewFaults && stall > rates.stall_ns;
+  if (rates.at != MonoTime{} && grown) {
+    const double cost = static_cast<double>(stall - rates.stall_ns) / 1e9 / static_cast<double>(faults - rates.faults);
+    const double passed = std::chrono::duration<double>(now - rates.at).count();
+    rates.fault_cost = rates.fault_cost == 0 ? cost : averaged(rates.fault_cost, cost, passed, kCostAverage);
+  }
+  if (grown || faults < rates.faults || rates.at == MonoTime{})
+    rates.at = now, rates.stall_ns = stall, rates.faults = faults;
+  if (rates.fault_cost > 0)
+    pool.fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(rates.fault_cost));
+}
+
 policy::Snapshot PolicyView::snapshot(const SampleBuffer& samples) {
   policy::Snapshot seen;
   seen.now = context_.clock.now();
   seen.time_of_day = local_time_of_day();
   seen.host = host_view_of(context_);
   seen.host.memory_pressure = memory_pressure(seen.now);
-  if (policy::TierView& pool = seen.host.tiers[kPoolTier]; pool_turned_pages_away(pool, seen.now)) pool.usable = false;
+  policy::TierView& pool = seen.host.tiers[kPoolTier];
+  price_pool(pool, seen.now);
+  if (pool_turned_pages_away(pool, seen.now)) pool.usable = false;
   for (auto& [id, vm] : vms_) vm.seen = false;
   double faults = 0;
   double waited = 0;
@@ -123,8 +147,16 @@ double PolicyView::memory_pressure(MonoTime now) {
 }
 
 void PolicyView::update_rates(ManagedVm& vm, MonoTime now) const {
-  const std::uint64_t stall = vm.memory ? vm.memory->counters.stall_ns : vm.workload->counters.stall_ns;
-  const std::uint64_t faults = vm.memory ? vm.memory->counters.faults_far : vm.workload->counters.swap_ins;
+  std::uint64_t stall = 0;
+  std::uint64_t faults = 0;
+  if (vm.memory) {
+    stall += vm.memory->counters.stall_ns;
+    faults += vm.memory->counters.faults_far;
+  }
+  if (const Workload* by_kernel = vm.by_kernel().get()) {
+    stall += by_kernel->counters.stall_ns;
+    faults += by_kernel->counters.swap_ins;
+  }
   VmRates& rates = vm.rates;
   if (rates.at != MonoTime{}) {
     const double passed = std::chrono::duration<double>(now - rates.at).count();
@@ -148,12 +180,12 @@ void PolicyView::update_rates(ManagedVm& vm, MonoTime now) const {
 void PolicyView::Object::begin(std::uint64_t regions) {
   news.clear();
   // Never true of a region: the first look reports it.
-  if (reported.size() < regions) reported.resize(regions, ~std::uint32_t{0});
+  if (reported.size() < regions) reported.resize(regions, ~std::uint64_t{0});
 }
 
 void PolicyView::Object::report(const policy::RegionNews& region) {
-  const std::uint32_t now =
-      region.resident | std::uint32_t{region.far} << 10 | std::uint32_t{region.incompressible} << 20;
+  const std::uint64_t now = region.resident | std::uint64_t{region.far} << 10 |
+                            std::uint64_t{region.incompressible} << 20 | std::uint64_t{region.shallow} << 30;
   if (now == reported[region.region]) return;
   reported[region.region] = now;
   news.push_back(region);
@@ -165,7 +197,7 @@ void PolicyView::find_news(const SwapRegions& regions, Object& object) {
     object.report({r, regions.at(r).resident, regions.at(r).far(), 0});
 }
 
-void PolicyView::find_news(PageMap& map, Object& object) {
+void PolicyView::find_news(PageMap& map, const SwapRegions* beside, Object& object) {
   const std::uint64_t regions = map.regions();
   object.begin(regions);
   // A page that changes twice at once may be counted out before it is counted in.
@@ -179,6 +211,12 @@ void PolicyView::find_news(PageMap& map, Object& object) {
                             pages(counters.incompressible)};
     // Counted one after the other: a page on its way may be in both.
     news.far = std::min(news.far, static_cast<std::uint16_t>(kPagesPerRegion - news.resident));
+    // What is in swap is resident to the pager. Of what is on its way between the two, somebody may be behind.
+    if (beside != nullptr && r < beside->count()) {
+      news.shallow = std::min(news.resident, beside->at(static_cast<std::uint32_t>(r)).far());
+      news.resident = static_cast<std::uint16_t>(news.resident - news.shallow);
+      news.far = static_cast<std::uint16_t>(news.far + news.shallow);
+    }
     object.report(news);
   }
 }
@@ -209,27 +247,46 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
   if (vm.workload) {
     look_at(*vm.workload, known, view);
   } else {
-    look_at(*vm.memory, known, view);
+    look_at(vm, known, view);
   }
   view.objects = known.views;
   return view;
 }
 
-void PolicyView::look_at(const PagedVm& memory, Vm& known, policy::VmView& view) {
-  view.tiers = policy::TierMask{1} << kPoolTier;
+void PolicyView::look_at(const ManagedVm& vm, Vm& known, policy::VmView& view) const {
+  const PagedVm& memory = *vm.memory;
+  // Whose addresses do not keep still has nothing dropped; the kernel finds its pages itself.
+  const bool to_pool = !memory.restless || memory.has_shared_memory();
+  // Of shared memory the page tables do not show what is in swap.
+  const bool to_kernel = vm.beside && context_.config().kernel_tier.beside_pool && !memory.has_shared_memory();
+  view.tiers = policy::TierMask{to_pool} << kPoolTier | policy::TierMask{to_kernel} << kKernelTier;
   view.spares = true;
-  view.held = view.held || memory.drops_overdue != 0 || (memory.restless && !memory.has_shared_memory());
+  view.held = view.held || memory.drops_overdue != 0 || view.tiers == 0;
   const auto bytes = [&](PageState state) { return to_bytes(PageCount{memory.count(state)}); };
   view.leaving = bytes(PageState::kDemoting) + bytes(PageState::kDropping);
   view.resident = bytes(PageState::kResident) + bytes(PageState::kResidentClean) + view.leaving;
   view.far = bytes(PageState::kFar) + bytes(PageState::kFetching);
   view.promised = view.resident + view.far + bytes(PageState::kUntouched) + bytes(PageState::kReleased);
+  if (vm.beside) {
+    const Bytes swapped = std::min(vm.beside->memory().far, saturating_sub(view.resident, view.leaving));
+    view.resident = view.resident - swapped;
+    view.far += swapped;
+    view.shallow_tier = kKernelTier;
+    view.shallow = swapped;
+  }
   // What is on its way there has no place yet.
   if (const auto room = memory.store->leased_room())
     view.leased = {policy::TierMask{1} << kPoolTier, saturating_sub(*room, bytes(PageState::kDemoting))};
   known.objects.resize(memory.objects.size());
   for (std::size_t i = 0; i < memory.objects.size(); ++i) {
-    find_news(*memory.objects[i]->map, known.objects[i]);
+    const bool swaps = vm.beside && vm.beside->first_object() == i;
+    if (swaps) {
+      vm.beside->for_each([&](const WorkloadProcess& process) {
+        find_news(*memory.objects[i]->map, &process.regions, known.objects[i]);
+      });
+    } else {
+      find_news(*memory.objects[i]->map, nullptr, known.objects[i]);
+    }
     known.views.push_back({static_cast<std::uint32_t>(i), memory.objects[i]->map->pages(), known.objects[i].news});
   }
 }

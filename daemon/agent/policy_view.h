@@ -45,7 +45,7 @@ class PolicyView {
  private:
   // Of one memory object: what was reported of each region, and what is news.
   struct Object {
-    std::vector<std::uint32_t> reported;  // resident, far and incompressible pages, ten bits each
+    std::vector<std::uint64_t> reported;  // resident, far, incompressible and shallow pages, ten bits each
     std::vector<policy::RegionNews> news;
 
     void begin(std::uint64_t regions);
@@ -60,16 +60,19 @@ class PolicyView {
   policy::VmView view_of(ManagedVm& vm);
   void update_rates(ManagedVm& vm, MonoTime now) const;
   double memory_pressure(MonoTime now);
+  void price_pool(policy::TierView& pool, MonoTime now);
   bool pool_turned_pages_away(const policy::TierView& pool, MonoTime now);
-  static void look_at(const PagedVm& memory, Vm& known, policy::VmView& view);
+  void look_at(const ManagedVm& vm, Vm& known, policy::VmView& view) const;
   static void look_at(const Workload& workload, Vm& known, policy::VmView& view);
-  static void find_news(PageMap& map, Object& object);
+  // `beside`: the same memory in the kernel's account, or null.
+  static void find_news(PageMap& map, const SwapRegions* beside, Object& object);
   static void find_news(const SwapRegions& regions, Object& object);
 
   Context& context_;
   std::map<VmId, Vm> vms_;
   std::chrono::microseconds pressure_total_{0};
   MonoTime pressure_at_{};
+  VmRates pool_rates_;  // of all VMs' waits for the pool together
   std::uint64_t pages_turned_away_ = 0;
   MonoTime turned_away_at_{};
   Bytes turned_away_capacity_;

@@ -78,8 +78,11 @@ void VmViews::feed(const ManagedVm& vm, const policy::VmHeat& heat, MonoTime now
       const std::uint16_t count = counter.load(std::memory_order_relaxed);
       return count > kPagesPerRegion ? 0 : count;  // counted out before it is counted in
     };
-    return HeatHistory::Look{heat.rate_at(object, static_cast<std::uint32_t>(region)), pages(counters.resident),
-                             pages(counters.far)};
+    const std::uint32_t resident = pages(counters.resident);
+    const std::uint32_t swapped =
+        vm.beside ? std::min(resident, vm.beside->far_at({object, static_cast<std::uint32_t>(region)})) : 0;
+    return HeatHistory::Look{heat.rate_at(object, static_cast<std::uint32_t>(region)), resident - swapped,
+                             pages(counters.far) + swapped};
   });
   if (now < history.next_size) return;
   history.next_size = now + kSizePeriod;
@@ -126,14 +129,15 @@ Heatmap VmViews::heatmap(const ManagedVm& vm, Nanoseconds last) const {
   for (const HeatHistory::Bucket& bucket : buckets) {
     Heatmap::Stretch stretch;
     stretch.object = bucket.object;
+    stretch.objects = bucket.objects;
     stretch.offset = to_bytes(PageCount{bucket.first * kPagesPerRegion});
     std::uint64_t pages = bucket.regions * kPagesPerRegion;
-    if (bucket.object < vm.memory->objects.size()) {
+    if (bucket.objects == 1 && bucket.object < vm.memory->objects.size()) {
       const std::uint64_t all = vm.memory->objects[bucket.object]->map->pages().value;
       pages = std::min(pages, all - std::min(all, bucket.first * kPagesPerRegion));
     }
     stretch.size = to_bytes(PageCount{pages});
-    stretch.address = address_of(*vm.memory, bucket.object, bucket.first);
+    if (bucket.objects == 1) stretch.address = address_of(*vm.memory, bucket.object, bucket.first);
     map.stretches.push_back(stretch);
   }
   return map;

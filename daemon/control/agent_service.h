@@ -182,9 +182,10 @@ struct VmStatus {
   std::string hold_reason;
   VmPolicy policy;
   VmMemory memory;
-  Bytes far_stored;  // what the far copies occupy in the pool
-  Bytes metadata;    // page map and bookkeeping
-  double stall = 0;  // share of time waited for far pages, last minute
+  Bytes far_swapped;  // of what is far, what is in the kernel's tier
+  Bytes far_stored;   // what the far copies occupy, in the pool and in the kernel's tier
+  Bytes metadata;     // page map and bookkeeping
+  double stall = 0;   // share of time waited for far pages, last minute
   double faults_per_second = 0;
   std::chrono::nanoseconds fault_p50{0};
   std::chrono::nanoseconds fault_p99{0};
@@ -366,7 +367,7 @@ struct FitReport {
   std::string arithmetic;  // the sum, for people
 };
 
-// Where the kernel puts the pages of workloads (mechanism "kernel").
+// Where the kernel puts pages.
 struct KernelTierStatus {
   std::string kind;                        // "none", "zram", "zswap", "disk"
   std::string refused;                     // why nothing may go there: a code; empty when it may
@@ -374,7 +375,7 @@ struct KernelTierStatus {
   Bytes free;                              // of it
   Bytes stored;                            // pages of everybody on this host
   Bytes dram;                              // what they take of its DRAM
-  Bytes far;                               // of stored, what is of adopted workloads
+  Bytes far;                               // of stored, what is of adopted VMs and workloads
   std::chrono::nanoseconds fault_cost{0};  // measured by a probe; 0: not yet
   std::chrono::nanoseconds store_cost{0};
   std::string trouble;  // why they could not be measured last time

@@ -12,6 +12,7 @@ json::object to_json(const Heatmap& map) {
   json::array stretches;
   for (const Heatmap::Stretch& each : map.stretches)
     stretches.push_back({{"object", each.object},
+                         {"objects", each.objects},
                          {"offset_bytes", each.offset.value},
                          {"size_bytes", each.size.value},
                          {"address", each.address ? json::value(*each.address) : json::value(nullptr)}});

@@ -208,6 +208,7 @@ json::object to_json(const VmStatus& vm) {
           {"hold_reason", vm.hold_reason},
           {"settings", to_json(vm.policy)},
           {"memory", memory_of(vm.memory)},
+          {"far_swapped_bytes", vm.far_swapped.value},
           {"far_stored_bytes", vm.far_stored.value},
           {"metadata_bytes", vm.metadata.value},
           {"stall", vm.stall},

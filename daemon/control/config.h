@@ -180,6 +180,7 @@ struct Config {
 
   struct KernelTierUse {
     SwapUse swap = SwapUse::kAuto;
+    bool beside_pool = true;  // private memory that the pager manages may go there too
     bool operator==(const KernelTierUse&) const = default;
   } kernel_tier;
 

@@ -145,6 +145,7 @@ std::vector<ConfigField> behaviour_fields() {
       at_start("pool.controller.key", path(true), MEMBER(controller.key)),
       at_start("pool.controller.authority", path(true), MEMBER(controller.authority)),
       live("pool.kernel.swap", choice<SwapUse>(kSwapUses), MEMBER(kernel_tier.swap)),
+      live("pool.kernel.beside_pool", boolean(), MEMBER(kernel_tier.beside_pool)),
       at_start("pager.fault_threads", count<unsigned>(1, 64), MEMBER(pager.fault_threads)),
       at_start("pager.grace", duration(), MEMBER(pager.grace)),
       live("policy.tick", duration(), MEMBER(policy.tick)),

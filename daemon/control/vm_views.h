@@ -17,9 +17,11 @@ inline constexpr std::chrono::milliseconds kUsualView = std::chrono::hours(1);
 
 // Heat by address and time. Means over a stretch of memory and a column's time.
 struct Heatmap {
-  // A stretch of one memory object, which may be mapped at several places or at none now.
+  // A stretch of one memory object, which may be mapped at several places or at none now. Of a VM with very many
+  // objects the last stretch stands for several whole ones, `object` and those behind it.
   struct Stretch {
     std::uint32_t object = 0;
+    std::uint32_t objects = 1;
     Bytes offset;  // within the object
     Bytes size;
     std::optional<std::uint64_t> address;  // of its begin in the VM's process, where it is mapped

@@ -8,6 +8,7 @@
 // Looking: PAGEMAP_SCAN in slices, within a budget of CPU time.
 #pragma once
 
+#include <bitset>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -49,6 +50,8 @@ class SwapMover {
   static constexpr std::size_t kMostQueued = 4096;     // regions, of all workloads
   static constexpr std::size_t kMostProcesses = 1024;  // of one workload
   static constexpr std::uint32_t kRegionsAtOnce = 64;  // looked at in one call of the kernel
+  using RegionPages = std::bitset<policy::kRegionPages>;
+  using Then = std::function<void(const RegionPages&)>;
 
   SwapMover(const kernel::KernelRoots& roots, SwapMoverHooks hooks);
   ~SwapMover();
@@ -62,12 +65,17 @@ class SwapMover {
   // more). From here on it is looked at and may be moved.
   Result<std::shared_ptr<Workload>> adopt(const std::vector<pid_t>& pids, std::string cgroup,
                                           Workload::Members members);
+  // The private memory that the pager manages of one process, as a second place for its pages. `number` is the VM's.
+  Result<std::shared_ptr<Workload>> adopt_beside(VmId number, pid_t pid, BesidePager beside);
   // Nothing of it is touched any more when this returns.
   void forget(const std::shared_ptr<Workload>& workload);
 
   // False when nothing more is taken on now.
   bool demote(const std::shared_ptr<Workload>& workload, policy::RegionId region, policy::UnitMask units);
-  bool restore(const std::shared_ptr<Workload>& workload, policy::RegionId region, policy::UnitMask units);
+  // `then`, unless it is empty, runs on the mover's thread when what could be brought is home, with these pages; never
+  // after forget.
+  bool restore(const std::shared_ptr<Workload>& workload, policy::RegionId region, policy::UnitMask units,
+               Then then = {});
   // All of it, on the caller's thread; returns the bytes that are still far. `go_on` is asked between regions.
   Bytes bring_home(const std::shared_ptr<Workload>& workload, const std::function<bool(Bytes left)>& go_on);
 
@@ -82,25 +90,30 @@ class SwapMover {
     std::shared_ptr<Workload> workload;
     policy::RegionId region;
     policy::UnitMask units;
-    bool home;
+    bool home = false;
+    Then then;
   };
   // Of a process, what is needed to act on it without holding its workload's lock.
   struct Grip {
     kernel::ProcessId id;
     std::shared_ptr<const UniqueFd> pidfd;
     std::shared_ptr<const kernel::Pagemap> pagemap;
-    std::vector<AddressRange> parts;
-    std::uint64_t start = 0;  // of the first region
+    std::vector<SwapPiece> parts;
+    std::uint64_t first = 0;  // page of the region
+    std::uint32_t place = 0;  // of the process in its workload
   };
 
   void run();
   bool carry_out_next();
   void carry_out(const Order& order);
   void move_out(Workload& workload, const Order& order, const Grip& grip);
-  void move_home(Workload& workload, policy::RegionId region, const Grip& grip);
+  RegionPages move_home(Workload& workload, policy::RegionId region, const Grip& grip);
   std::optional<Grip> grip_of(Workload& workload, policy::RegionId region, policy::UnitMask units) const;
   // Looks at a run of regions and puts it into the account.
   void look(Workload& workload, std::uint32_t object, std::uint32_t first, std::uint32_t count);
+  void look_at_all(Workload& workload);
+  void take_into_care(const std::shared_ptr<Workload>& workload);
+  bool worth_a_look(const Workload& workload) const;
   void look_around();
   bool look_further(Workload& workload, telemetry::Spending& spending);
   void refresh();
@@ -108,6 +121,9 @@ class SwapMover {
   bool refresh(Workload& workload, std::uint32_t object);
   // `judged`: somebody has found already that it may.
   void join(Workload& workload, pid_t pid, bool judged);
+  // What counts of a process's memory, given its mappings. True when that is news.
+  static bool set_memory(const Workload& workload, SwapRegions& regions, std::vector<AddressRange> mappings,
+                         SharedLayout layout);
   void probe();
   std::vector<std::shared_ptr<Workload>> workloads() const;
 

@@ -8,24 +8,10 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr std::uint64_t kRegionBytes = policy::kRegionPages * kPageSize;
-constexpr std::uint64_t kUnitBytes = policy::kUnitPages * kPageSize;
 constexpr std::size_t kTreeNode = 48;  // of by_start_, about
 
 constexpr std::uint64_t region_start(std::uint64_t address) {
   return address & ~(kRegionBytes - 1);
-}
-
-// Adds to `out` what of `range` is in the mappings.
-void cut(const std::vector<AddressRange>& mappings, AddressRange range, std::vector<AddressRange>& out) {
-  auto at = std::ranges::upper_bound(mappings, range.start, {}, &AddressRange::end);
-  for (; at != mappings.end() && at->start < range.end; ++at) {
-    const AddressRange part{std::max(at->start, range.start), std::min(at->end, range.end)};
-    if (!out.empty() && out.back().end == part.start) {
-      out.back().end = part.end;
-    } else {
-      out.push_back(part);
-    }
-  }
 }
 
 }  // namespace
@@ -51,34 +37,61 @@ bool SwapRegions::set_mappings(std::vector<AddressRange> mappings) {
         break;
       }
       by_start_.emplace(start, count());
-      regions_.push_back({start, 0, 0, {}});
+      regions_.emplace_back();
     }
     mapped_ += Bytes{mapping.size()};
   }
   std::erase_if(mappings_, [](const AddressRange& mapping) { return mapping.empty(); });
+  pieces_.clear();
+  for (const telemetry::TrackedSegment& segment : segments(0)) pieces_.push_back({segment.addresses, segment.first});
+  std::ranges::sort(pieces_, {}, [](const SwapPiece& piece) { return piece.first.value; });
   return true;
 }
 
-std::uint32_t SwapRegions::run_from(std::uint32_t first, std::uint32_t most) const {
-  std::uint32_t length = 0;
-  while (length < most && first + length < count() &&
-         regions_[first + length].start == regions_[first].start + length * kRegionBytes)
-    ++length;
-  return length;
+bool SwapRegions::set_pieces(std::vector<SwapPiece> pieces, PageCount pages) {
+  const std::uint64_t most = std::uint64_t{kMostRegions} * policy::kRegionPages;
+  left_out_ = pages.value > most;
+  const auto wanted = (std::min(pages.value, most) + policy::kRegionPages - 1) / policy::kRegionPages;
+  if (wanted > regions_.size()) regions_.resize(wanted);
+  std::erase_if(pieces,
+                [&](const SwapPiece& piece) { return piece.first.value + piece.pages() > this->pages().value; });
+  std::ranges::sort(pieces, {}, [](const SwapPiece& piece) { return piece.first.value; });
+  if (pieces == pieces_) return false;
+  pieces_ = std::move(pieces);
+  mapped_ = Bytes{};
+  for (const SwapPiece& piece : pieces_) mapped_ += Bytes{piece.addresses.size()};
+  return true;
 }
 
-std::vector<AddressRange> SwapRegions::parts(std::uint32_t first, std::uint32_t count) const {
-  std::vector<AddressRange> parts;
-  const std::uint64_t start = regions_[first].start;
-  cut(mappings_, {start, start + count * kRegionBytes}, parts);
+// Adds to `out` the memory of the pages [first, end).
+void SwapRegions::cut(std::uint64_t first, std::uint64_t end, std::vector<SwapPiece>& out) const {
+  const auto behind = [](const SwapPiece& piece) { return piece.first.value + piece.pages(); };
+  auto at = std::ranges::upper_bound(pieces_, first, {}, behind);
+  for (; at != pieces_.end() && at->first.value < end; ++at) {
+    const std::uint64_t from = std::max(at->first.value, first);
+    const std::uint64_t to = std::min(behind(*at), end);
+    const AddressRange addresses{at->address_of(from), at->address_of(to)};
+    SwapPiece* last = out.empty() ? nullptr : &out.back();
+    if (last != nullptr && last->addresses.end == addresses.start && behind(*last) == from) {
+      last->addresses.end = addresses.end;
+    } else {
+      out.push_back({addresses, PageIndex{from}});
+    }
+  }
+}
+
+std::vector<SwapPiece> SwapRegions::parts(std::uint32_t first, std::uint32_t count) const {
+  std::vector<SwapPiece> parts;
+  cut(std::uint64_t{first} * policy::kRegionPages, (std::uint64_t{first} + count) * policy::kRegionPages, parts);
   return parts;
 }
 
-std::vector<AddressRange> SwapRegions::unit_parts(std::uint32_t region, policy::UnitMask units) const {
-  std::vector<AddressRange> parts;
-  const std::uint64_t start = regions_[region].start;
+std::vector<SwapPiece> SwapRegions::unit_parts(std::uint32_t region, policy::UnitMask units) const {
+  std::vector<SwapPiece> parts;
+  const std::uint64_t start = std::uint64_t{region} * policy::kRegionPages;
   for (std::uint32_t unit = 0; unit < policy::kUnits; ++unit) {
-    if (((units >> unit) & 1) != 0) cut(mappings_, {start + unit * kUnitBytes, start + (unit + 1) * kUnitBytes}, parts);
+    if (((units >> unit) & 1) != 0)
+      cut(start + unit * policy::kUnitPages, start + (unit + 1) * policy::kUnitPages, parts);
   }
   return parts;
 }
@@ -126,12 +139,14 @@ std::uint16_t SwapRegions::take_refaults(std::uint32_t region) {
 
 void SwapRegions::clear() {
   for (std::uint32_t region = 0; region < count(); ++region) take(region, {});
-  set_mappings({});
+  mappings_.clear();
+  pieces_.clear();
+  mapped_ = Bytes{};
 }
 
 Bytes SwapRegions::footprint() const {
   return Bytes{regions_.capacity() * sizeof(Region) + by_start_.size() * kTreeNode +
-               mappings_.capacity() * sizeof(AddressRange)};
+               mappings_.capacity() * sizeof(AddressRange) + pieces_.capacity() * sizeof(SwapPiece)};
 }
 
 }  // namespace tidepool::daemon

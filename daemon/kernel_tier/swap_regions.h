@@ -1,7 +1,9 @@
-// What of one process's private memory is in DRAM and what in the kernel's tier, in regions of 2 MiB of its address
-// space: the account that policy decides by. Fed by looks at the page tables; changes nothing, asks nobody.
+// What of one process's private memory is in DRAM and what in the kernel's tier, in regions of 512 pages: the account
+// that policy decides by. Fed by looks at the page tables; changes nothing, asks nobody.
 //
-// A region's number stays its own as long as the process lives: memory that is mapped later gets higher ones. Regions
+// Pages have numbers of their own. Either they are given here, so that a region is 2 MiB of address space
+// (set_mappings), or somebody else gave them, who has the same memory in an account of another kind (set_pieces). A
+// region's number stays its own as long as the process lives: memory that is mapped later gets higher ones. Regions
 // whose memory was unmapped stay, empty. Not thread-safe.
 #pragma once
 
@@ -24,12 +26,21 @@ struct RegionLook {
   std::bitset<policy::kRegionPages> swapped;
 };
 
+// Memory that lies in one piece, and the number of its first page.
+struct SwapPiece {
+  AddressRange addresses;
+  PageIndex first;
+
+  std::uint64_t pages() const { return addresses.size() >> kPageShift; }
+  std::uint64_t address_of(std::uint64_t page) const { return addresses.start + ((page - first.value) << kPageShift); }
+  bool operator==(const SwapPiece&) const = default;
+};
+
 class SwapRegions {
  public:
   static constexpr std::uint32_t kMostRegions = 1u << 20;  // 2 TiB of address space; what is beyond is left alone
 
   struct Region {
-    std::uint64_t start = 0;  // address, a multiple of 2 MiB
     std::uint16_t resident = 0;
     std::uint16_t refaults = 0;  // pages that came back because they were used, until taken; saturates
     std::bitset<policy::kRegionPages> swapped;
@@ -38,19 +49,19 @@ class SwapRegions {
 
   // The memory that counts from now on, by address and apart, whole pages. True when that is news.
   bool set_mappings(std::vector<AddressRange> mappings);
-  const std::vector<AddressRange>& mappings() const { return mappings_; }
+  // The same, with numbers that are given: `pages` of them, which only grow. No two pieces have a page in common.
+  bool set_pieces(std::vector<SwapPiece> pieces, PageCount pages);
+  const std::vector<AddressRange>& mappings() const { return mappings_; }  // of set_mappings
   Bytes mapped() const { return mapped_; }
   bool left_out() const { return left_out_; }  // there is more than kMostRegions
 
   std::uint32_t count() const { return static_cast<std::uint32_t>(regions_.size()); }
   PageCount pages() const { return PageCount{std::uint64_t{count()} * policy::kRegionPages}; }
   const Region& at(std::uint32_t region) const { return regions_[region]; }
-  // Regions from `first` on, at most `most`, that lie one behind the other in the address space.
-  std::uint32_t run_from(std::uint32_t first, std::uint32_t most) const;
-  // The mapped parts of a run of regions that lie one behind the other; of the units `units` of a single one.
-  std::vector<AddressRange> parts(std::uint32_t first, std::uint32_t count) const;
-  std::vector<AddressRange> unit_parts(std::uint32_t region, policy::UnitMask units) const;
-  // The same as the memory that trackers look at; `object` is put into the segments.
+  // The mapped parts of a run of regions; of the units `units` of a single one.
+  std::vector<SwapPiece> parts(std::uint32_t first, std::uint32_t count) const;
+  std::vector<SwapPiece> unit_parts(std::uint32_t region, policy::UnitMask units) const;
+  // All of it, as the memory that trackers look at; `object` is put into the segments.
   std::vector<telemetry::TrackedSegment> segments(std::uint32_t object) const;
 
   // What a look found. Pages that were swapped and are present were used, unless they were brought home before.
@@ -67,8 +78,11 @@ class SwapRegions {
   Bytes footprint() const;
 
  private:
+  void cut(std::uint64_t first, std::uint64_t end, std::vector<SwapPiece>& out) const;
+
   std::vector<Region> regions_;
-  std::map<std::uint64_t, std::uint32_t> by_start_;
+  std::map<std::uint64_t, std::uint32_t> by_start_;  // of set_mappings
+  std::vector<SwapPiece> pieces_;                    // by page
   std::vector<AddressRange> mappings_;
   Bytes mapped_;
   bool left_out_ = false;

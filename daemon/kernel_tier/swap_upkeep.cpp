@@ -49,8 +49,10 @@ void SwapMover::refresh(Workload& workload) {
     process.alive = false;
     process.regions.clear();
   }
-  workload.counters.swap_ins += swap_ins;
-  workload.counters.stall_ns += swap_ins * static_cast<std::uint64_t>(cost.count());
+  if (!workload.beside_) {
+    workload.counters.swap_ins += swap_ins;
+    workload.counters.stall_ns += swap_ins * static_cast<std::uint64_t>(cost.count());
+  }
   if (!workload.members_) {
     workload.dead = !alive;
     return;
@@ -77,12 +79,19 @@ bool SwapMover::refresh(Workload& workload, std::uint32_t object) {
   auto pagemap = kernel::Pagemap::open(roots_, process.id);
   if (!pagemap) return false;
   std::vector<AddressRange> mappings = swappable_mappings(*maps);
+  SharedLayout layout = workload.beside_ ? workload.beside_->layout() : SharedLayout{};
   const std::lock_guard lock(workload.mutex_);
   process.pagemap = std::make_shared<const kernel::Pagemap>(std::move(*pagemap));
-  process.epoch += process.regions.set_mappings(std::move(mappings)) ? 1 : 0;
+  process.epoch += set_memory(workload, process.regions, std::move(mappings), std::move(layout)) ? 1 : 0;
   process.major_faults = stat->major_faults;
   process.threads = static_cast<unsigned>(std::clamp<std::uint64_t>(stat->threads, 1, 65536));
   return true;
+}
+
+bool SwapMover::set_memory(const Workload& workload, SwapRegions& regions, std::vector<AddressRange> mappings,
+                           SharedLayout layout) {
+  return workload.beside_ ? regions.set_pieces(std::move(layout.pieces), layout.pages)
+                          : regions.set_mappings(std::move(mappings));
 }
 
 // Nothing happens when it is there already, or is nothing to take care of.
@@ -105,7 +114,7 @@ void SwapMover::join(Workload& workload, pid_t pid, bool judged) {
   process.pagemap = std::make_shared<const kernel::Pagemap>(std::move(*pagemap));
   process.major_faults = stat->major_faults;
   process.threads = static_cast<unsigned>(std::clamp<std::uint64_t>(stat->threads, 1, 65536));
-  process.regions.set_mappings(mappings);
+  set_memory(workload, process.regions, mappings, workload.beside_ ? workload.beside_->layout() : SharedLayout{});
   const std::lock_guard lock(workload.mutex_);
   // The place of one that ended, or a new one: as many as were there at once at the most.
   const auto place = std::ranges::find(workload.processes_, false, &WorkloadProcess::alive);

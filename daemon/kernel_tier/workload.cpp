@@ -32,6 +32,13 @@ WorkloadMemory Workload::memory() const {
   return memory;
 }
 
+std::uint32_t Workload::far_at(policy::RegionId region) const {
+  const std::lock_guard lock(mutex_);
+  const std::uint32_t place = region.object - first_object();
+  if (place >= processes_.size() || region.region >= processes_[place].regions.count()) return 0;
+  return processes_[place].regions.at(region.region).far();
+}
+
 unsigned Workload::threads() const {
   const std::lock_guard lock(mutex_);
   unsigned sum = 0;
@@ -76,7 +83,7 @@ void Workload::take_refaults(MonoTime now, const std::function<void(const policy
   refaults_taken_ = now;
   for (std::uint32_t object = 0; object < processes_.size(); ++object) {
     SwapRegions& regions = processes_[object].regions;
-    sample.object = {id, object};
+    sample.object = {id, first_object() + object};
     for (std::uint32_t region = 0; region < regions.count(); ++region) {
       if (regions.at(region).refaults == 0) continue;  // that nothing far was touched goes without saying
       sample.used = regions.take_refaults(region);

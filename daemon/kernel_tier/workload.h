@@ -2,6 +2,9 @@
 // in them, nothing stops them, and nothing has to be taken back. Should the agent end, the kernel goes on serving every
 // page.
 //
+// Or the private memory that the pager manages of a process, which may then go either way: what is in swap is resident
+// to the pager, which never sees it come and go.
+//
 // Threads: the mover's thread changes it; everybody may read. What is read is one moment's.
 #pragma once
 
@@ -9,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,7 +52,7 @@ struct WorkloadCounters {
   std::atomic<std::uint64_t> restored_pages{0};
   std::atomic<std::uint64_t> refaulted_pages{
       0};                                  // found back; pages that went and came between two looks are not in it
-  std::atomic<std::uint64_t> swap_ins{0};  // major faults
+  std::atomic<std::uint64_t> swap_ins{0};  // major faults; beside the pager, whose own count as such: refaulted pages
   std::atomic<std::uint64_t> stall_ns{0};  // estimate: of each, what the probe says that one costs
   std::atomic<std::uint64_t> fruitless_moves{0};  // demotions by which nothing left
 };
@@ -69,6 +73,16 @@ struct WorkloadMemory {
   Bytes untouched() const { return saturating_sub(mapped, resident + far); }
 };
 
+// Memory that the pager manages as well: which of it there is now, in the pager's numbers.
+struct SharedLayout {
+  std::vector<SwapPiece> pieces;
+  PageCount pages;
+};
+struct BesidePager {
+  std::uint32_t object = 0;              // the pager's, and policy's, number of it
+  std::function<SharedLayout()> layout;  // called on the mover's thread until the workload is gone
+};
+
 class Workload {
  public:
   // `members`: the processes that belong to it now, for a control group; empty: it is the one process. It may be called
@@ -77,6 +91,7 @@ class Workload {
 
   Workload(VmId number, std::string group, Members members)
       : id(number), cgroup(std::move(group)), members_(std::move(members)) {}
+  Workload(VmId number, BesidePager beside) : id(number), beside_(std::move(beside)) {}
 
   const VmId id;
   const std::string cgroup;  // empty: one process
@@ -88,12 +103,15 @@ class Workload {
 
   WorkloadMemory memory() const;
   unsigned threads() const;
+  // Pages of one region that are in swap.
+  std::uint32_t far_at(policy::RegionId region) const;
   std::vector<kernel::ProcessId> processes() const;
   bool has(const kernel::ProcessId& process) const;
   Bytes footprint() const;
 
-  // Of each process in turn; the object's number in policy is its position. Never fewer than before. `visit` must not
-  // call back.
+  // The object's number in policy is the process's position, counted from here.
+  std::uint32_t first_object() const { return beside_ ? beside_->object : 0; }
+  // Of each process in turn. Never fewer than before. `visit` must not call back.
   void for_each(const std::function<void(const WorkloadProcess&)>& visit) const;
   // Samples of far pages that came back since they were last taken. One caller.
   void take_refaults(MonoTime now, const std::function<void(const policy::AccessSample&)>& sink);
@@ -106,6 +124,7 @@ class Workload {
   void note(const SwapMoveNews& news);
 
   const Members members_;
+  const std::optional<BesidePager> beside_;
   mutable std::mutex mutex_;
   std::vector<WorkloadProcess> processes_;
   std::vector<SwapMoveNews> news_;

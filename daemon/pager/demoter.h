@@ -14,6 +14,7 @@
 // and picked up when it does; other VMs are not affected.
 #pragma once
 
+#include <bitset>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -46,6 +47,8 @@ struct RegionToDemote {
   std::uint32_t units = ~std::uint32_t{0};
   // Leaves pages alone that came home lately (policy/page_age.h).
   bool spares = true;
+  // Of the region, only these pages; null: all of them.
+  std::shared_ptr<const std::bitset<kPagesPerRegion>> only{};
 };
 
 class Demoter {

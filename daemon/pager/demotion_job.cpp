@@ -38,6 +38,7 @@ DemotionJob::DemotionJob(std::shared_ptr<PagedVm> vm, FaultLoop& loop, const Reg
       first_page_(what.region * kPagesPerRegion),
       units_(what.units),
       spares_(what.spares),
+      only_(what.only),
       ticket_(ticket),
       cookie_(cookie) {
   if (object_->shared) punch_.emplace(object_->file.get());
@@ -103,6 +104,7 @@ bool DemotionJob::freeze(MonoTime now) {
   for (std::size_t slot = 0; !whole && slot < kPagesPerRegion; ++slot) {
     if ((units_ >> (slot / kPagesPerUnit) & 1) == 0) candidates.reset(slot);
   }
+  if (only_ != nullptr) candidates &= *only_;
   claim(candidates, now);
   pages_ = frozen_.count() + clean_.count();
   // Not protected in every address space is not frozen at all.

@@ -160,6 +160,7 @@ class DemotionJob {
   std::uint64_t first_page_;
   std::uint32_t units_;  // as RegionToDemote
   bool spares_;
+  std::shared_ptr<const Slots> only_;
   std::uint16_t ticket_;
   std::uint64_t cookie_;
   std::uint32_t epoch_ = 0;                    // of the VM's address spaces when frozen

@@ -63,8 +63,8 @@ Settings merciless(const Settings& more) {
   return settings;
 }
 
-bool Whole::adopt(pid_t pid, const std::string& name, AddressRange range, const Words& more) {
-  Words words{"vm", "adopt", "--pid", std::to_string(pid), "--name", name, "--mode", "active", "--yes"};
+bool Whole::adopt(pid_t pid, const std::string& name, AddressRange range, const Words& more, const std::string& mode) {
+  Words words{"vm", "adopt", "--pid", std::to_string(pid), "--name", name, "--mode", mode, "--yes"};
   if (!range.empty()) words.insert(words.end(), {"--mapping", hexadecimal(range)});
   words.insert(words.end(), more.begin(), more.end());
   Outcome outcome = tidectl(words);
@@ -73,6 +73,13 @@ bool Whole::adopt(pid_t pid, const std::string& name, AddressRange range, const 
     outcome = tidectl(words);
   EXPECT_EQ(outcome.code, 0) << outcome.all();
   return outcome.code == 0;
+}
+
+bool Whole::adopt_once_measured(pid_t pid, const std::string& name, AddressRange range) {
+  if (!adopt(pid, name, range, {}, "observe")) return false;
+  const bool measured = await([&] { return kernel_tier().at("fault_cost_ns").to_number<std::uint64_t>() > 0; });
+  EXPECT_TRUE(measured) << json::serialize(kernel_tier());
+  return measured && tidectl({"vm", "set", name, "--mode", "active", "--yes"}).code == 0;
 }
 
 void Whole::limit(const std::string& name, Bytes resident) {
@@ -91,6 +98,10 @@ json::object Whole::show(const std::string& name) const {
   boost::system::error_code error;
   const json::value value = json::parse(outcome.out, error);
   return error || !value.is_object() ? json::object{} : value.as_object();
+}
+
+json::object Whole::kernel_tier() const {
+  return json::parse(expect({"pool", "status", "-o", "json"}, 0)).as_object().at("kernel").as_object();
 }
 
 bool Whole::has(const std::string& name) const {

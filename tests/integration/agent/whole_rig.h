@@ -38,13 +38,18 @@ class Whole : public AgentProcess {
   explicit Whole(const Settings& settings = merciless()) : AgentProcess(settings) {}
 
   // Adopts as `name`, active; only `range` of its memory unless that is empty. Fails the test when it is refused.
-  bool adopt(pid_t pid, const std::string& name, AddressRange range = {}, const Words& more = {});
+  bool adopt(pid_t pid, const std::string& name, AddressRange range = {}, const Words& more = {},
+             const std::string& mode = "active");
+  // The same, but nothing moves before it is known what the kernel's tier costs.
+  bool adopt_once_measured(pid_t pid, const std::string& name, AddressRange range);
   // Adoption leaves the process working, and resident only as far as this.
   void limit(const std::string& name, Bytes resident);
   bool release(const std::string& name);
   boost::json::object show(const std::string& name) const;
   // One figure of the VM: "far_bytes" of its memory, "demoted_bytes_total" of itself.
   std::uint64_t figure(const std::string& name, const std::string& key) const;
+  // What `pool status` says of the kernel's tier.
+  boost::json::object kernel_tier() const;
   bool has(const std::string& name) const;
   // Waits until so much has gone out, and come home, since now.
   bool await_moved(const std::string& name, Bytes out, Bytes home) const;

@@ -42,11 +42,6 @@ kernel::ProcessStatus status_of(pid_t pid) {
   return status.value_or(kernel::ProcessStatus{});
 }
 
-json::object pool_of(const Whole& agent) {
-  const std::string text = agent.expect({"pool", "status", "-o", "json"}, 0);
-  return json::parse(text).as_object().at("kernel").as_object();
-}
-
 class Workloads : public testing::Test {
  protected:
   void SetUp() override {
@@ -80,7 +75,7 @@ TEST_F(WorkloadsWithoutSwap, AreRefusedWithTheReasonAndTheRemedy) {
   EXPECT_NE(told.find("no-swap"), std::string::npos) << told;
   EXPECT_NE(told.find("zram"), std::string::npos) << told;
   EXPECT_EQ(agent.tidectl(words).code, 3);
-  EXPECT_EQ(pool_of(agent).at("kind"), "none");
+  EXPECT_EQ(agent.kernel_tier().at("kind"), "none");
   target.finish();
 }
 
@@ -108,8 +103,8 @@ TEST_F(Workloads, GoToTheTierAndComeHomeByteForByteWithNothingPlacedInThem) {
   // Pages come back because they are used, and go again.
   ASSERT_TRUE(agent.await_moved("load", 8_MiB, 4_MiB));
   EXPECT_GT(agent.figure("load", "faults_total"), 0u);
-  EXPECT_TRUE(await([&] { return pool_of(agent).at("fault_cost_ns").to_number<std::uint64_t>() > 0; }));
-  const json::object tier = pool_of(agent);
+  EXPECT_TRUE(await([&] { return agent.kernel_tier().at("fault_cost_ns").to_number<std::uint64_t>() > 0; }));
+  const json::object tier = agent.kernel_tier();
   EXPECT_EQ(tier.at("kind"), "zram");
   EXPECT_EQ(tier.at("refused"), "");
   EXPECT_GT(tier.at("dram_bytes").to_number<std::uint64_t>(), 0u);

@@ -358,8 +358,8 @@ Result<Heatmap> FakeAgent::vm_heatmap(std::string_view vm, std::chrono::millisec
   for (std::uint32_t i = 0; i < 8; ++i) {
     const std::uint32_t object = i < 6 ? 0 : 1;
     const Bytes offset{stretch.value * (object == 0 ? i : i - 6)};
-    map.stretches.push_back(
-        {object, offset, stretch, i == 7 ? std::nullopt : std::optional<std::uint64_t>(0x7f0000000000 + offset.value)});
+    map.stretches.push_back({object, 1, offset, stretch,
+                             i == 7 ? std::nullopt : std::optional<std::uint64_t>(0x7f0000000000 + offset.value)});
   }
   for (int c = 0; c < 40; ++c) {
     Heatmap::Column column;

@@ -124,6 +124,41 @@ TEST_F(MemoryView, NeedIsKeptOverARestart) {
   EXPECT_EQ(kept, second) << "of a VM that is not there now it is kept as well";
 }
 
+// What counts of it is what another VM is told.
+TEST_F(MemoryView, APercentileOutlivesTheAgentAndTheVmItIsOf) {
+  const auto fit = [&] { return ask({"host", "fits", "--guaranteed", "1MiB", "--oversubscribed", "0"}); };
+  const auto figure = [&](const char* key) { return fit().at(key).to_number<std::uint64_t>(); };
+  const auto adopt_again = [&] {
+    adopt_whole(child_->pid(), memory_.range(), {"--name", name_, "--mode", "dry-run", "--guarantee", "0"});
+  };
+  // Nothing is known of it by then: it may want all that it was promised.
+  EXPECT_TRUE(eventually([&] { return figure("oversubscribed_bytes") == 16 * kMiB; })) << json::serialize(fit());
+  EXPECT_EQ(figure("guaranteed_bytes"), kMiB);
+  EXPECT_EQ(release(name_).code, 0);
+  EXPECT_EQ(agent().stop(), 0);
+  // A fortnight in which it needed a quarter, at every time of the day.
+  std::string need = "v1 6 64;";
+  for (int window = 0; window < 6; ++window) need += "15=1000;";
+  std::ofstream(agent().folder() / "need", std::ios::trunc)
+      << "tidepool-need 1\n1700000000\t" << need << "\t" << name_ << "\n";
+  for (int life = 0; life < 2; ++life) {
+    ASSERT_TRUE(agent().start());
+    adopt_again();
+    EXPECT_TRUE(eventually([&] { return figure("guaranteed_bytes") == 5 * kMiB; })) << life << json::serialize(fit());
+    EXPECT_LE(figure("oversubscribed_bytes"), 12 * kMiB);
+    EXPECT_EQ(release(name_).code, 0);
+    EXPECT_EQ(agent().stop(), 0);
+  }
+  // Nothing of it is lost.
+  std::ifstream in(agent().folder() / "need");
+  std::string line;
+  ASSERT_TRUE(std::getline(in, line) && std::getline(in, line));
+  std::uint64_t records = 0;
+  for (std::size_t at = line.find('='); at != std::string::npos; at = line.find('=', at + 1))
+    records += std::stoull(line.substr(at + 1));
+  EXPECT_GE(records, 6000u) << line;
+}
+
 TEST_F(MemoryView, AnArchiveOfNonsenseStopsNobody) {
   EXPECT_EQ(agent().stop(), 0);
   const std::string file = agent().folder() / "need";

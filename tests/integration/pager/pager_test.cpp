@@ -100,6 +100,34 @@ TEST(Pager, CallsNothingFarThatCostNothing) {
   EXPECT_EQ(process.mismatches(), 0u);
 }
 
+TEST(Pager, MovesOfARegionOnlyThePagesThatAreMeant) {
+  PagedProcessOptions options;
+  options.shared = false;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  std::bitset<kPagesPerRegion> meant;
+  std::size_t there = 0;
+  for (std::uint64_t page = 0; page < kPagesPerRegion; page += 3) {
+    meant.set(page);
+    if (page < rig.object().map->pages().value &&
+        rig.object().map->load(PageIndex{page}).state() == PageState::kResident)
+      ++there;
+  }
+  ASSERT_GT(there, 50u);
+  RegionToDemote region{&rig.object(), 0};
+  region.only = std::make_shared<const std::bitset<kPagesPerRegion>>(meant);
+  ASSERT_TRUE(rig.pager().demote(rig.vm, region));
+  ASSERT_TRUE(eventually([&] { return rig.idle(); }));
+  EXPECT_EQ(rig.vm->count(PageState::kFar), there);
+  for (std::uint64_t page = 0; page < std::min(kPagesPerRegion, rig.object().map->pages().value); ++page) {
+    const bool far = rig.object().map->load(PageIndex{page}).state() == PageState::kFar;
+    EXPECT_TRUE(!far || meant.test(page)) << page;
+  }
+  process.start();
+  EXPECT_TRUE(process.await_operations(10000));
+  EXPECT_EQ(process.mismatches(), 0u);
+}
+
 // Each piece costs a round trip through the process, so what lies between two that go and is far already goes along.
 TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   PagedProcessOptions options;

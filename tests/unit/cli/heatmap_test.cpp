@@ -26,6 +26,15 @@ TEST(Heatmap, PutsColumnsWhereTheirTimeIs) {
   EXPECT_EQ(grid.rows[0].cells[2]->far, 0.5);
 }
 
+TEST(Heatmap, NamesObjectsThatShareARow) {
+  const HeatGrid grid = grid_of(R"({"vm": "v", "period_ms": 10000, "from": "2026-01-31T12:00:00Z",
+    "until": "2026-01-31T12:01:00Z", "stretches": [{"object": 62, "objects": 1, "offset_bytes": 0, "size_bytes": 4096},
+    {"object": 63, "objects": 37, "offset_bytes": 0, "size_bytes": 8192}], "columns": []})");
+  ASSERT_EQ(grid.rows.size(), 2u);
+  EXPECT_TRUE(grid.rows[0].label.starts_with("62: ")) << grid.rows[0].label;
+  EXPECT_EQ(grid.rows[1].label, "63-99");
+}
+
 TEST(Heatmap, OfNonsenseIsEmpty) {
   for (
       const char* text :

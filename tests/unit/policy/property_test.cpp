@@ -200,6 +200,8 @@ TEST(Property, SurvivesInputThatMakesNoSense) {
       vm.promised = any_size(), vm.resident = any_size(), vm.leaving = any_size(), vm.far = any_size();
       vm.guarantee = any_size();
       if (random.one_in(2)) vm.limit = any_size();
+      if (random.one_in(2)) vm.shallow_tier = static_cast<unsigned>(random.below(5));
+      vm.shallow = any_size();
       if (random.one_in(3)) vm.leased = {static_cast<TierMask>(random.below(1ull << 32)), any_size()};
       vm.stall = any_double();
       vm.stall_budget = any_double();
@@ -210,6 +212,7 @@ TEST(Property, SurvivesInputThatMakesNoSense) {
       for (std::uint64_t n = random.below(40); n > 0; --n) {
         news[v].push_back({static_cast<std::uint32_t>(random.one_in(10) ? random.below(1ull << 32) : random.below(64)),
                            static_cast<std::uint16_t>(random.below(700)), static_cast<std::uint16_t>(random.below(700)),
+                           static_cast<std::uint16_t>(random.below(700)),
                            static_cast<std::uint16_t>(random.below(700))});
       }
       objects[v] = {static_cast<std::uint32_t>(random.below(3)),

@@ -2,6 +2,9 @@
 // bench/policy/quality.cpp, which has the figures of docs/policy.md.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <map>
+
 #include "bench/policy/patterns.h"
 
 namespace tidepool::simulator {
@@ -37,6 +40,41 @@ TEST(Quality, MissesLittleMoreThanAnOracleUnderALimit) {
   for (std::size_t i = 140; i < 240; ++i) {
     EXPECT_LT(static_cast<double>(sim.history(vm)[i].resident), 0.53 * kPages) << i << ": the limit is one";
   }
+}
+
+// Warm pages and cold ones beyond what fits: the first to the fast tier, the others from there to the one that takes no
+// DRAM.
+TEST(Quality, TwoTiersAreWorthMoreThanThePoolUnderTheSameLimit) {
+  HostSpec host = thin();
+  host.tiers = {{.name = "pool", .capacity = 32_GiB, .host_dram = false, .fault_cost = 25us},
+                {.name = "kernel", .capacity = 32_GiB, .ratio = 0.4, .fault_cost = 5us}};
+  host.fault_cost = 25e-6;
+  host.shallow = 1;
+  std::map<policy::TierMask, VmTick> late;
+  for (const policy::TierMask tiers : {policy::TierMask{1}, policy::TierMask{3}}) {
+    SimulatedHost sim(host);
+    const VmId vm = sim.add({.pages = kPages,
+                             .next = zipf(kPages, 1.3, true),
+                             .operation = 50e-6,
+                             .limit = part(0.2),
+                             .stall_budget = 1.0,
+                             .tiers = tiers});
+    for (int i = 0; i < 300; ++i) sim.tick();
+    late[tiers] = sim.sum(vm, 200);
+    std::printf("tiers %u: %.0f accesses/s, %.4f faults per access, %llu resident, %llu shallow, %llu deeper\n", tiers,
+                static_cast<double>(late[tiers].accesses) / 100, misses(late[tiers]),
+                static_cast<unsigned long long>(late[tiers].resident),
+                static_cast<unsigned long long>(late[tiers].shallow),
+                static_cast<unsigned long long>(late[tiers].deeper));
+    for (std::size_t i = 200; i < 300; ++i) {
+      const VmTick& tick = sim.history(vm)[i];
+      EXPECT_LT(static_cast<double>(tick.resident) + 0.4 * static_cast<double>(tick.shallow), 0.22 * kPages) << i;
+    }
+  }
+  // Waiting, not accesses, which are mostly of what never leaves.
+  EXPECT_LT(late[3].stall, 0.8 * late[1].stall);
+  EXPECT_GT(late[3].shallow, 0u);
+  EXPECT_LT(late[3].shallow, kPages / 2) << "what is cold went on";
 }
 
 TEST(Quality, IsBackWithinThirtySecondsOfAPhaseShift) {

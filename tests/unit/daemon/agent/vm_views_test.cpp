@@ -5,6 +5,9 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "policy/exposure.h"
 
@@ -137,6 +140,42 @@ TEST(HeatHistory, KeepsWhatItKnowsByAddressWhenMemoryGrows) {
   EXPECT_LT(policy::rate_of(column.temperature[7]), 0.01);
   EXPECT_EQ(column.temperature[8], 0);
   EXPECT_EQ(column.temperature[17], 0);
+}
+
+TEST(HeatHistory, LeavesNoObjectOutHoweverManyThereAre) {
+  for (const std::size_t objects : {63u, 64u, 65u, 100u, 700u}) {
+    HeatHistory history;
+    std::vector<std::uint64_t> regions(objects);
+    std::uint64_t all = 0;
+    for (std::size_t o = 0; o < objects; ++o) all += regions[o] = o % 7;  // some have none
+    history.set_layout(regions);
+    std::uint64_t covered = 0;
+    std::size_t stands_for = 0;
+    for (const auto& bucket : history.buckets())
+      covered += bucket.regions, stands_for += bucket.objects > 1 ? bucket.objects : 0;
+    EXPECT_LE(history.buckets().size(), kMostHeatBuckets);
+    EXPECT_EQ(covered, all) << objects;
+    EXPECT_EQ(stands_for, objects > kMostHeatBuckets ? objects - (kMostHeatBuckets - 1) : 0) << objects;
+    // Each region of each object is looked at as often as any other.
+    std::map<std::pair<std::uint32_t, std::uint64_t>, unsigned> looks;
+    MonoTime now{1h};
+    watch(history, now, 64, [&](std::uint32_t object, std::uint64_t region) {
+      EXPECT_LT(object, objects);
+      EXPECT_LT(region, regions[object]);
+      ++looks[{object, region}];
+      return HeatHistory::Look{object < 63 ? 0.001f : 8.0f, 512, 0};
+    });
+    EXPECT_EQ(looks.size(), all) << objects;
+    unsigned least = ~0u;
+    unsigned most = 0;
+    for (const auto& [where, times] : looks) least = std::min(least, times), most = std::max(most, times);
+    EXPECT_LE(most, least + 1) << objects;
+    if (objects <= kMostHeatBuckets) continue;
+    const auto columns = history.last(10min, now);
+    ASSERT_FALSE(columns.empty());
+    EXPECT_GT(policy::rate_of(columns.back().column.temperature[history.buckets().size() - 1]), 4)
+        << "theirs, together";
+  }
 }
 
 TEST(HeatHistory, TakesNothingAbsurd) {

@@ -20,6 +20,11 @@ AddressRange pages(std::uint64_t first, std::uint64_t count) {
   return {first * kPageSize, (first + count) * kPageSize};
 }
 
+using Pieces = std::vector<SwapPiece>;
+SwapPiece piece(std::uint64_t address_page, std::uint64_t count, std::uint64_t first) {
+  return {pages(address_page, count), PageIndex{first}};
+}
+
 RegionLook look(std::initializer_list<std::pair<unsigned, unsigned>> present,
                 std::initializer_list<std::pair<unsigned, unsigned>> swapped) {
   RegionLook found;
@@ -36,15 +41,10 @@ TEST(SwapRegions, AreTwoMebibytesOfAddressSpaceWhateverTheMappingsAre) {
   EXPECT_TRUE(regions.set_mappings({pages(512, 64), pages(600, 16), pages(1000, 100), pages(4096, 512)}));
   EXPECT_FALSE(regions.set_mappings({pages(512, 64), pages(600, 16), pages(1000, 100), pages(4096, 512)}));
   ASSERT_EQ(regions.count(), 3u);
-  EXPECT_EQ(regions.at(0).start, kRegion);
-  EXPECT_EQ(regions.at(1).start, 2 * kRegion);
-  EXPECT_EQ(regions.at(2).start, 8 * kRegion);
   EXPECT_EQ(regions.mapped(), to_bytes(PageCount{64 + 16 + 100 + 512}));
-  EXPECT_EQ(regions.run_from(0, 64), 2u);
-  EXPECT_EQ(regions.run_from(0, 1), 1u);
-  EXPECT_EQ(regions.run_from(2, 64), 1u);
-  EXPECT_EQ(regions.parts(0, 2), (std::vector<AddressRange>{pages(512, 64), pages(600, 16), pages(1000, 100)}));
-  EXPECT_EQ(regions.unit_parts(0, policy::UnitMask{0b11}), (std::vector<AddressRange>{pages(512, 32)}));
+  EXPECT_EQ(regions.parts(0, 2), (Pieces{piece(512, 64, 0), piece(600, 16, 88), piece(1000, 100, 488)}));
+  EXPECT_EQ(regions.parts(2, 1), (Pieces{piece(4096, 512, 1024)}));
+  EXPECT_EQ(regions.unit_parts(0, policy::UnitMask{0b11}), (Pieces{piece(512, 32, 0)}));
   EXPECT_EQ(regions.unit_parts(0, kAllUnits).size(), 3u) << "the rest of the region belongs to nobody";
   EXPECT_TRUE(regions.unit_parts(0, policy::UnitMask{1u << 4}).empty()) << "pages 64 to 80 are not mapped";
 }
@@ -55,8 +55,8 @@ TEST(SwapRegions, KeepTheirNumbersWhenMemoryComesAndGoes) {
   regions.take(0, look({{0, 512}}, {}));
   EXPECT_TRUE(regions.set_mappings({pages(512, 512), pages(4096, 512), pages(8192, 1024)}));
   ASSERT_EQ(regions.count(), 4u);
-  EXPECT_EQ(regions.at(0).start, 4096 * kPageSize);
-  EXPECT_EQ(regions.at(1).start, 512 * kPageSize);
+  EXPECT_EQ(regions.parts(0, 1), (Pieces{piece(4096, 512, 0)}));
+  EXPECT_EQ(regions.parts(1, 1), (Pieces{piece(512, 512, 512)}));
   EXPECT_EQ(regions.resident().value, 512u);
   EXPECT_TRUE(regions.set_mappings({pages(8192, 1024)}));
   EXPECT_EQ(regions.count(), 4u);
@@ -82,6 +82,25 @@ TEST(SwapRegions, SegmentsNameEachPageByItsRegion) {
   std::uint64_t sum = 0;
   for (const auto& segment : segments) sum += segment.addresses.size();
   EXPECT_EQ(sum, 700 * kPageSize);
+}
+
+// As the pager numbers memory: two mappings of one 2 MiB may be in different regions, and a region in two places.
+TEST(SwapRegions, TakeNumbersThatSomebodyElseGave) {
+  SwapRegions regions;
+  EXPECT_TRUE(regions.set_pieces({piece(4096, 100, 512), piece(8000, 300, 0)}, PageCount{700}));
+  EXPECT_FALSE(regions.set_pieces({piece(8000, 300, 0), piece(4096, 100, 512)}, PageCount{700}));
+  ASSERT_EQ(regions.count(), 2u);
+  EXPECT_EQ(regions.mapped(), to_bytes(PageCount{400}));
+  EXPECT_EQ(regions.parts(0, 2), (Pieces{piece(8000, 300, 0), piece(4096, 100, 512)}));
+  EXPECT_EQ(regions.unit_parts(0, policy::UnitMask{1u << 18}), (Pieces{piece(8288, 12, 288)}));
+  // A part moved away from the rest; memory that is new.
+  EXPECT_TRUE(regions.set_pieces({piece(8000, 10, 0), piece(100, 290, 10), piece(9000, 512, 1024)}, PageCount{1536}));
+  ASSERT_EQ(regions.count(), 3u);
+  EXPECT_EQ(regions.parts(0, 1), (Pieces{piece(8000, 10, 0), piece(100, 290, 10)}));
+  EXPECT_TRUE(regions.parts(1, 1).empty());
+  // Pages beyond those that there are belong to nobody.
+  regions.set_pieces({piece(8000, 10, 0), piece(100, 600, 1000)}, PageCount{1536});
+  EXPECT_EQ(regions.parts(0, 3), (Pieces{piece(8000, 10, 0)}));
 }
 
 TEST(SwapRegions, CountAPageThatCameBackAsUsedUnlessItWasBroughtHome) {
