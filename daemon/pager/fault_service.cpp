@@ -48,6 +48,8 @@ Result<> FaultService::prepare() {
   }
   deferred_.reserve(kUsualWaiting);
   retrying_.reserve(kUsualWaiting);
+  at_hand_.reserve(kUsualWaiting);
+  retrying_at_hand_.reserve(kUsualWaiting);
   parked_.reserve(kUsualWaiting);
   unparked_.reserve(kUsualWaiting);
   releases_.reserve(kMaxReleases);
@@ -302,6 +304,7 @@ void FaultService::fetch_demand(SpaceState& state, const Segment& segment, PageI
 }
 
 void FaultService::retry_deferred() {
+  retry_at_hand();
   if (deferred_.empty()) return;
   const MonoTime now = clock_.now();
   retrying_.swap(deferred_);

@@ -61,7 +61,7 @@ class FaultService {
   void background_step();
   void flush_releases();
   bool has_background_work() const { return prefetch_ready() || restore_ready(); }
-  bool has_deferred() const { return !deferred_.empty() || !restores_.empty(); }
+  bool has_deferred() const { return !deferred_.empty() || !at_hand_.empty() || !restores_.empty(); }
 
   void free_private(AddressSpace& gone, PagedVm& vm);
   void free_all(PagedVm& vm);
@@ -140,13 +140,17 @@ class FaultService {
   // kBusy: the address space is changing, try again after the next events. kStarved: no memory, or the store is away.
   enum class Step { kAdvanced, kBusy, kStarved, kSpaceGone };
   Step install_next(FetchOp& op);
+  Step leave_out(FetchOp& op);
   Step install_into_file(FetchOp& op, const Segment* segment, std::size_t index);
   void settle(FetchOp& op, std::size_t pages, bool keep_copies);
   void put_back(FetchOp& op, std::size_t index);
   void give_up(FetchOp* op, Nanoseconds pause);
+  void retry_at_hand();
   void account_demand(FetchOp& op);
   bool start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
                  std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next);
+
+  // restoring.cpp
   bool restore_step();
   bool restore_ready() const;
   bool sweep(RestoreJob& job);
@@ -180,6 +184,9 @@ class FaultService {
   // both keep their memory.
   std::vector<WaitingFault> deferred_;
   std::vector<WaitingFault> retrying_;
+  // Demand whose page has come, and that waits until its address space can be changed again.
+  std::vector<FetchOp*> at_hand_;
+  std::vector<FetchOp*> retrying_at_hand_;
   std::vector<ParkedFault> parked_;
   std::vector<WaitingFault> unparked_;
   bool serving_parked_ = false;

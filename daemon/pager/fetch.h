@@ -51,6 +51,7 @@ struct FetchOp {
   bool write = false;                         // the fault was a write: no clean copy
   bool completed = false;                     // the store has answered
   bool submitting = false;                    // and if so, before submit returned
+  bool left_out = false;                      // something of it was put back: a fault for that comes again
   // Demand: the fault that is to be answered; its address space may be forgotten meanwhile, then there is no state.
   WaitingFault fault;
   std::vector<pool::ReadItem> items;  // as many as its shape has pages
@@ -62,7 +63,7 @@ struct FetchOp {
     space.reset();
     object = nullptr;
     count = installed = 0;
-    completed = write = false;
+    completed = write = left_out = false;
     fault = {};
   }
 };

@@ -11,13 +11,6 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr auto kRecallPause = std::chrono::milliseconds(1);
-// Of a restore, when its VM has as many operations under way as it may.
-constexpr auto kBusyPause = std::chrono::milliseconds(1);
-constexpr auto kRestorePause = std::chrono::milliseconds(5);
-// Of a restore, in which nothing is far: what a step looks at before faults have their turn again.
-constexpr std::size_t kRunsPerStep = 256;
-// For how long the sweeps of a restore may bring nothing home before it gives up on what is left.
-constexpr auto kFruitlessPatience = std::chrono::seconds(10);
 
 void fill_pattern(std::byte* page, std::uint32_t pattern) {
   std::uint64_t twice = (static_cast<std::uint64_t>(pattern) << 32) | pattern;
@@ -76,6 +69,7 @@ void FaultService::recall(const std::function<void()>& meanwhile) {
     for (const auto& op : ops_) {
       if (op->vm != nullptr) op->vm->store->take_answers();
     }
+    for (; !at_hand_.empty(); at_hand_.pop_back()) give_up(at_hand_.back(), Nanoseconds{0});
     meanwhile();
     std::this_thread::sleep_for(kRecallPause);
   }
@@ -137,7 +131,9 @@ void FaultService::finish(FetchOp* op) {
       case Step::kAdvanced:
         continue;
       case Step::kBusy:
-        return give_up(op, Nanoseconds{0});
+        // What is at hand is not asked for again: a store may take longer than the address space is ever left alone.
+        if (op->fault.state == nullptr) return give_up(op, Nanoseconds{0});
+        return at_hand_.push_back(op);
       case Step::kStarved:
         return give_up(op, kRetryStarved);
       case Step::kSpaceGone:
@@ -147,9 +143,20 @@ void FaultService::finish(FetchOp* op) {
     }
   }
   const std::shared_ptr<PagedVm> vm = op->vm;
-  if (op->reason == FetchReason::kDemand) account_demand(*op);
+  if (op->left_out && op->fault.state != nullptr) {
+    defer(op->fault);
+  } else if (op->reason == FetchReason::kDemand) {
+    account_demand(*op);
+  }
   recycle(op);
   serve_parked(*vm);
+}
+
+void FaultService::retry_at_hand() {
+  if (at_hand_.empty()) return;
+  retrying_at_hand_.swap(at_hand_);
+  for (FetchOp* const op : retrying_at_hand_) finish(op);
+  retrying_at_hand_.clear();
 }
 
 // What cannot go home now stays far, and the fault comes again: an operation is never held while one waits, so that a
@@ -160,6 +167,13 @@ void FaultService::give_up(FetchOp* op, Nanoseconds pause) {
   if (op->fault.state != nullptr) defer(op->fault, pause);
   recycle(op);
   serve_parked(*vm);
+}
+
+// The next page was given back, unmapped or moved meanwhile: whoever waits at its address gets what is there now.
+FaultService::Step FaultService::leave_out(FetchOp& op) {
+  put_back(op, op.installed++);
+  op.left_out = true;
+  return Step::kAdvanced;
 }
 
 void FaultService::account_demand(FetchOp& op) {
@@ -180,10 +194,7 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
   pool::ReadItem& item = op.items[index];
   const PageIndex page{op.first.value + index};
   const PageEntry entry = op.object->map->load(page);
-  if (entry.discarded() || item.status == pool::PageStatus::kCancelled) {
-    put_back(op, op.installed++);
-    return Step::kAdvanced;
-  }
+  if (entry.discarded() || item.status == pool::PageStatus::kCancelled) return leave_out(op);
   if (item.status == pool::PageStatus::kUnavailable) {
     if (op.reason == FetchReason::kDemand) {
       op.vm->counters.store_away.fetch_add(1, std::memory_order_relaxed);
@@ -205,8 +216,7 @@ FaultService::Step FaultService::install_next(FetchOp& op) {
   const Segment* segment = op.space->own_segments().showing(*op.object, page);
   if (segment == nullptr) {
     if (op.object->shared) return install_into_file(op, segment, index);
-    put_back(op, op.installed++);
-    return Step::kAdvanced;
+    return leave_out(op);
   }
   // A run: pages that follow each other in the address space and, as they are, in memory; else they are copied side by
   // side. One that the guest gave back since it was asked for ends it: its old content must not return.
@@ -279,10 +289,7 @@ FaultService::Step FaultService::install_into_file(FetchOp& op, const Segment* s
       offset = extent.file_offset + ((page.value - extent.first_page) << kPageShift);
       known = true;
     }
-    if (!known) {
-      put_back(op, op.installed++);
-      return Step::kAdvanced;
-    }
+    if (!known) return leave_out(op);
   }
   const ssize_t written = ::pwrite(op.object->file.get(), op.items[index].page, kPageSize, static_cast<off_t>(offset));
   if (written != static_cast<ssize_t>(kPageSize)) {
@@ -377,120 +384,6 @@ bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shar
     submit(op);
   }
   return true;
-}
-
-void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
-                           std::function<void(std::uint64_t)> done) {
-  const std::uint64_t pages = object->map->pages().value;
-  for (PageRun& run : runs) run.count = std::min(run.end(), pages) - std::min(run.first.value, pages);
-  std::shared_ptr<AddressSpace> owner;
-  for (const auto& space : vm->spaces()) {
-    for (const auto& forked : space->forked_objects) {
-      if (forked.get() == object) owner = space;
-    }
-  }
-  restores_.push_back({next_restore_++, std::move(vm), object, std::move(runs), 0, 0, ~0ull, MonoTime{}, MonoTime{},
-                       std::move(done), std::move(owner)});
-  begin_sweep(restores_.back());
-}
-
-void FaultService::begin_sweep(RestoreJob& job) {
-  job.run = 0;
-  job.cursor = job.runs.empty() ? 0 : job.runs.front().first.value;
-}
-
-bool FaultService::restore_ready() const {
-  if (restores_.empty() || !any_free(FetchReason::kRestore)) return false;
-  const MonoTime now = clock_.now();
-  return std::ranges::any_of(restores_, [&](const RestoreJob& job) { return job.not_before <= now; });
-}
-
-bool FaultService::restore_step() {
-  if (restores_.empty() || !any_free(FetchReason::kRestore)) return false;
-  const auto next_turn = [this] { restores_.splice(restores_.end(), restores_, restores_.begin()); };
-  // The next one that can go on: nobody's wait delays a neighbour.
-  const MonoTime now = clock_.now();
-  std::size_t looked_at = 0;
-  for (; looked_at < restores_.size(); ++looked_at) {
-    RestoreJob& candidate = restores_.front();
-    if (candidate.not_before <= now && may_fetch_more(*candidate.vm, FetchReason::kRestore)) break;
-    if (candidate.not_before <= now) candidate.not_before = now + kBusyPause;
-    next_turn();
-  }
-  if (looked_at == restores_.size()) return false;
-  const std::uint64_t id = restores_.front().id;
-  if (!sweep(restores_.front())) {
-    end_restore_sweep(restores_.front());
-  } else if (!restores_.empty() && restores_.front().id == id) {
-    // Nobody's size delays a neighbour. (The operation may have ended this one with its VM.)
-    next_turn();
-  }
-  return true;
-}
-
-// Any process that shows the page will do for shared memory; a page that nobody shows goes home through the file.
-std::shared_ptr<AddressSpace> FaultService::space_for(const RestoreJob& job) {
-  if (job.owner != nullptr) return job.owner->alive ? job.owner : nullptr;
-  std::shared_ptr<AddressSpace> space;
-  for (const auto& candidate : job.vm->spaces()) {
-    const bool shows = candidate->own_segments().showing(*job.object, PageIndex{job.cursor}) != nullptr;
-    if (candidate->alive && (shows || (space == nullptr && job.object->shared))) space = candidate;
-  }
-  if (space == nullptr && !job.vm->spaces().empty()) space = job.vm->spaces().front();
-  return space;
-}
-
-// One operation's worth of it, or some stretches in which nothing is far. False: the sweep is at its end.
-bool FaultService::sweep(RestoreJob& job) {
-  const std::uint64_t id = job.id;
-  for (std::size_t looked_at = 0; job.run < job.runs.size(); ++looked_at) {
-    if (looked_at == kRunsPerStep) return true;
-    const std::shared_ptr<AddressSpace> space = space_for(job);
-    if (space == nullptr) return false;
-    const std::uint64_t end = job.runs[job.run].end();
-    std::uint64_t next = end;
-    if (start_run(job.vm, space, *job.object, job.cursor, end, FetchReason::kRestore, next)) {
-      if (!restores_.empty() && restores_.front().id == id) restores_.front().cursor = next;
-      return true;
-    }
-    if (++job.run < job.runs.size()) job.cursor = job.runs[job.run].first.value;
-  }
-  return false;
-}
-
-std::uint64_t FaultService::count_left(const RestoreJob& job) {
-  std::uint64_t left = 0;
-  // Pages being dropped count as resident in their region: only while there are any do such regions need a look.
-  const bool dropping = job.object->map->count(PageState::kDropping) != 0;
-  for (const PageRun& run : job.runs) {
-    for (std::uint64_t page = run.first.value; page < run.end(); ++page) {
-      const RegionCounters& region = job.object->map->region(page / kPagesPerRegion);
-      if (page % kPagesPerRegion == 0 && region.far == 0 && (region.resident == 0 || !dropping)) {
-        page += kPagesPerRegion - 1;
-        continue;
-      }
-      const PageState state = job.object->map->load(PageIndex{page}).state();
-      if (state == PageState::kFar || state == PageState::kFetching || state == PageState::kDropping) ++left;
-    }
-  }
-  return left;
-}
-
-void FaultService::end_restore_sweep(RestoreJob& job) {
-  std::uint64_t left = count_left(job);
-  const MonoTime now = clock_.now();
-  if (left < job.left_before || job.progress_at == MonoTime{}) job.progress_at = now;
-  job.left_before = left;
-  const bool gone = job.vm->dead || (job.owner != nullptr && !job.owner->alive);
-  if (gone) left = 0;
-  if (left != 0 && now - job.progress_at < kFruitlessPatience) {
-    begin_sweep(job);
-    job.not_before = now + kRestorePause;
-    return;
-  }
-  auto done = std::move(job.done);
-  restores_.pop_front();
-  if (done) done(left);
 }
 
 }  // namespace tidepool::daemon

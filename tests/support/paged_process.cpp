@@ -51,6 +51,7 @@ struct PagedProcess::Shared {
   std::atomic<std::uint64_t> drops_submitted;
   std::atomic<std::uint64_t> drops_done;
   DropSlot drops[kDropSlots];
+  std::atomic<int> give_back;
   std::uint64_t versions[kMaxPages];
 };
 
@@ -178,8 +179,17 @@ class Target {
     ++shared_.forks;
   }
 
+  // All of it; whoever waits for a page meanwhile expects what was there.
+  void give_back() {
+    for (std::uint64_t page = 0; page < options_.pages; ++page) shared_.versions[page] = 0;
+    const int advice = options_.shared ? MADV_REMOVE : MADV_DONTNEED;
+    if (::madvise(const_cast<std::uint64_t*>(at(0)), options_.pages * kPageSize, advice) != 0) ++shared_.mismatches;
+    shared_.give_back = 0;
+  }
+
   void serve_drops() {
     for (;;) {
+      if (shared_.give_back != 0) give_back();
       const std::uint64_t next = shared_.drops_done;
       if (next == shared_.drops_submitted) {
         nap();
@@ -278,6 +288,11 @@ std::unique_ptr<daemon::Dropper> PagedProcess::dropper() const {
 void PagedProcess::visit(Visits order) {
   shared_->visits = order;
 }
+void PagedProcess::give_all_back() {
+  shared_->give_back = 1;
+  while (shared_->give_back != 0) nap();
+}
+
 void PagedProcess::start() {
   shared_->go = 1;
 }

@@ -53,6 +53,9 @@ class PagedProcess {
 
   void start();         // lets the threads go
   void stop_threads();  // waits for them
+  // All of its memory, while its threads run: each of them may wait for one page that it then finds to be zeros, which
+  // it calls a mismatch.
+  void give_all_back();
   void visit(Visits order);
   void signal(int number) const;
   void kill_now();

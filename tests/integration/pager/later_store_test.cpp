@@ -143,6 +143,19 @@ TEST_P(AwayStore, StopsInTheMiddleOfADemotion) {
   EXPECT_EQ(rig->vm->count(PageState::kFar), 0u);
 }
 
+// Who waits for a page that is given back meanwhile is not forgotten.
+TEST_P(AwayStore, LetsGoOfWhoWaitsForWhatIsGivenBack) {
+  begin();
+  send_out_and_go_away();
+  process->start();
+  ASSERT_TRUE(eventually([&] { return later->waiting_reads() >= options.threads; }));
+  process->give_all_back();
+  later->hold(false);
+  EXPECT_TRUE(process->await_operations(1000));
+  EXPECT_LE(process->mismatches(), options.threads) << "one for each that waited";
+  expect_nothing_left_over();
+}
+
 TEST_P(AwayStore, DelaysNoNeighbour) {
   PagedProcessOptions others;
   others.shared = false;
