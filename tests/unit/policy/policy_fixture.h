@@ -144,4 +144,20 @@ inline Decision decision_of(const Plan& plan, std::uint32_t vm) {
   return none;
 }
 
+inline std::set<std::uint32_t> up_to(std::uint32_t count) {
+  std::set<std::uint32_t> all;
+  for (std::uint32_t r = 0; r < count; ++r) all.insert(r);
+  return all;
+}
+
+// Lets everything but `hot` prove that it is cold. Nothing moves meanwhile: the VM is held.
+inline void let_cool(TestHost& host, int seconds, const std::set<std::uint32_t>& hot = {}) {
+  for (TestVm& vm : host.vms) vm.view.held = true;
+  for (int i = 0; i < seconds; i += 5) {
+    host.look_at_all(hot);
+    host.tick(std::chrono::seconds(5));
+  }
+  for (TestVm& vm : host.vms) vm.view.held = false;
+}
+
 }  // namespace tidepool::policy
