@@ -35,7 +35,7 @@ class Pool {
  public:
   virtual ~Pool() = default;
 
-  virtual std::string kind() const = 0;     // "mapped", "compressed", "servers"; label of metrics
+  virtual std::string kind() const = 0;     // "mapped", "compressed", "file", "servers"; label of metrics
   virtual std::string backing() const = 0;  // for people: "memfd", "/dev/dax0.0", "3 servers"
   virtual bool uses_host_dram() const = 0;  // see PageStore
   virtual StoreUsage usage() const = 0;     // all VMs together

@@ -8,6 +8,8 @@
 #include "pool/client/server_pool.h"
 #include "pool/controller/port/controller_port.h"
 #include "pool/protocol/key_file.h"
+#include "pool/store/direct_file.h"
+#include "pool/store/file_store.h"
 #include "pool/store/medium.h"
 #include "service/config_reader.h"
 
@@ -33,12 +35,35 @@ Result<std::string> first_line(const std::filesystem::path& file) {
   return text;
 }
 
+// With a key of its own: it is gone with this pool, and what stays on the disk is noise.
+Result<pool::RunningStore> file_store(const std::string& path, Bytes capacity) {
+  auto secret = pool::VmSecret::create();
+  if (!secret) return Failure{secret.error()};
+  auto store = pool::create_file_store({.path = path, .capacity = capacity, .secret = std::move(*secret)});
+  if (!store) return Failure{store.error()};
+  return pool::RunningStore{std::move(*store), nullptr};
+}
+
+// Pages come there as they go to servers: sealed.
+Result<> add_spill(const Config& config, pool::ServerPoolOptions& options) {
+  const std::string& path = config.servers.spill;
+  const auto whole = pool::measure_direct(path);
+  if (!whole) return Failure{whole.error()};
+  options.spill_capacity = config.servers.spill_capacity.resolve(*whole);
+  auto store = pool::create_file_store({.path = path, .capacity = options.spill_capacity});
+  if (!store) return Failure{store.error()};
+  options.spill = std::make_shared<pool::LocalServer>(std::string(kSpillName), std::move(*store));
+  return {};
+}
+
 }  // namespace
 
 Result<> AgentImpl::open_pool(const Config& config) {
   if (!config.controller.endpoints.empty()) return open_controlled_pool(config);
   if (!config.memory_servers.empty()) return open_server_pool(config);
-  const auto whole = pool::medium_size(config.pool.path, context_.roots);
+  const bool on_disk = config.pool.store == StoreKind::kFile;
+  const auto whole =
+      on_disk ? pool::measure_direct(config.pool.path) : pool::medium_size(config.pool.path, context_.roots);
   if (!whole) return Failure{whole.error()};
   pool::StoreConfig wanted;
   wanted.kind = config.pool.store == StoreKind::kMapped ? pool::StoreChoice::kMapped : pool::StoreChoice::kCompressed;
@@ -46,7 +71,7 @@ Result<> AgentImpl::open_pool(const Config& config) {
   wanted.capacity = config.pool.capacity.resolve(*whole);
   wanted.codec = config.pool.codec == Codec::kZstd ? pool::CodecKind::kZstd : pool::CodecKind::kLz4;
   wanted.roots = context_.roots;
-  auto store = pool::create_store(wanted);
+  auto store = on_disk ? file_store(wanted.path, wanted.capacity) : pool::create_store(wanted);
   if (!store) return Failure{store.error()};
   const std::string backing = !config.pool.path.empty()                 ? config.pool.path
                               : config.pool.store == StoreKind::kMapped ? "memfd"
@@ -102,6 +127,9 @@ Result<> AgentImpl::open_server_pool(const Config& config) {
   options.store = remote_options(config);
   options.store.lost_after = config.servers.lost_after;
   options.store.lease = config.servers.lease;
+  if (!config.servers.spill.empty()) {
+    if (auto added = add_spill(config, options); !added) return added;
+  }
   auto pool = pool::make_server_pool(std::move(options));
   if (!pool) return Failure{pool.error()};
   context_.pool = std::move(*pool);

@@ -19,7 +19,7 @@ enum class Mode : std::uint8_t {
 };
 
 enum class IntegrityAction : std::uint8_t { kStop, kKill };
-enum class StoreKind : std::uint8_t { kMapped, kCompressed };
+enum class StoreKind : std::uint8_t { kMapped, kCompressed, kFile };
 enum class Codec : std::uint8_t { kLz4, kZstd };
 // Before a page is sealed for a memory server.
 enum class PageCodec : std::uint8_t { kNone, kLz4, kZstd };
@@ -97,6 +97,9 @@ struct MemoryServer {
   bool operator==(const MemoryServer&) const = default;
 };
 
+// What figures call the place of pool.servers.spill.
+inline constexpr std::string_view kSpillName = "spill";
+
 struct Config {
   int schema = 1;
   Mode mode = Mode::kObserve;
@@ -165,6 +168,8 @@ struct Config {
     Bytes copy_bandwidth{128ull << 20};                              // per second, for replicas made anew; all VMs
     std::chrono::milliseconds lost_after{std::chrono::seconds(60)};  // a server that is away is replaced
     std::chrono::milliseconds lease{0};                              // 0: until released
+    std::string spill;                                               // block device or file; empty: none
+    Amount spill_capacity = Amount::part(0.1);                       // of what there is
     bool operator==(const ServerPool&) const = default;
   } servers;
 

@@ -1,5 +1,6 @@
 #include "daemon/control/config_rules.h"
 
+#include <algorithm>
 #include <array>
 #include <optional>
 
@@ -55,11 +56,16 @@ void pool_store(Found& found, const Config& config) {
   if (config.pool.store == StoreKind::kCompressed && !config.pool.path.empty())
     found.push_back(
         {"pool.embedded.path", "pool.embedded.path (\"" + config.pool.path +
-                                   "\") needs pool.embedded.store = \"mapped\": the compressed store lies in DRAM"});
-  if (config.pool.store == StoreKind::kMapped && config.pool.codec != Codec{})
+                                   "\") needs pool.embedded.store = \"mapped\" or \"file\": the compressed store lies "
+                                   "in DRAM"});
+  if (config.pool.store == StoreKind::kFile && config.pool.path.empty())
     found.push_back(
-        {"pool.embedded.codec",
-         "pool.embedded.codec has no meaning with pool.embedded.store = \"mapped\", which does not compress"});
+        {"pool.embedded.path",
+         "pool.embedded.store = \"file\" needs pool.embedded.path: a block device that nobody uses, or a file"});
+  if (config.pool.store != StoreKind::kCompressed && config.pool.codec != Codec{})
+    found.push_back({"pool.embedded.codec", "pool.embedded.codec has no meaning with pool.embedded.store = \"" +
+                                                std::string(text_of(config.pool.store)) +
+                                                "\", which does not compress"});
 }
 
 void memory_servers(Found& found, const Config& config) {
@@ -74,10 +80,21 @@ void memory_servers(Found& found, const Config& config) {
       if (servers[j].name == servers[i].name || servers[j].address == servers[i].address)
         found.push_back({section, section + " and memory_server[" + std::to_string(j) + "] are the same server"});
   }
-  if (!servers.empty() && servers.size() < config.servers.replicas)
+  const bool spill = !config.servers.spill.empty();
+  if (!servers.empty() && servers.size() + spill < config.servers.replicas)
     found.push_back({"pool.servers.replicas", "pool.servers.replicas is " + std::to_string(config.servers.replicas) +
                                                   ", but there " + (servers.size() == 1 ? "is" : "are") + " only " +
                                                   std::to_string(servers.size()) + " [[memory_server]]"});
+  if (spill && servers.empty())
+    found.push_back({"pool.servers.spill",
+                     "pool.servers.spill without a [[memory_server]]: it stands in for one. A pool on a disk alone is "
+                     "pool.embedded.store = \"file\"; a controller finds other servers by itself"});
+  if (spill && std::ranges::find(servers, kSpillName, &MemoryServer::name) != servers.end())
+    found.push_back({"pool.servers.spill", "pool.servers.spill is what is called \"" + std::string(kSpillName) +
+                                               "\": give the [[memory_server]] another name"});
+  if (spill &&
+      (config.servers.spill_capacity == Amount::of(Bytes{}) || config.servers.spill_capacity == Amount::part(0)))
+    found.push_back({"pool.servers.spill_capacity", "pool.servers.spill_capacity is 0: leave pool.servers.spill out"});
   const Config::Controller& controller = config.controller;
   const std::string trouble = pool::controller::endpoint_trouble(
       controller.endpoints, {controller.certificate, controller.key, controller.authority}, "pool.controller");

@@ -17,8 +17,8 @@ using namespace config;
 
 constexpr std::array<std::pair<Mode, std::string_view>, 3> kModes{
     {{Mode::kObserve, "observe"}, {Mode::kDryRun, "dry-run"}, {Mode::kActive, "active"}}};
-constexpr std::array<std::pair<StoreKind, std::string_view>, 2> kStores{
-    {{StoreKind::kMapped, "mapped"}, {StoreKind::kCompressed, "compressed"}}};
+constexpr std::array<std::pair<StoreKind, std::string_view>, 3> kStores{
+    {{StoreKind::kMapped, "mapped"}, {StoreKind::kCompressed, "compressed"}, {StoreKind::kFile, "file"}}};
 constexpr std::array<std::pair<Codec, std::string_view>, 2> kCodecs{{{Codec::kLz4, "lz4"}, {Codec::kZstd, "zstd"}}};
 constexpr std::array<std::pair<PageCodec, std::string_view>, 3> kPageCodecs{
     {{PageCodec::kNone, "none"}, {PageCodec::kLz4, "lz4"}, {PageCodec::kZstd, "zstd"}}};
@@ -139,6 +139,8 @@ std::vector<ConfigField> behaviour_fields() {
       at_start("pool.servers.copy_bandwidth", rate(), MEMBER(servers.copy_bandwidth)),
       at_start("pool.servers.lost_after", duration(), MEMBER(servers.lost_after)),
       at_start("pool.servers.lease", duration(), MEMBER(servers.lease)),
+      at_start("pool.servers.spill", path(true), MEMBER(servers.spill)),
+      at_start("pool.servers.spill_capacity", amount(), MEMBER(servers.spill_capacity)),
       at_start("pool.controller.endpoints", pool::controller::endpoint_list(), MEMBER(controller.endpoints)),
       at_start("pool.controller.host", host_name(), MEMBER(controller.host)),
       at_start("pool.controller.certificate", path(true), MEMBER(controller.certificate)),

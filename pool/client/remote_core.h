@@ -117,6 +117,8 @@ class Core final : public RemoteStore {
 
   // remote_lease.cpp
   bool may_lease(const Server& server, MonoTime at) const;
+  std::vector<std::size_t> servers_for(std::size_t wanted, std::uint64_t without, std::span<const int> taken,
+                                       MonoTime at);
   // A slice with a free slot, or why there is none now. Begins a lease when that helps.
   Room find_room(std::size_t& slice, Outbox& outbox);
   std::size_t best_slice(bool whole_only, bool all_reachable) const;
@@ -145,6 +147,7 @@ class Core final : public RemoteStore {
 
   // remote_fill.cpp
   bool leaving(const Server& server, MonoTime at) const;
+  ReplicaMask lasting(const Slice& slice, ReplicaMask among) const;
   ReplicaMask staying(const Slice& slice, ReplicaMask among, MonoTime at) const;
   void look_after_slices(Outbox& outbox);
   void look_after(std::size_t index, Outbox& outbox);
@@ -230,7 +233,8 @@ class Core final : public RemoteStore {
   std::mt19937_64 random_;
   std::uint64_t uses_ = 0;  // of places for replicas
   std::uint64_t leases_made_ = 0;
-  MonoTime look_at_{};  // after slices
+  MonoTime look_at_{};          // after slices
+  bool enough_others_ = false;  // servers for all replicas, without those of last resort
   MonoTime attach_again_at_{};
   MonoTime latencies_at_{};  // work()'s own
   bool maybe_empty_ = true;  // a slice may have become so

@@ -4,6 +4,7 @@
 // a bit per slot, and remote_copy.cpp brings it. It is in force when it lacks nothing; one that is not needed any more
 // goes after that, never before.
 #include <algorithm>
+#include <utility>
 
 #include "pool/client/refusal_text.h"
 #include "pool/client/remote_core.h"
@@ -20,7 +21,8 @@ constexpr auto kLookEvery = std::chrono::milliseconds(100);
 }  // namespace
 
 bool Core::leaving(const Server& server, MonoTime at) const {
-  return server.draining || server.link == nullptr || (!server.up && at - server.down_since > options_.lost_after);
+  return server.draining || server.link == nullptr || (!server.up && at - server.down_since > options_.lost_after) ||
+         (server.last_resort && enough_others_);
 }
 
 ReplicaMask Core::staying(const Slice& slice, ReplicaMask among, MonoTime at) const {
@@ -30,10 +32,22 @@ ReplicaMask Core::staying(const Slice& slice, ReplicaMask among, MonoTime at) co
   return among;
 }
 
+// A host that ends takes what was left to the last resort with it: no page has only that.
+ReplicaMask Core::lasting(const Slice& slice, ReplicaMask among) const {
+  for (unsigned i = 0; i < kReplicaPlaces; ++i)
+    if ((among & bit(i)) != 0 && servers_[slice.replicas[i].entry.server].last_resort)
+      among &= static_cast<ReplicaMask>(~bit(i));
+  return among;
+}
+
 void Core::look_after_slices(Outbox& outbox) {
   const MonoTime at = now();
   if (at < look_at_ || closing_) return;
   look_at_ = at + kLookEvery;
+  enough_others_ = std::cmp_greater_equal(
+      std::ranges::count_if(
+          servers_, [&](const Server& server) { return !server.last_resort && !server.full && may_lease(server, at); }),
+      options_.replicas);
   std::erase_if(filling_, [&](const auto& each) {
     return slices_[each.first].replicas[each.second].entry.state != ReplicaState::kFilling;
   });
@@ -85,15 +99,9 @@ void Core::begin_fill(std::size_t index, Outbox& outbox) {
     there |= 1ull << slice.replicas[i].entry.server;
     if (!leaving(server, at)) taken.push_back(server.domain);
   }
-  std::vector<PlacementCandidate> candidates;
-  for (std::size_t number = 0; number < servers_.size(); ++number) {
-    const Server& server = servers_[number];
-    if (may_lease(server, at) && (there >> number & 1) == 0)
-      candidates.push_back({number, server.weight, server.slices, server.domain});
-  }
-  const PlacementChoice choice = choose_servers(candidates, 1, taken, random_);
-  if (choice.servers.empty()) return;
-  fill(index, static_cast<std::uint8_t>(choice.servers.front()), next_epoch(), nullptr, outbox);
+  const std::vector<std::size_t> chosen = servers_for(1, there, taken, at);
+  if (chosen.empty()) return;
+  fill(index, static_cast<std::uint8_t>(chosen.front()), next_epoch(), nullptr, outbox);
 }
 
 // False: there is no place for it.

@@ -31,7 +31,8 @@ std::size_t Core::best_slice(bool whole_only, bool all_reachable) const {
     const ReplicaMask force = in_force(slice);
     const ReplicaMask there = force & writable(slice);
     // One whose lease has run out is as good as ever for reads, and must not miss a page.
-    if (there == 0 || there != (force & answering(slice)) || (all_reachable && there != force)) return false;
+    if (lasting(slice, there) == 0 || there != (force & answering(slice)) || (all_reachable && there != force))
+      return false;
     return !whole_only || static_cast<unsigned>(std::popcount(staying(slice, force, at))) >= options_.replicas;
   };
   if (current_ < slices_.size() && fits(slices_[current_])) return current_;
@@ -50,8 +51,12 @@ Core::Room Core::find_room(std::size_t& slice, Outbox& outbox) {
   if (placed()) return find_granted(slice);
   if (leasing_ < slices_.size()) return Room::kWait;
   const MonoTime at = now();
-  const auto candidates = static_cast<std::size_t>(
-      std::ranges::count_if(servers_, [&](const Server& server) { return may_lease(server, at); }));
+  const auto count = [&](bool last_resort) {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        servers_, [&](const Server& server) { return server.last_resort == last_resort && may_lease(server, at); }));
+  };
+  const std::size_t lasting = count(false);
+  const std::size_t candidates = lasting == 0 ? 0 : lasting + count(true);
   if (candidates >= options_.replicas && begin_lease(options_.replicas, outbox)) return Room::kWait;
   if (found(best_slice(false, true))) return Room::kFound;
   if (candidates != 0 && begin_lease(candidates, outbox)) return Room::kWait;
@@ -59,7 +64,7 @@ Core::Room Core::find_room(std::size_t& slice, Outbox& outbox) {
   bool any_up = false;
   bool all_full = true;
   for (const Server& server : servers_) {
-    if (!server.up) continue;
+    if (!server.up || server.last_resort) continue;
     any_up = true;
     all_full = all_full && (server.full || server.slices >= server.most_slices);
   }
@@ -103,20 +108,30 @@ void Core::give_up_late_lease(Outbox& outbox) {
   }
 }
 
+// Servers for `wanted` replicas, none of `without` (a bit each): those of last resort when there are no others.
+std::vector<std::size_t> Core::servers_for(std::size_t wanted, std::uint64_t without, std::span<const int> taken,
+                                           MonoTime at) {
+  std::vector<std::size_t> chosen;
+  for (const bool last_resort : {false, true}) {
+    if (chosen.size() == wanted) break;
+    std::vector<PlacementCandidate> candidates;
+    for (std::size_t number = 0; number < servers_.size(); ++number) {
+      const Server& server = servers_[number];
+      if (server.last_resort == last_resort && may_lease(server, at) && (without >> number & 1) == 0)
+        candidates.push_back({number, server.weight, server.slices, server.domain});
+    }
+    const PlacementChoice choice = choose_servers(candidates, wanted - chosen.size(), taken, random_);
+    chosen.insert(chosen.end(), choice.servers.begin(), choice.servers.end());
+  }
+  return chosen;
+}
+
 bool Core::ask_servers(std::size_t index, std::size_t wanted, Outbox& outbox) {
   Slice& slice = slices_[index];
-  std::vector<PlacementCandidate> candidates;
   std::vector<int> taken;
   for (const Replica& replica : slice.replicas)
     if (replica.entry.state == ReplicaState::kInForce) taken.push_back(servers_[replica.entry.server].domain);
-  const MonoTime at = now();
-  for (std::size_t number = 0; number < servers_.size(); ++number) {
-    const Server& server = servers_[number];
-    if (may_lease(server, at) && (slice.tried >> number & 1) == 0)
-      candidates.push_back({number, server.weight, server.slices, server.domain});
-  }
-  const PlacementChoice choice = choose_servers(candidates, wanted, taken, random_);
-  for (const std::size_t number : choice.servers) {
+  for (const std::size_t number : servers_for(wanted, slice.tried, taken, now())) {
     const auto place = std::ranges::find_if(slice.replicas, [](const Replica& replica) {
       return replica.entry.state == ReplicaState::kNone && !replica.attaching;
     });
@@ -161,7 +176,13 @@ void Core::lease_answered(std::size_t index, const AttachCall& call, AttachOutco
   if (!closing_ && count < options_.replicas && ask_servers(index, options_.replicas - count, outbox)) return;
   leasing_ = slices_.size();
   wake();
-  if (have == 0) {
+  if (lasting(slice, have) == 0) {
+    for (unsigned i = 0; i < kReplicaPlaces; ++i) {
+      if ((have & bit(i)) == 0) continue;
+      const std::uint8_t number = slice.replicas[i].entry.server;
+      --servers_[number].slices;
+      if (!closing_) outbox.releases.emplace_back(number, slice.id);
+    }
     slice = Slice{};
     return;
   }

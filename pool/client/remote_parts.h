@@ -43,6 +43,7 @@ struct Server {
   MonoTime down_since{};  // not up
   bool seen = false;      // has been up in this store's life
   bool draining = false;
+  bool last_resort = false;
   bool full = false;         // why it refused a slice
   MonoTime refused_until{};  // no new slice before
   std::string why{};

@@ -116,6 +116,7 @@ Result<> Core::add_server(RemoteServer given) {
   server.name = given.link->server();
   server.link = std::move(given.link);
   server.weight = given.weight;
+  server.last_resort = given.last_resort;
   server.most_slices = given.capacity == Bytes{} ? ~0ull : given.capacity.value / (slots_per_slice_ * kPageSize);
   // Domains as small numbers; a server without one is alone in its own.
   static constexpr int kOwnDomains = 1000;

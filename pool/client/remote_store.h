@@ -35,6 +35,8 @@ struct RemoteServer {
   double weight = 1;     // above 0: how much of the pages, beside the others
   std::string domain{};  // what fails together; empty: it fails alone
   Bytes capacity{};      // most that is leased of it; zero: as much as it gives
+  // Has replicas only while there are not enough others, and gives them up when there are.
+  bool last_resort = false;
 };
 
 struct LeaseWish {

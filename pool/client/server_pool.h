@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "pool/client/local_server.h"
 #include "pool/client/remote_store.h"
 #include "pool/pool.h"
 #include "pool/protocol/handshake.h"
@@ -28,6 +29,9 @@ struct ServerPoolOptions {
   // Of every VM's store. Its capacity is that of the pool as well: no VM's pages, and not all of them together, take
   // more, each replica counted once.
   RemoteStoreOptions store;
+  // Where replicas go while there are too few servers; may be absent.
+  std::shared_ptr<LocalServer> spill{};
+  Bytes spill_capacity{};
 };
 
 Result<std::unique_ptr<Pool>> make_server_pool(ServerPoolOptions options);

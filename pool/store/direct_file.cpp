@@ -5,10 +5,12 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 
 #include "base/mapping.h"
 
@@ -45,6 +47,25 @@ Result<> holds_nothing(int fd, const std::string& path, bool device) {
 }
 
 }  // namespace
+
+Result<Bytes> measure_direct(const std::string& path) {
+  struct stat status {};
+  const bool exists = ::stat(path.c_str(), &status) == 0;
+  if (!exists && errno != ENOENT) return errno_failure("inspect", path);
+  if (exists && S_ISREG(status.st_mode) && status.st_size != 0)
+    return Bytes{static_cast<std::uint64_t>(status.st_size)};
+  if (exists && S_ISBLK(status.st_mode)) {
+    const UniqueFd device{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+    Bytes size;
+    if (!device.valid()) return errno_failure("open", path);
+    if (::ioctl(device.get(), BLKGETSIZE64, &size.value) != 0) return errno_failure("measure", path);
+    return size;
+  }
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  struct statvfs room {};
+  if (::statvfs(folder.c_str(), &room) != 0) return errno_failure("inspect", folder.string());
+  return Bytes{static_cast<std::uint64_t>(room.f_bavail) * room.f_frsize};
+}
 
 Result<DirectFile> open_direct(const std::string& path, Bytes size) {
   struct stat status {};

@@ -14,6 +14,10 @@ struct DirectFile {
   Bytes size;
 };
 
+// What there is of room at a path that open_direct takes: that of the device or file, or what is free on the file
+// system where the file would be made.
+Result<Bytes> measure_direct(const std::string& path);
+
 // As FileStoreOptions::path says; `size`: of a file that has none of its own. Locked against a second user.
 Result<DirectFile> open_direct(const std::string& path, Bytes size);
 

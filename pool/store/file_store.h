@@ -1,7 +1,8 @@
 // Pages in a file or on a block device, past the page cache: io_uring with O_DIRECT. A tier for what is colder than
 // memory is dear, and a place of last resort when servers are gone.
 //
-// A disk is somebody else's: pages are sealed unless that is declined. Whatever stands in the file is judged by the
+// A disk is somebody else's: pages are sealed unless that is declined. Beside "store/data" and "store/table" the key is
+// held, as "store/secret", and dies with the last who holds it. Whatever stands in the file is judged by the
 // table in this host's memory (version, tag, checksum), so that a page that changed, moved or grew old on the disk is
 // kCorrupt and never handed out. Demand reads overtake prefetch, which overtakes writes; writes leave a part of the
 // depth free.

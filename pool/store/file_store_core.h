@@ -72,7 +72,9 @@ class FileStore final : public EmbeddedStore {
   void release(std::span<const Location> locations) override;
 
   std::vector<std::pair<std::string, int>> held_descriptors() const override {
-    return {{"store/data", file_.fd.get()}, {"store/table", table_.fd()}};
+    std::vector<std::pair<std::string, int>> held{{"store/data", file_.fd.get()}, {"store/table", table_.fd()}};
+    if (secret_ != nullptr) held.emplace_back("store/secret", secret_->fd());
+    return held;
   }
   Result<> set_capacity(Bytes capacity) override;
   bool maintain() override { return false; }

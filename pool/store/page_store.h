@@ -76,7 +76,7 @@ class PageStore {
  public:
   virtual ~PageStore() = default;
 
-  virtual std::string kind() const = 0;  // "mapped", "compressed"; label of metrics
+  virtual std::string kind() const = 0;  // "mapped", "compressed", "file"; label of metrics
   virtual StoreUsage usage() const = 0;
   // True when a page costs less where it is stored than where it was; false for a store whose memory is not the host's
   // DRAM to begin with.

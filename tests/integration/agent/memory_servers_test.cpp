@@ -31,14 +31,15 @@ class MemoryServers : public testing::TestWithParam<Way> {
     return "{name = \"" + name + "\", address = \"" + (tcp ? server.tcp_address() : server.unix_address()) +
            "\", failure_domain = \"" + name + "\", key_file = \"" + server.key_file() + "\"}";
   }
-  void begin() {
+  void begin(const Settings& more = {}) {
     ASSERT_TRUE(first.start() && second.start());
-    whole =
-        std::make_unique<Whole>(merciless({{"pool.servers.capacity", "\"256MiB\""},
-                                           {"pool.servers.slice", "\"4MiB\""},
-                                           {"pool.servers.codec", "\"" + std::string(GetParam().codec) + "\""},
-                                           {"memory_server", "[" + section(first, "first", GetParam().tcp) + ", " +
-                                                                 section(second, "second", GetParam().tcp) + "]"}}));
+    Settings settings{{"pool.servers.capacity", "\"256MiB\""},
+                      {"pool.servers.slice", "\"4MiB\""},
+                      {"pool.servers.codec", "\"" + std::string(GetParam().codec) + "\""},
+                      {"memory_server", "[" + section(first, "first", GetParam().tcp) + ", " +
+                                            section(second, "second", GetParam().tcp) + "]"}};
+    settings.insert(more.begin(), more.end());
+    whole = std::make_unique<Whole>(merciless(settings));
     ASSERT_TRUE(whole->start());
   }
   void adopt(Target& target) {
@@ -79,6 +80,44 @@ TEST_P(MemoryServers, LoseNothingWhenOneOfTwoIsKilled) {
   const boost::json::object after = pool();
   EXPECT_GT(after.at("degraded_slices").to_number<int>(), 0) << boost::json::serialize(after);
   EXPECT_EQ(after.at("lost_pages_total").to_number<int>(), 0) << boost::json::serialize(after);
+  EXPECT_TRUE(whole->release("load"));
+  target.finish();
+  EXPECT_EQ(whole->stop(), 0);
+  EXPECT_TRUE(whole->held().empty()) << testing::PrintToString(whole->held());
+}
+
+// With a disk to stand in for the one that is gone, the other may go as well.
+TEST_P(MemoryServers, AreStoodInForByADisk) {
+  REQUIRE_AGENT();
+  TestFolder disk;
+  begin({{"pool.servers.spill", "\"" + (disk / "spill") + "\""},
+         {"pool.servers.spill_capacity", "\"256MiB\""},
+         {"pool.servers.lost_after", "\"1s\""}});
+  Target target(load({"--memory", GetParam().memory, "--discard"}));
+  adopt(target);
+  const auto spilled = [&] {
+    const boost::json::object now = pool();
+    for (const boost::json::value& server : now.at("servers").as_array())
+      if (server.at("name") == "spill") return server.at("slices").to_number<int>();
+    return -1;
+  };
+  EXPECT_EQ(spilled(), 0) << "there are servers enough";
+  first.signal(SIGKILL);
+  EXPECT_EQ(first.await_end(), 128 + SIGKILL);
+  const auto whole_again = [&] { return spilled() > 0 && pool().at("degraded_slices").to_number<int>() == 0; };
+  EXPECT_TRUE(await(whole_again)) << boost::json::serialize(pool());
+  EXPECT_TRUE(whole->await_moved("load", Bytes{8u << 20}, Bytes{8u << 20}));
+  EXPECT_TRUE(await(whole_again)) << boost::json::serialize(pool());
+  // Nothing goes out any more; what is out is read.
+  second.signal(SIGKILL);
+  EXPECT_EQ(second.await_end(), 128 + SIGKILL);
+  EXPECT_TRUE(whole->await_moved("load", Bytes{}, Bytes{4u << 20}));
+  EXPECT_EQ(pool().at("lost_pages_total").to_number<int>(), 0) << boost::json::serialize(pool());
+  // Servers have all of it back.
+  ASSERT_TRUE(first.start() && second.start());
+  EXPECT_TRUE(await([&] { return spilled() == 0; })) << boost::json::serialize(pool());
+  EXPECT_TRUE(whole->await_moved("load", Bytes{8u << 20}, Bytes{8u << 20}));
+  EXPECT_EQ(pool().at("lost_pages_total").to_number<int>(), 0) << boost::json::serialize(pool());
   EXPECT_TRUE(whole->release("load"));
   target.finish();
   EXPECT_EQ(whole->stop(), 0);

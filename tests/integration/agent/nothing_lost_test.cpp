@@ -32,6 +32,8 @@ const Settings kZstd{{"pool.embedded.codec", "\"zstd\""}};
 // Room for a part of what should leave: the rest has to stay, and be right.
 const Settings kSmallStore{{"pool.embedded.capacity", "\"6MiB\""}};
 const Settings kSmallMapped{{"pool.embedded.store", "\"mapped\""}, {"pool.embedded.capacity", "\"6MiB\""}};
+// Where, each test says.
+const Settings kDisk{{"pool.embedded.store", "\"file\""}, {"pool.embedded.path", "\"\""}};
 // A device may hold a page for a while after it was protected.
 const Settings kGrace{{"pager.grace", "\"200ms\""}};
 
@@ -40,7 +42,10 @@ class NothingLost : public testing::TestWithParam<Kind> {};
 TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
   REQUIRE_AGENT();
   const Kind& kind = GetParam();
-  Whole whole(merciless(kind.settings));
+  TestFolder disk;
+  Settings settings = kind.settings;
+  if (settings.contains("pool.embedded.path")) settings["pool.embedded.path"] = "\"" + (disk / "pool") + "\"";
+  Whole whole(merciless(settings));
   ASSERT_TRUE(whole.start());
   Words words = load(kind.load);
   const std::string direct_file = whole.folder() / "direct";
@@ -99,6 +104,7 @@ INSTANTIATE_TEST_SUITE_P(
         Kind{"PrivateDirect", {"--memory", "private"}, kGrace, false, true},
         Kind{"PrivateHammer", {"--memory", "private", "--pattern", "hammer"}, kMapped, false, false, true},
         Kind{"PrivateStoreFull", {"--memory", "private", "--discard"}, kSmallStore},
+        Kind{"PrivateOnDisk", {"--memory", "private", "--discard"}, kDisk},
         Kind{"Memfd", {"--memory", "shared", "--huge", "off"}, {}},
         Kind{"MemfdHuge", {"--memory", "shared", "--huge", "on"}, kMapped},
         Kind{"MemfdHugeZstd", {"--memory", "shared", "--huge", "on"}, kZstd},
@@ -107,6 +113,7 @@ INSTANTIATE_TEST_SUITE_P(
         Kind{"SharedAnonymous", {"--memory", "shared-anon"}, kMapped},
         Kind{"SharedAnonymousHammer", {"--memory", "shared-anon", "--pattern", "hammer"}, {}, false, false, true},
         Kind{"MemfdStoreFull", {"--memory", "shared"}, kSmallMapped},
+        Kind{"MemfdOnDisk", {"--memory", "shared"}, kDisk},
         Kind{"MemfdDiscarding", {"--memory", "shared", "--discard"}, {}},
         Kind{"MemfdHugeDiscarding", {"--memory", "shared", "--huge", "on", "--discard"}, kZstd},
         Kind{"TmpfsStoppedDiscarding", {"--memory", "tmpfs", "--discard"}, {}, true},

@@ -167,6 +167,11 @@ TEST(Config, ContradictionsNameBothKeys) {
   expect_refused("[pool.embedded]\npath = \"/dev/dax0.0\"\n", {"pool.embedded.path", "pool.embedded.store"});
   expect_refused("[pool.embedded]\nstore = \"mapped\"\ncodec = \"zstd\"\n",
                  {"pool.embedded.codec", "pool.embedded.store"});
+  expect_refused("[pool.embedded]\nstore = \"file\"\n", {"pool.embedded.path", "block device"});
+  expect_refused("[pool.embedded]\nstore = \"file\"\npath = \"/dev/vdz\"\ncodec = \"zstd\"\n",
+                 {"pool.embedded.codec", "\"file\""});
+  EXPECT_TRUE(with("[pool.embedded]\nstore = \"file\"\npath = \"/dev/vdz\"\n").ok());
+  expect_refused("[pool.servers]\nspill = \"/dev/vdz\"\n", {"pool.servers.spill", "[[memory_server]]"});
   expect_refused("[adopt]\nallow_ptrace = false\n", {"adopt.allow_ptrace", "adopt.handoff_socket"});
   expect_refused("[adopt]\nauto = true\n", {"adopt.auto", "[[rule]]"});
   expect_refused("[safety]\ncanary_time = \"1h\"\n", {"safety.canary_time", "safety.max_active_vms"});

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "pool/client/local_server.h"
 #include "pool/client/remote_store.h"
 #include "tests/unit/pool/client/simulated_network.h"
 #include "tests/unit/pool/store/store_kit.h"
@@ -68,6 +69,7 @@ class RemoteWorld {
       if (i < domains.size()) server.domain = domains[i];
       all.push_back(std::move(server));
     }
+    if (spill != nullptr) all.push_back({make_local_link(spill), 1, {}, options.capacity, true});
     return all;
   }
 
@@ -183,6 +185,7 @@ class RemoteWorld {
   SimulatedNetwork network;
   RemoteStoreOptions options;
   std::vector<std::string> domains;
+  std::shared_ptr<LocalServer> spill;  // of last resort
   std::shared_ptr<VmSecret> secret;
   std::unique_ptr<RemoteStore> store;
 };
