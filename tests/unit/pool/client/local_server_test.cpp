@@ -137,18 +137,9 @@ std::uint64_t spilled(const RemoteWorld& world) {
   return 0;
 }
 
-bool await(RemoteWorld& world, const std::function<bool()>& condition) {
+bool await_that(RemoteWorld& world, const std::function<bool()>& condition) {
   for (int i = 0; i < 3000 && !condition(); ++i) world.pass(milliseconds(10));
   return condition();
-}
-
-bool is_whole(const RemoteWorld& world) {
-  const RemoteFigures figures = world.store->figures();
-  return figures.degraded_slices == 0 && figures.filling_slices == 0 && figures.rebuild_remaining == Bytes{};
-}
-
-void expect_all(RemoteWorld& world, const std::vector<Location>& locations, std::uint64_t first = 0) {
-  for (std::uint64_t i = 0; i < locations.size(); ++i) ASSERT_EQ(world.read(locations[i], first + i), PageStatus::kOk);
 }
 
 class LastResort : public ::testing::Test {
@@ -181,7 +172,8 @@ TEST_F(LastResort, StandsInForAServerThatIsLostAndGivesAllBack) {
   const auto after = world.write(seeds_from(600, 600));
   EXPECT_EQ(world.spill->store().usage().pages, PageCount{600});
   // What was there before follows when it has stayed away for long enough.
-  ASSERT_TRUE(await(world, [&] { return is_whole(world) && world.spill->store().usage().pages == PageCount{1200}; }));
+  ASSERT_TRUE(
+      await_that(world, [&] { return is_whole(world) && world.spill->store().usage().pages == PageCount{1200}; }));
   // The other one may go.
   world.network.cut(world.network.server(1));
   world.pass(milliseconds(100));
@@ -189,7 +181,7 @@ TEST_F(LastResort, StandsInForAServerThatIsLostAndGivesAllBack) {
   expect_all(world, after, 600);
   world.network.heal(world.network.server(1));
   world.network.heal(world.network.server(0));
-  ASSERT_TRUE(await(world, [&] { return is_whole(world) && spilled(world) == 0; }));
+  ASSERT_TRUE(await_that(world, [&] { return is_whole(world) && spilled(world) == 0; }));
   EXPECT_EQ(world.spill->store().usage().pages, PageCount{0});
   expect_all(world, before);
   expect_all(world, after, 600);
@@ -199,7 +191,7 @@ TEST_F(LastResort, StandsInForAServerThatIsLostAndGivesAllBack) {
 TEST_F(LastResort, IsNeverTheOnlyPlaceThatAPageGoesTo) {
   const auto before = world.write(seeds_from(0, 100));
   lose(0);
-  ASSERT_TRUE(await(world, [&] { return is_whole(world) && spilled(world) != 0; }));
+  ASSERT_TRUE(await_that(world, [&] { return is_whole(world) && spilled(world) != 0; }));
   world.network.cut(world.network.server(1));
   world.pass(milliseconds(100));
   EXPECT_NE(world.try_write(1000), PageStatus::kOk);
@@ -227,10 +219,10 @@ TEST_F(LastResort, IsASecondPlaceWhereThereIsButOneServer) {
 TEST_F(LastResort, IsNotBelievedBySuccessors) {
   const auto locations = world.write(seeds_from(0, 100));
   lose(0);
-  ASSERT_TRUE(await(world, [&] { return is_whole(world) && spilled(world) != 0; }));
+  ASSERT_TRUE(await_that(world, [&] { return is_whole(world) && spilled(world) != 0; }));
   ASSERT_TRUE(world.succeed());
   expect_all(world, locations);
-  ASSERT_TRUE(await(world, [&] { return is_whole(world) && spilled(world) != 0; }));
+  ASSERT_TRUE(await_that(world, [&] { return is_whole(world) && spilled(world) != 0; }));
   expect_all(world, locations);
   EXPECT_EQ(world.store->figures().lost_pages, 0u);
 }

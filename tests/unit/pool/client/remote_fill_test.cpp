@@ -11,18 +11,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-bool is_whole(const RemoteWorld& world) {
-  const RemoteFigures figures = world.store->figures();
-  return figures.degraded_slices == 0 && figures.filling_slices == 0 && figures.rebuild_remaining == Bytes{};
-}
-
 bool await_whole(RemoteWorld& world) {
   for (int i = 0; i < 3000 && !is_whole(world); ++i) world.pass(milliseconds(10));
   return is_whole(world);
-}
-
-void expect_all(RemoteWorld& world, const std::vector<Location>& locations, std::uint64_t first = 0) {
-  for (std::uint64_t i = 0; i < locations.size(); ++i) ASSERT_EQ(world.read(locations[i], first + i), PageStatus::kOk);
 }
 
 // The server that has none of the first slice.

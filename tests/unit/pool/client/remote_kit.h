@@ -196,4 +196,14 @@ inline std::vector<std::uint64_t> seeds_from(std::uint64_t first, std::size_t co
   return seeds;
 }
 
+// Every slice has all its replicas, and these every page.
+inline bool is_whole(const RemoteWorld& world) {
+  const RemoteFigures figures = world.store->figures();
+  return figures.degraded_slices == 0 && figures.filling_slices == 0 && figures.rebuild_remaining == Bytes{};
+}
+
+inline void expect_all(RemoteWorld& world, const std::vector<Location>& locations, std::uint64_t first = 0) {
+  for (std::uint64_t i = 0; i < locations.size(); ++i) ASSERT_EQ(world.read(locations[i], first + i), PageStatus::kOk);
+}
+
 }  // namespace tidepool::pool::testing
