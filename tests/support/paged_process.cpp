@@ -52,7 +52,7 @@ struct PagedProcess::Shared {
   std::atomic<std::uint64_t> drops_done;
   DropSlot drops[kDropSlots];
   std::atomic<int> give_back;
-  std::uint64_t versions[kMaxPages];
+  std::atomic<std::uint64_t> versions[kMaxPages];
 };
 
 namespace {
@@ -118,7 +118,7 @@ class Target {
   void mismatch(std::uint64_t page, const char* where) {
     if (shared_.mismatches++ < 5) {
       std::fprintf(stderr, "mismatch (%s): page %lu version %lu, first word %lx want %lx\n", where, page,
-                   shared_.versions[page], at(page)[0],
+                   shared_.versions[page].load(), at(page)[0],
                    shared_.versions[page] == 0 ? 0 : word(page, shared_.versions[page], 0));
     }
   }
