@@ -11,6 +11,8 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr auto kRecallPause = std::chrono::milliseconds(1);
+// Operations of demand that may be held while their address spaces change: most are left for the others.
+constexpr std::size_t kMostAtHand = shape_of(FetchReason::kDemand).ops / 4;
 
 void fill_pattern(std::byte* page, std::uint32_t pattern) {
   std::uint64_t twice = (static_cast<std::uint64_t>(pattern) << 32) | pattern;
@@ -132,7 +134,7 @@ void FaultService::finish(FetchOp* op) {
         continue;
       case Step::kBusy:
         // What is at hand is not asked for again: a store may take longer than the address space is ever left alone.
-        if (op->fault.state == nullptr) return give_up(op, Nanoseconds{0});
+        if (op->fault.state == nullptr || at_hand_.size() >= kMostAtHand) return give_up(op, Nanoseconds{0});
         return at_hand_.push_back(op);
       case Step::kStarved:
         return give_up(op, kRetryStarved);
@@ -159,8 +161,8 @@ void FaultService::retry_at_hand() {
   retrying_at_hand_.clear();
 }
 
-// What cannot go home now stays far, and the fault comes again: an operation is never held while one waits, so that a
-// VM that has no memory, however many of its threads wait, takes nothing from its neighbours. A restore sweeps again.
+// What cannot go home now stays far, and the fault comes again: no operation is held for want of memory, so that a VM
+// that has none, however many of its threads wait, takes nothing from its neighbours. A restore sweeps again.
 void FaultService::give_up(FetchOp* op, Nanoseconds pause) {
   while (op->installed < op->count) put_back(*op, op->installed++);
   const std::shared_ptr<PagedVm> vm = op->vm;
