@@ -81,6 +81,7 @@ class LocalLink final : public Link {
   };
 
   Job* take_job();  // with the lock
+  void begun(Job& job, LinkRequest& request, std::shared_ptr<LocalSlice> slice);
   void begin_write(LinkRequest& request, std::unique_lock<std::mutex>& lock, std::shared_ptr<LocalSlice> slice);
   void begin_read(LinkRequest& request, std::unique_lock<std::mutex>& lock, std::shared_ptr<LocalSlice> slice);
   void discard(LinkRequest& request, std::unique_lock<std::mutex>& lock, LocalSlice& slice);
@@ -195,6 +196,14 @@ LocalLink::Job* LocalLink::take_job() {
   return job;
 }
 
+// With the lock; the job says which of its items the store is asked for.
+void LocalLink::begun(Job& job, LinkRequest& request, std::shared_ptr<LocalSlice> slice) {
+  job.request = &request;
+  job.slice = std::move(slice);
+  ++under_way_;
+  pages_under_way_ += job.which.size();
+}
+
 void LocalLink::begin_write(LinkRequest& request, std::unique_lock<std::mutex>& lock,
                             std::shared_ptr<LocalSlice> slice) {
   Job& job = *take_job();
@@ -213,10 +222,7 @@ void LocalLink::begin_write(LinkRequest& request, std::unique_lock<std::mutex>& 
       job.writes.push_back({.buffer = item.payload});
     }
   }
-  job.request = &request;
-  job.slice = std::move(slice);
-  ++under_way_;
-  pages_under_way_ += job.writes.size();
+  begun(job, request, std::move(slice));
   lock.unlock();
   if (job.writes.empty()) return end(job);
   job.write_batch.items = job.writes;
@@ -248,7 +254,6 @@ void LocalLink::written(Job& job) {
     }
   }
   server_->store().release(freed);
-  pages_under_way_ -= job.writes.size();
   end(job);
 }
 
@@ -271,10 +276,7 @@ void LocalLink::begin_read(LinkRequest& request, std::unique_lock<std::mutex>& l
     job.which.push_back(i);
     job.reads.push_back({.location = mark.location, .buffer = item.payload});
   }
-  job.request = &request;
-  job.slice = std::move(slice);
-  ++under_way_;
-  pages_under_way_ += job.reads.size();
+  begun(job, request, std::move(slice));
   lock.unlock();
   if (job.reads.empty()) return end(job);
   job.read_batch.items = job.reads;
@@ -296,7 +298,6 @@ void LocalLink::read(Job& job) {
     bytes_received_ += item.length;
   }
   if (job.request->priority == Priority::kDemand) demand_reads_.record(SystemClock().now() - job.request->sent_at);
-  pages_under_way_ -= job.reads.size();
   end(job);
 }
 
@@ -320,6 +321,7 @@ void LocalLink::discard(LinkRequest& request, std::unique_lock<std::mutex>& lock
 
 void LocalLink::end(Job& job) {
   LinkRequest& request = *job.request;
+  pages_under_way_ -= job.which.size();
   {
     const std::lock_guard lock(mutex_);
     job.request = nullptr;

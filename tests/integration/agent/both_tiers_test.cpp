@@ -65,10 +65,6 @@ TEST_P(BothTiers, LoseNothingWhileEverythingMovesOutAndBack) {
   const ProcessState before = settled_state(target.pid());
   ASSERT_TRUE(agent.adopt(target.pid(), "load", target.memory()));
   agent.limit("load", Bytes{target.memory().size() / 8});
-  const unsigned seed = std::random_device{}();
-  std::printf("seed %u\n", seed);
-  std::mt19937 random(seed);
-  const auto end = std::chrono::steady_clock::now() + churn_time(3s);
   Bytes most_swapped;
   Bytes most_in_pool;
   const auto look = [&] {
@@ -76,15 +72,7 @@ TEST_P(BothTiers, LoseNothingWhileEverythingMovesOutAndBack) {
     most_in_pool = std::max(most_in_pool, in_pool(agent));
     return most_swapped > 4_MiB && most_in_pool > 4_MiB;
   };
-  while (std::chrono::steady_clock::now() < end) {
-    if (kind.stops) {
-      target.signal(SIGSTOP);
-      std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));
-      target.signal(SIGCONT);
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));
-    look();
-  }
+  churn(target, kind.stops, look);
   EXPECT_TRUE(await(look)) << "in swap " << most_swapped.value << ", in the pool " << most_in_pool.value;
   agent.await_moved("load", kMiB, kMiB);
   std::printf("in swap %.1f MiB, in the pool %.1f MiB, out %.1f MiB, home %.1f MiB\n",

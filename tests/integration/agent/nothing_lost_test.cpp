@@ -3,9 +3,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <filesystem>
-#include <random>
-#include <thread>
 
 #include "tests/integration/agent/whole_rig.h"
 
@@ -62,18 +59,7 @@ TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
   // Policy would leave the few pages that all threads hammer at where they are, were there room for them.
   whole.limit("load", Bytes{kind.hammers ? kPageSize : size.value / 10});
 
-  const unsigned seed = std::random_device{}();
-  std::printf("seed %u\n", seed);
-  std::mt19937 random(seed);
-  const auto end = std::chrono::steady_clock::now() + churn_time(3s);
-  while (std::chrono::steady_clock::now() < end) {
-    if (kind.stops) {
-      target.signal(SIGSTOP);
-      std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));
-      target.signal(SIGCONT);
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));
-  }
+  churn(target, kind.stops);
   // However slow the machine: something must have gone both ways. Pages that all threads write to all the time go when
   // all of them happen to be off the processors: since the beginning, then, and not just now.
   if (kind.hammers) {

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <random>
 #include <thread>
 
 #include "pool/keeper/keeper_holder.h"
@@ -187,6 +188,23 @@ void Target::finish() {
   signal(SIGTERM);
   EXPECT_EQ(wait(), 0) << output();
   EXPECT_NE(output().find("mismatches 0\n"), std::string::npos) << output();
+}
+
+void churn(const Target& target, bool stops, const std::function<void()>& look) {
+  using std::chrono::milliseconds;
+  const unsigned seed = std::random_device{}();
+  std::printf("seed %u\n", seed);
+  std::mt19937 random(seed);
+  const auto end = std::chrono::steady_clock::now() + churn_time(milliseconds(3000));
+  while (std::chrono::steady_clock::now() < end) {
+    if (stops) {
+      target.signal(SIGSTOP);
+      std::this_thread::sleep_for(milliseconds(random() % 300));
+      target.signal(SIGCONT);
+    }
+    std::this_thread::sleep_for(milliseconds(random() % 300));
+    if (look) look();
+  }
 }
 
 Words load(const Words& more, Bytes size) {

@@ -85,6 +85,10 @@ class Target {
   AddressRange memory_;
 };
 
+// Leaves it at its work for churn_time(3s); stopped and continued at random if `stops`. `look` runs every now and then.
+// Prints the seed.
+void churn(const Target& target, bool stops, const std::function<void()>& look = {});
+
 // The usual workload: eight threads that write and check, until told to end.
 Words load(const Words& more, Bytes size = Bytes{64ull << 20});
 
