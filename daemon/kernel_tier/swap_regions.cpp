@@ -56,6 +56,13 @@ bool SwapRegions::set_pieces(std::vector<SwapPiece> pieces, PageCount pages) {
   std::erase_if(pieces,
                 [&](const SwapPiece& piece) { return piece.first.value + piece.pages() > this->pages().value; });
   std::ranges::sort(pieces, {}, [](const SwapPiece& piece) { return piece.first.value; });
+  // Whoever gave a number twice has its later memory left alone.
+  std::uint64_t end = 0;
+  std::erase_if(pieces, [&](const SwapPiece& piece) {
+    if (piece.first.value < end) return true;
+    end = piece.first.value + piece.pages();
+    return false;
+  });
   if (pieces == pieces_) return false;
   pieces_ = std::move(pieces);
   mapped_ = Bytes{};

@@ -49,7 +49,8 @@ class SwapRegions {
 
   // The memory that counts from now on, by address and apart, whole pages. True when that is news.
   bool set_mappings(std::vector<AddressRange> mappings);
-  // The same, with numbers that are given: `pages` of them, which only grow. No two pieces have a page in common.
+  // The same, with numbers that are given: `pages` of them, which only grow. Of two pieces with a page in common the
+  // one with the lower first page counts.
   bool set_pieces(std::vector<SwapPiece> pieces, PageCount pages);
   const std::vector<AddressRange>& mappings() const { return mappings_; }  // of set_mappings
   Bytes mapped() const { return mapped_; }

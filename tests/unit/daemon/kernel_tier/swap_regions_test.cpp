@@ -101,6 +101,9 @@ TEST(SwapRegions, TakeNumbersThatSomebodyElseGave) {
   // Pages beyond those that there are belong to nobody.
   regions.set_pieces({piece(8000, 10, 0), piece(100, 600, 1000)}, PageCount{1536});
   EXPECT_EQ(regions.parts(0, 3), (Pieces{piece(8000, 10, 0)}));
+  // No page is in two places.
+  regions.set_pieces({piece(8000, 10, 0), piece(9000, 10, 9), piece(7000, 5, 10)}, PageCount{1536});
+  EXPECT_EQ(regions.parts(0, 3), (Pieces{piece(8000, 10, 0), piece(7000, 5, 10)}));
 }
 
 TEST(SwapRegions, CountAPageThatCameBackAsUsedUnlessItWasBroughtHome) {
