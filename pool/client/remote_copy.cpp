@@ -56,7 +56,7 @@ void Core::check_copies() {
       frame.items[kept++] = frame.items[i];
     }
     frame.count = kept;
-    if (kept == 0 || closing_ || !still(frame) || (writable(slice) & bit(frame.to)) == 0) {
+    if (kept == 0 || closing_ || !still(frame) || (writable(slice, now()) & bit(frame.to)) == 0) {
       frame.phase = Phase::kIdle;
     } else {
       frame.phase = Phase::kWriting;
@@ -141,7 +141,7 @@ bool Core::begin_copy(CopyFrame& frame, std::size_t index, unsigned to, Outbox& 
   Slice& slice = slices_[index];
   Replica& replica = slice.replicas[to];
   if (slice.state != SliceState::kReady || replica.entry.state != ReplicaState::kFilling || replica.owing == 0 ||
-      (writable(slice) & bit(to)) == 0)
+      (writable(slice, now()) & bit(to)) == 0)
     return false;
   const ReplicaMask sources = in_force(slice) & answering(slice);
   if (sources == 0) return false;

@@ -96,9 +96,10 @@ class Core final : public RemoteStore {
   ReplicaMask in_state(const Slice& slice, ReplicaState state) const;
   ReplicaMask in_force(const Slice& slice) const { return in_state(slice, ReplicaState::kInForce); }
   ReplicaMask filling(const Slice& slice) const { return in_state(slice, ReplicaState::kFilling); }
-  // Of those, who can be asked now, and who takes writes too.
+  // Of those, who can be asked now, and who takes writes too. What was found at one time is done as of that time: a
+  // lease ends between two looks at the clock.
   ReplicaMask answering(const Slice& slice) const;
-  ReplicaMask writable(const Slice& slice) const;
+  ReplicaMask writable(const Slice& slice, MonoTime at) const;
   // Who has the slot's page, as far as is known here; of a slice without a replica in force, who may have it.
   ReplicaMask holders(const Slice& slice, std::uint32_t slot) const;
   void attached(const AttachCall& call, const Attempt& attempt, AttachOutcome outcome, protocol::ErrorCode code);
@@ -120,8 +121,8 @@ class Core final : public RemoteStore {
   std::vector<std::size_t> servers_for(std::size_t wanted, std::uint64_t without, std::span<const int> taken,
                                        MonoTime at);
   // A slice with a free slot, or why there is none now. Begins a lease when that helps.
-  Room find_room(std::size_t& slice, Outbox& outbox);
-  std::size_t best_slice(bool whole_only, bool all_reachable) const;
+  Room find_room(std::size_t& slice, MonoTime at, Outbox& outbox);
+  std::size_t best_slice(bool whole_only, bool all_reachable, MonoTime at) const;
   bool begin_lease(std::size_t wanted, Outbox& outbox);
   void give_up_late_lease(Outbox& outbox);
   bool ask_servers(std::size_t index, std::size_t wanted, Outbox& outbox);
@@ -133,7 +134,9 @@ class Core final : public RemoteStore {
   void attach(const AttachCall& call);
   void leased(const AttachCall& call, const Result<Lease>& lease);
   void renew_leases(std::size_t index, Outbox& outbox);
-  bool expired(const Replica& replica) const { return replica.expires != MonoTime{} && now() >= replica.expires; }
+  static bool expired(const Replica& replica, MonoTime at) {
+    return replica.expires != MonoTime{} && at >= replica.expires;
+  }
   void expire(std::size_t index, unsigned replica, std::uint64_t use);
 
   void make_ready(std::size_t index);
@@ -142,7 +145,7 @@ class Core final : public RemoteStore {
   bool placed() const { return options_.placed != nullptr; }
   Result<std::uint8_t> server_for(const GrantedReplica& granted);
   std::size_t index_of(protocol::SliceId slice) const;
-  Room find_granted(std::size_t& slice);
+  Room find_granted(std::size_t& slice, MonoTime at);
   void offer_answered(const AttachCall& call, AttachOutcome outcome, protocol::ErrorCode code);
 
   // remote_fill.cpp
@@ -175,7 +178,7 @@ class Core final : public RemoteStore {
 
   // remote_write.cpp
   void pump_writes(Outbox& outbox);
-  bool fill_frame(WriteFrame& frame, Outbox& outbox);
+  bool fill_frame(WriteFrame& frame, MonoTime at, Outbox& outbox);
   void fail_front(PageStatus status, Outbox& outbox);
   void answer(WriteState* state, WriteItem& item, PageStatus status, Outbox& outbox);
   void send_frame(WriteFrame* frame);

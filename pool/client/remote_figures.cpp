@@ -67,7 +67,7 @@ RemoteFigures Core::figures() const {
     sum.lost_slices += replicas == 0;
     sum.close_slices += !slice.apart;
     sum.filling_slices += filling(slice) != 0;
-    sum.expired_slices += writable(slice) != answering(slice);
+    sum.expired_slices += writable(slice, now()) != answering(slice);
     std::uint64_t most = 0;  // each of those that are still to be begun
     for (const Replica& replica : slice.replicas) {
       if (replica.entry.state != ReplicaState::kFilling) continue;

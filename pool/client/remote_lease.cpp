@@ -22,14 +22,13 @@ bool Core::may_lease(const Server& server, MonoTime at) const {
          at >= server.refused_until;
 }
 
-std::size_t Core::best_slice(bool whole_only, bool all_reachable) const {
-  const MonoTime at = now();
+std::size_t Core::best_slice(bool whole_only, bool all_reachable, MonoTime at) const {
   const auto fits = [&](const Slice& slice) {
     if (slice.state != SliceState::kReady || slice.closing || slice.used >= slots_per_slice_ ||
         at < slice.refused_until)
       return false;
     const ReplicaMask force = in_force(slice);
-    const ReplicaMask there = force & writable(slice);
+    const ReplicaMask there = force & writable(slice, at);
     // One whose lease has run out is as good as ever for reads, and must not miss a page.
     if (lasting(slice, there) == 0 || there != (force & answering(slice)) || (all_reachable && there != force))
       return false;
@@ -41,16 +40,15 @@ std::size_t Core::best_slice(bool whole_only, bool all_reachable) const {
 
 // Whole slices first; then a new one, so that what is there is not degraded by a server that is away for a moment; then
 // what there is.
-Core::Room Core::find_room(std::size_t& slice, Outbox& outbox) {
+Core::Room Core::find_room(std::size_t& slice, MonoTime at, Outbox& outbox) {
   const auto found = [&](std::size_t index) {
     if (index >= slices_.size()) return false;
     slice = current_ = index;
     return true;
   };
-  if (found(best_slice(true, true))) return Room::kFound;
-  if (placed()) return find_granted(slice);
+  if (found(best_slice(true, true, at))) return Room::kFound;
+  if (placed()) return find_granted(slice, at);
   if (leasing_ < slices_.size()) return Room::kWait;
-  const MonoTime at = now();
   const auto count = [&](bool last_resort) {
     return static_cast<std::size_t>(std::ranges::count_if(
         servers_, [&](const Server& server) { return server.last_resort == last_resort && may_lease(server, at); }));
@@ -58,9 +56,9 @@ Core::Room Core::find_room(std::size_t& slice, Outbox& outbox) {
   const std::size_t lasting = count(false);
   const std::size_t candidates = lasting == 0 ? 0 : lasting + count(true);
   if (candidates >= options_.replicas && begin_lease(options_.replicas, outbox)) return Room::kWait;
-  if (found(best_slice(false, true))) return Room::kFound;
+  if (found(best_slice(false, true, at))) return Room::kFound;
   if (candidates != 0 && begin_lease(candidates, outbox)) return Room::kWait;
-  if (found(best_slice(false, false))) return Room::kFound;
+  if (found(best_slice(false, false, at))) return Room::kFound;
   bool any_up = false;
   bool all_full = true;
   for (const Server& server : servers_) {
@@ -72,7 +70,7 @@ Core::Room Core::find_room(std::size_t& slice, Outbox& outbox) {
   for (const Slice& each : slices_) {
     if (each.state == SliceState::kNone) no_index = false;
     // There is room, as soon as its lease is renewed.
-    if (each.state == SliceState::kReady && each.used < slots_per_slice_ && writable(each) != answering(each))
+    if (each.state == SliceState::kReady && each.used < slots_per_slice_ && writable(each, at) != answering(each))
       return Room::kUnavailable;
   }
   return any_up && (all_full || no_index) ? Room::kFull : Room::kUnavailable;

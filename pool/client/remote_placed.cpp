@@ -55,9 +55,9 @@ std::size_t Core::index_of(protocol::SliceId slice) const {
 }
 
 // One that is degraded is better than none, unless a replica would miss what others wait for.
-Core::Room Core::find_granted(std::size_t& slice) {
+Core::Room Core::find_granted(std::size_t& slice, MonoTime at) {
   for (const bool all_reachable : {true, false}) {
-    const std::size_t index = best_slice(false, all_reachable);
+    const std::size_t index = best_slice(false, all_reachable, at);
     if (index == slices_.size()) continue;
     slice = current_ = index;
     return Room::kFound;

@@ -44,7 +44,7 @@ void Core::send_discards(Outbox& outbox) {
       ++count;
     }
     const Slice& slice = slices_[last.slice];
-    const ReplicaMask asked = count == 0 ? ReplicaMask{0} : writable(slice);
+    const ReplicaMask asked = count == 0 ? ReplicaMask{0} : writable(slice, now());
     if (asked == 0) continue;
     free_discard_frames_.pop_back();
     frame.outstanding = static_cast<unsigned>(std::popcount(asked));

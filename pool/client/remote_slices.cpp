@@ -36,10 +36,10 @@ ReplicaMask Core::answering(const Slice& slice) const {
   return mask;
 }
 
-ReplicaMask Core::writable(const Slice& slice) const {
+ReplicaMask Core::writable(const Slice& slice, MonoTime at) const {
   ReplicaMask mask = answering(slice);
   for (unsigned i = 0; i < kReplicaPlaces; ++i)
-    if (expired(slice.replicas[i])) mask &= static_cast<ReplicaMask>(~bit(i));
+    if (expired(slice.replicas[i], at)) mask &= static_cast<ReplicaMask>(~bit(i));
   return mask;
 }
 

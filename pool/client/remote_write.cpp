@@ -82,7 +82,8 @@ void Core::pump_writes(Outbox& outbox) {
     }
     if (free_frames_.empty()) return;
     std::size_t slice = 0;
-    switch (find_room(slice, outbox)) {
+    const MonoTime at = now();
+    switch (find_room(slice, at, outbox)) {
       case Room::kWait:
         return;
       case Room::kFull:
@@ -97,17 +98,17 @@ void Core::pump_writes(Outbox& outbox) {
     }
     WriteFrame& frame = *free_frames_.back();
     frame.slice = slice;
-    if (!fill_frame(frame, outbox)) continue;
+    if (!fill_frame(frame, at, outbox)) continue;
     free_frames_.pop_back();
     outbox.frames.push(&frame);
   }
 }
 
 // As many pages as there are, go into one frame and have room in the slice. False when there were none.
-bool Core::fill_frame(WriteFrame& frame, Outbox& outbox) {
+bool Core::fill_frame(WriteFrame& frame, MonoTime at, Outbox& outbox) {
   Slice& slice = slices_[frame.slice];
   frame.id = slice.id;
-  frame.asked = writable(slice);
+  frame.asked = writable(slice, at);
   for (unsigned i = 0; i < kReplicaPlaces; ++i) {
     frame.servers[i] = slice.replicas[i].entry.server;
     frame.uses[i] = slice.replicas[i].use;

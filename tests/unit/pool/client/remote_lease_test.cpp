@@ -100,6 +100,42 @@ TEST(RemoteLease, WhenItRunsOutWritesWaitAndReadsGoOn) {
   }
 }
 
+// Stands still, and jumps by an hour when it was looked at so many times.
+class JumpingClock final : public Clock {
+ public:
+  explicit JumpingClock(const Clock& clock) : clock_(clock) {}
+  MonoTime now() const override {
+    if (looks_left != 0 && --looks_left == 0) jumped_ = std::chrono::hours(1);
+    return clock_.now() + jumped_;
+  }
+  mutable int looks_left = 0;
+
+ private:
+  const Clock& clock_;
+  mutable Nanoseconds jumped_{0};
+};
+
+TEST(RemoteLease, AWriteIsAnsweredWheneverTheLeaseRunsOutOverIt) {
+  unsigned unavailable = 0;
+  for (int looks = 1; looks <= 20; ++looks) {
+    Desk desk;
+    RemoteWorld world(6, 2);
+    const JumpingClock clock(world.network.clock());
+    world.options.clock = &clock;
+    create_with(world, desk);
+    const auto locations = world.write(seeds_from(0, 10));
+    desk.open = false;
+    clock.looks_left = looks;
+    const PageStatus status = world.try_write(1);
+    EXPECT_TRUE(status == PageStatus::kOk || status == PageStatus::kUnavailable);
+    unavailable += status == PageStatus::kUnavailable;
+    EXPECT_EQ(world.store->figures().degraded_slices, 0u);
+    for (std::uint64_t i = 0; i < 10; ++i) ASSERT_EQ(world.read(locations[i], i), PageStatus::kOk);
+    world.store.reset();
+  }
+  EXPECT_GT(unavailable, 0u);
+}
+
 // Its clock is not ours: what it says counts.
 TEST(RemoteLease, AServerThatSaysExpiredCostsNoReplica) {
   Desk desk;
