@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-
 #include "tests/integration/agent/whole_rig.h"
 
 namespace tidepool::tests {
