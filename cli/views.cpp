@@ -234,7 +234,9 @@ void add_servers(const json::value& document, Table& table) {
     if (const std::string why = text_at(server, "why"); !why.empty()) says += " (" + why + ")";
     says += ", " + text_at(server, "slices") + " slices";
     if (number_at(server, "typical_read_ns") != 0) says += ", reads in " + nanoseconds_at(server, "typical_read_ns");
-    for (const auto& [key, what] : {std::pair{"wrong_answers_total", "wrong answers"}, {"restarts_total", "restarts"}})
+    for (const auto& [key, what] : {std::pair{"reads_in_place_total", "reads in place"},
+                                    {"wrong_answers_total", "wrong answers"},
+                                    {"restarts_total", "restarts"}})
       if (number_at(server, key) != 0) says += ", " + text_at(server, key) + " " + what;
     table.add({"server " + text_at(server, "name"), Cell(says, up && !draining ? Paint::kGood : Paint::kBad)});
   }

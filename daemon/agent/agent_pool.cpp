@@ -20,8 +20,15 @@ Result<PoolStatus> AgentImpl::pool_status() {
   status.kernel = kernel_tier_status(context_);
   if (const auto remote = context_.pool->remote()) {
     for (const pool::RemoteServerFigures& server : remote->servers)
-      status.servers.push_back({server.server, server.up, server.draining, server.why, server.slices,
-                                server.link.typical_read, server.wrong_answers, server.boots});
+      status.servers.push_back({.name = server.server,
+                                .up = server.up,
+                                .draining = server.draining,
+                                .why = server.why,
+                                .slices = server.slices,
+                                .typical_read = server.link.typical_read,
+                                .reads_in_place = server.link.from_files,
+                                .wrong_answers = server.wrong_answers,
+                                .restarts = server.boots});
     status.slices = remote->slices;
     status.degraded_slices = remote->degraded_slices;
     status.lost_slices = remote->lost_slices;

@@ -389,6 +389,7 @@ struct PoolServerStatus {
   std::string why;  // not up, or not lending: the last reason
   std::uint64_t slices = 0;
   std::chrono::nanoseconds typical_read{0};  // median, 0: none yet
+  std::uint64_t reads_in_place = 0;          // out of memory that it handed over
   std::uint64_t wrong_answers = 0;
   std::uint64_t restarts = 0;  // that cost it its pages
 };

@@ -357,6 +357,7 @@ json::object to_json(const PoolStatus& pool) {
                                    {"why", server.why},
                                    {"slices", server.slices},
                                    {"typical_read_ns", server.typical_read.count()},
+                                   {"reads_in_place_total", server.reads_in_place},
                                    {"wrong_answers_total", server.wrong_answers},
                                    {"restarts_total", server.restarts}});
   }

@@ -23,7 +23,7 @@ void Attacher::add(std::unique_ptr<AttachJob> job) {
 
 void Attacher::take_answers(std::size_t index) {
   Side& side = sides_[index];
-  for (const AttachAnswer& answer : connections_[index]->take_attach_answers()) {
+  for (AttachAnswer& answer : connections_[index]->take_attach_answers()) {
     const auto found = side.sent.find(answer.id);
     if (found == side.sent.end()) continue;  // it was given up
     AttachJob& job = *found->second;
@@ -38,6 +38,7 @@ void Attacher::take_answers(std::size_t index) {
       continue;
     }
     ++job.answers;
+    if (answer.file.valid()) job.file = std::move(answer.file);
     job.created = job.created || (answer.status == ErrorCode::kOk && answer.attached.created);
     if (answer.status != ErrorCode::kOk) job.refusal = answer.status;
   }

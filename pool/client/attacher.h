@@ -29,6 +29,7 @@ struct AttachJob {
 
   std::size_t answers = 0;  // of the connections
   bool created = false;
+  UniqueFd file;  // to read the slice from, where its server gives one
   protocol::ErrorCode refusal = protocol::ErrorCode::kOk;
 };
 

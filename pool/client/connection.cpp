@@ -80,6 +80,7 @@ void Connection::close(Endings& endings) {
   socket_.reset();
   reader_.clear();
   incoming_.reset();
+  files_.clear();
   outgoing_.reset();
   slices_.clear();
   attach_answers_.clear();

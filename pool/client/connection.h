@@ -11,6 +11,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -40,6 +41,7 @@ struct LinkCounters {
   std::atomic<std::uint64_t> late{0};
   std::atomic<std::uint64_t> refused{0};
   std::atomic<std::uint64_t> bad_frames{0};
+  std::atomic<std::uint64_t> from_files{0};  // of `requests`
   std::atomic<std::uint64_t> bytes_sent{0};
   std::atomic<std::uint64_t> bytes_received{0};
   RecentLatencies demand_reads;
@@ -65,6 +67,7 @@ struct AttachAnswer {
   protocol::ErrorCode status = protocol::ErrorCode::kOk;
   bool believed = false;  // it has a tag, or needs none here
   protocol::Attached attached;
+  UniqueFd file;  // to read the slice from; invalid: none came
 };
 
 struct ConnectionLimits {
@@ -129,6 +132,7 @@ class Connection {
   RequestTable::Id enter(const SentRequest& sent);
   // With receiving_.
   bool take_frame(const protocol::Frame& frame, Endings& endings);
+  ssize_t take_bytes(std::span<std::byte> room);
   bool passes(const protocol::Frame& frame);
   bool take_unasked(const protocol::Frame& frame);
   bool take_answer(const protocol::Frame& frame, Endings& endings);
@@ -141,6 +145,7 @@ class Connection {
   std::mutex receiving_;
   protocol::FrameReader reader_;
   std::optional<protocol::FrameGuard> incoming_;
+  std::deque<UniqueFd> files_;  // that have come before what says whose they are
 
   mutable std::mutex mutex_;
   UniqueFd socket_;

@@ -1,7 +1,9 @@
 // Connection: the way in.
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -15,6 +17,8 @@ using protocol::MessageType;
 
 // How many requests end in one turn.
 constexpr std::size_t kTurn = 64;
+// Descriptors that wait: one for each ATTACH that can be under way.
+constexpr std::size_t kMostFiles = protocol::kMaxUncreditedRequests;
 
 // Whether the entries are for what was asked, in its order.
 template <class Entries>
@@ -67,8 +71,9 @@ bool Connection::receive(Endings& endings) {
     if (got == protocol::FrameReader::Got::kBad) return bad("what it sends is no frame");
     if (drained) break;
     const std::span<std::byte> room = reader_.room();
-    const ssize_t bytes = ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
+    const ssize_t bytes = take_bytes(room);
     if (bytes > 0) {
+      if (broken_) return false;
       reader_.received(static_cast<std::size_t>(bytes));
       counters_.bytes_received += static_cast<std::uint64_t>(bytes);
       last_received_ = monotonic_now().since_boot.count();
@@ -87,6 +92,35 @@ bool Connection::receive(Endings& endings) {
   const std::lock_guard lock(mutex_);
   send_from_queue();
   return false;
+}
+
+// As recv, but for what comes along.
+ssize_t Connection::take_bytes(std::span<std::byte> room) {
+  if (!greeting_.shares_memory()) return ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
+  iovec bytes{room.data(), room.size()};
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMostFiles * sizeof(int))> control;
+  msghdr message{};
+  message.msg_iov = &bytes;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t received = ::recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (received < 0) return received;
+  for (cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr; head = CMSG_NXTHDR(&message, head)) {
+    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(head) + i * sizeof fd, sizeof fd);
+      files_.emplace_back(fd);
+    }
+  }
+  // They take this process's descriptors.
+  if (files_.size() > kMostFiles || (message.msg_flags & MSG_CTRUNC) != 0) {
+    files_.clear();
+    bad("it hands over more than was asked for");
+  }
+  return received;
 }
 
 bool Connection::bad(const std::string& why) {
@@ -161,14 +195,20 @@ bool Connection::take_answer(const protocol::Frame& frame, Endings& endings) {
   };
   if (header.type != sent.type) return nonsense("it answers something else than was asked");
   if (sent.type == MessageType::kAttach) {
-    AttachAnswer answer{.id = header.id, .status = header.status, .believed = keyed_by, .attached = {}};
+    AttachAnswer answer{
+        .id = header.id, .status = header.status, .believed = keyed_by, .attached = {}, .file = {}};
     if (header.status == ErrorCode::kOk) {
       const auto attached = protocol::parse_attached(frame.body);
       if (!attached) return nonsense("its answer to ATTACH makes no sense");
       answer.attached = *attached;
+      if (attached->with_file) {
+        if (files_.empty()) return nonsense("it says that a descriptor came along, and none did");
+        answer.file = std::move(files_.front());
+        files_.pop_front();
+      }
     }
     const std::lock_guard lock(mutex_);
-    attach_answers_.push_back(answer);
+    attach_answers_.push_back(std::move(answer));
     const std::uint64_t one = 1;
     static_cast<void>(!::write(wake_fd_, &one, sizeof one));
     return true;

@@ -15,15 +15,15 @@ Failure refused(std::string why) {
 
 }  // namespace
 
-Result<Greeting> greet(int socket, bool authenticate, const Patience& patience) {
+Result<Greeting> greet(int socket, bool authenticate, bool share_memory, const Patience& patience) {
   Greeting greeting;
   const auto random = protocol::fresh_random();
   if (!random) return Failure{random.error()};
   greeting.random = *random;
   protocol::Buffer hello;
-  protocol::append_hello(
-      hello, kGreetingId,
-      {.features = authenticate ? protocol::kFeatureAuthenticatedFrames : 0, .random = greeting.random});
+  const std::uint32_t offered = (authenticate ? protocol::kFeatureAuthenticatedFrames : 0) |
+                                (share_memory ? protocol::kFeatureSharedMemory : 0);
+  protocol::append_hello(hello, kGreetingId, {.features = offered, .random = greeting.random});
   if (auto sent = send_all(socket, hello, patience); !sent) return Failure{sent.error()};
 
   protocol::Buffer frame(protocol::kHeaderBytes);
@@ -46,6 +46,7 @@ Result<Greeting> greet(int socket, bool authenticate, const Patience& patience) 
   if (greeting.authenticated() != authenticate)
     return refused(authenticate ? "it does not authenticate frames, which is needed here"
                                 : "it authenticates frames, which was not offered");
+  if (greeting.shares_memory() && !share_memory) return refused("it hands over memory, which was not asked for");
   greeting.transcript = protocol::transcript_digest(hello, frame);
   return greeting;
 }

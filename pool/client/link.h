@@ -82,6 +82,7 @@ struct LinkFigures {
   std::uint64_t late = 0;
   std::uint64_t refused = 0;
   std::uint64_t bad_frames = 0;  // that closed a connection
+  std::uint64_t from_files = 0;  // of `requests`, reads of a slice that the server handed over
   std::uint64_t pages_under_way = 0;
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;

@@ -32,6 +32,7 @@ void add_history(const RemoteFigures& own, RemoteFigures& sum) {
     to->wrong_answers += from.wrong_answers;
     to->hedges += from.hedges;
     to->boots = std::max(to->boots, from.boots);
+    to->link.from_files += from.link.from_files;
     to->link.bytes_sent += from.link.bytes_sent;
     to->link.bytes_received += from.link.bytes_received;
   }

@@ -16,6 +16,7 @@
 #include "pool/client/connection.h"
 #include "pool/client/endpoint.h"
 #include "pool/client/server_link.h"
+#include "pool/client/slice_files.h"
 
 namespace tidepool::pool {
 
@@ -54,6 +55,7 @@ class ServerLink final : public Link {
     return request.priority == Priority::kDemand ? demand_ : bulk_;
   }
   void wake();
+  bool read_at_once(LinkRequest& request);
 
   // The link's thread.
   void run();
@@ -67,7 +69,7 @@ class ServerLink final : public Link {
   void take_commands();
   void tend_attaches();
   void settle(AttachJob& job);
-  void settle_anew(const AttachJob& job);
+  void settle_anew(AttachJob& job);
   void give_up_late_attaches();
   void come_up();
   void wait_and_serve();
@@ -83,6 +85,7 @@ class ServerLink final : public Link {
   LinkCounters counters_;
   Connection demand_;
   Connection bulk_;
+  SliceFiles files_;
   LinkEvents link_events_;
 
   std::atomic<Nanoseconds::rep> last_taken_{0};

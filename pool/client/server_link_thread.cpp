@@ -43,7 +43,7 @@ void ServerLink::run() {
 Result<ServerLink::Known> ServerLink::greet_on(Connection& connection, std::uint32_t events, const Patience& patience) {
   auto socket = connect_to(endpoint_, patience);
   if (!socket) return Failure{socket.error()};
-  auto greeting = greet(socket->get(), authenticates(), patience);
+  auto greeting = greet(socket->get(), authenticates(), endpoint_.is_unix && &connection == &demand_, patience);
   if (!greeting) return Failure{greeting.error()};
   Known met{greeting->welcome.boot, greeting->welcome.name};
   const std::uint64_t key = &connection == &demand_ ? kDemand : kBulk;
@@ -148,6 +148,7 @@ void ServerLink::end_session(const std::string& why, bool quietly) {
   created_while_asking_.reset();
   if (tell && link_events_.down) link_events_.down(shown);
   Endings endings;
+  files_.clear();
   demand_.close(endings);
   bulk_.close(endings);
   endings.tell(counters_);
@@ -180,6 +181,7 @@ void ServerLink::take_commands() {
     if (command.attach) {
       attacher_.add(std::move(command.attach));
     } else if (leases_.erase(command.release) > 0) {
+      files_.remove(command.release);
       demand_.forbid(command.release);
       bulk_.send_release(command.release);
     }
@@ -198,13 +200,14 @@ void ServerLink::settle(AttachJob& job) {
   demand_.allow(slice, job.lease.claims.epoch);
   bulk_.allow(slice, job.lease.claims.epoch);
   leases_.insert_or_assign(slice, job.lease);
+  files_.add(slice, job.lease.claims.slots, std::move(job.file));
   // The proof that a strange server had to give may have made it.
   const bool created = job.created || created_while_asking_ == slice;
   if (created_while_asking_ == slice) created_while_asking_.reset();
   job.done(created ? AttachOutcome::kCreated : AttachOutcome::kAttached, ErrorCode::kOk);
 }
 
-void ServerLink::settle_anew(const AttachJob& job) {
+void ServerLink::settle_anew(AttachJob& job) {
   --anew_;
   const protocol::SliceId slice = job.lease.claims.slice;
   if (strange_) {
@@ -212,7 +215,10 @@ void ServerLink::settle_anew(const AttachJob& job) {
     return;
   }
   if (job.refusal == ErrorCode::kOk) bulk_.allow(slice, job.lease.claims.epoch);
-  if (job.refusal == ErrorCode::kOk && !job.created) return demand_.allow(slice, job.lease.claims.epoch);
+  if (job.refusal == ErrorCode::kOk && !job.created) {
+    files_.add(slice, job.lease.claims.slots, std::move(job.file));
+    return demand_.allow(slice, job.lease.claims.epoch);
+  }
   // It is gone, or an empty one has its name: requests for it are refused from now on.
   leases_.erase(slice);
   bulk_.send_release(slice);

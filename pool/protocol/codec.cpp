@@ -294,12 +294,15 @@ std::optional<Attach> parse_attach(std::span<const std::byte> body) {
   return attach;
 }
 
+constexpr std::uint32_t kCreatedFlag = 1;
+constexpr std::uint32_t kWithFileFlag = 2;
+
 void append_attached(Buffer& out, std::uint64_t id, const Attached& attached) {
   begin(out, MessageType::kAttach, kAnswerFlag, id, kAttachedBytes)
       .put(attached.slice)
       .put(attached.epoch)
       .put(attached.slots)
-      .put(std::uint32_t{attached.created ? 1u : 0u});
+      .put((attached.created ? kCreatedFlag : 0u) | (attached.with_file ? kWithFileFlag : 0u));
 }
 
 std::optional<Attached> parse_attached(std::span<const std::byte> body) {
@@ -309,7 +312,9 @@ std::optional<Attached> parse_attached(std::span<const std::byte> body) {
   attached.slice = reader.get<SliceId>();
   attached.epoch = reader.get<LeaseEpoch>();
   attached.slots = reader.get<std::uint32_t>();
-  attached.created = (reader.get<std::uint32_t>() & 1u) != 0;
+  const auto flags = reader.get<std::uint32_t>();
+  attached.created = (flags & kCreatedFlag) != 0;
+  attached.with_file = (flags & kWithFileFlag) != 0;
   return attached;
 }
 

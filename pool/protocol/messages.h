@@ -81,7 +81,8 @@ enum class LeaseEpoch : std::uint64_t {};
 
 // Bits of Hello::features and Welcome::features.
 inline constexpr std::uint32_t kFeatureAuthenticatedFrames = 1;  // both: every frame after the keying one has a tag
-inline constexpr std::uint32_t kFeatureSharedMemory = 2;  // unix sockets: ATTACH answers with the slice's descriptor
+// Unix sockets: the answer to ATTACH may come with a descriptor, to read the slice from; see slice_file.h.
+inline constexpr std::uint32_t kFeatureSharedMemory = 2;
 
 struct Hello {
   std::uint16_t lowest_version = kVersion;
@@ -129,6 +130,7 @@ struct Attached {
   LeaseEpoch epoch{};
   std::uint32_t slots = 0;
   bool created = false;  // empty: nothing was ever stored in it
+  bool with_file = false;
 };
 
 // In front of every request for pages.

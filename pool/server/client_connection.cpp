@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstring>
 
 namespace tidepool::pool::server {
 
@@ -15,12 +16,12 @@ constexpr std::size_t kWorthWaiting = 16u << 10;
 
 }  // namespace
 
-ClientConnection::ClientConnection(UniqueFd socket, bool must_authenticate, ServerState& state, LoopCounters& counters,
+ClientConnection::ClientConnection(UniqueFd socket, const PeerRules& rules, ServerState& state, LoopCounters& counters,
                                    MonoTime now)
     : socket_(std::move(socket)),
       state_(state),
       counters_(counters),
-      session_(state, counters, must_authenticate),
+      session_(state, counters, rules),
       out_(session_.credit()),
       began_(now),
       progress_(now) {}
@@ -50,9 +51,36 @@ void ClientConnection::prepare_receive(io_uring_sqe& entry, bool poll_first) {
 
 void ClientConnection::prepare_send(io_uring_sqe& entry, MonoTime now) {
   const std::span<const std::byte> bytes = out_.next();
-  io_uring_prep_send(&entry, socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  if (out_.descriptors().empty()) {
+    io_uring_prep_send(&entry, socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  } else {
+    io_uring_prep_sendmsg(&entry, socket_.get(), pack(bytes), MSG_NOSIGNAL);
+  }
   sending_ = true;
   progress_ = now;
+}
+
+const msghdr* ClientConnection::pack(std::span<const std::byte> bytes) {
+  if (parcel_ == nullptr) parcel_ = std::make_unique<Parcel>();
+  Parcel& parcel = *parcel_;
+  parcel.bytes = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+  const std::size_t size = out_.descriptors().size() * sizeof(int);
+  parcel.message = {};
+  parcel.message.msg_iov = &parcel.bytes;
+  parcel.message.msg_iovlen = 1;
+  parcel.message.msg_control = parcel.control.data();
+  parcel.message.msg_controllen = CMSG_SPACE(size);
+  cmsghdr* const head = CMSG_FIRSTHDR(&parcel.message);
+  head->cmsg_level = SOL_SOCKET;
+  head->cmsg_type = SCM_RIGHTS;
+  head->cmsg_len = CMSG_LEN(size);
+  unsigned char* at = CMSG_DATA(head);
+  for (const UniqueFd& each : out_.descriptors()) {
+    const int fd = each.get();
+    std::memcpy(at, &fd, sizeof fd);
+    at += sizeof fd;
+  }
+  return &parcel.message;
 }
 
 void ClientConnection::received(int result, bool more) {

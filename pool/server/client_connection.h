@@ -4,6 +4,9 @@
 // read them. Not thread-safe.
 #pragma once
 
+#include <sys/socket.h>
+
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -24,7 +27,7 @@ struct ConnectionLimits {
 
 class ClientConnection {
  public:
-  ClientConnection(UniqueFd socket, bool must_authenticate, ServerState& state, LoopCounters& counters, MonoTime now);
+  ClientConnection(UniqueFd socket, const PeerRules& rules, ServerState& state, LoopCounters& counters, MonoTime now);
   ~ClientConnection();
   ClientConnection(const ClientConnection&) = delete;
   ClientConnection& operator=(const ClientConnection&) = delete;
@@ -53,6 +56,7 @@ class ClientConnection {
  private:
   enum class Phase : std::uint8_t { kOpen, kClosing, kCut };
 
+  const msghdr* pack(std::span<const std::byte> bytes);
   void follow(Session::Next next);
   void note_admission();
 
@@ -63,6 +67,13 @@ class ClientConnection {
   Outbox out_;
   protocol::FrameReader reader_;
   std::optional<protocol::Frame> waiting_;  // read, and without room for its answer
+  // A message with descriptors, while it is being sent.
+  struct Parcel {
+    msghdr message{};
+    iovec bytes{};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(protocol::kMaxUncreditedRequests * sizeof(int))> control{};
+  };
+  std::unique_ptr<Parcel> parcel_;
   Phase phase_ = Phase::kOpen;
   bool receiving_ = false;
   bool sending_ = false;

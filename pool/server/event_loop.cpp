@@ -207,7 +207,7 @@ void EventLoop::complete_accept(std::size_t listener, int result) {
   if (result >= 0) {
     UniqueFd socket(result);
     (listening_[listener].tcp ? set_up_tcp : set_up_unix)(socket.get());
-    accepted_({std::move(socket), listening_[listener].must_authenticate});
+    accepted_({std::move(socket), listening_[listener].rules});
   } else if (result == -EMFILE || result == -ENFILE || result == -ENOMEM || result == -ENOBUFS) {
     accept_again_ = now_ + kAcceptPause;
   }
@@ -221,7 +221,7 @@ void EventLoop::take_inbox() {
   }
   for (Accepted& each : mine) {
     auto connection =
-        std::make_unique<ClientConnection>(std::move(each.socket), each.must_authenticate, state_, counters_, now_);
+        std::make_unique<ClientConnection>(std::move(each.socket), each.rules, state_, counters_, now_);
     touch(*connection);
     ClientConnection* const key = connection.get();
     connections_.emplace(key, std::move(connection));

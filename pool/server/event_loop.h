@@ -22,13 +22,13 @@ class Ring;
 // A socket that listens; stays its owner's.
 struct Listening {
   int fd = -1;
-  bool must_authenticate = true;
+  PeerRules rules;
   bool tcp = false;
 };
 
 struct Accepted {
   UniqueFd socket;
-  bool must_authenticate = true;
+  PeerRules rules;
 };
 
 class EventLoop {

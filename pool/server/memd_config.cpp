@@ -95,6 +95,7 @@ std::vector<MemdField> make_fields() {
       at_start("memory.kind", choice<MediumKind>(kMediumKinds), MEMBER(memory.kind)),
       at_start("memory.path", path(true), MEMBER(memory.path)),
       at_start("memory.capacity", size(), MEMBER(memory.capacity)),
+      at_start("memory.share", boolean(), MEMBER(memory.share)),
       live("slices.most", config::count<std::uint32_t>(1, 1'000'000), MEMBER(slices.most)),
       live("slices.size", size(), MEMBER(slices.size)),
       live("slices.per_holder", config::count<std::uint32_t>(1, 1'000'000), MEMBER(slices.per_holder)),

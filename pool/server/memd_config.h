@@ -31,6 +31,7 @@ struct MemdConfig {
     MediumKind kind = MediumKind::kMemfd;
     std::string path;
     Bytes capacity{std::uint64_t{1} << 30};  // with the marks
+    bool share = true;                       // memfd: holders on this host may read their slices themselves
   } memory;
 
   struct Slices {

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "base/quantity_text.h"
+#include "kmod-interfaces/own_process.h"
 #include "pool/protocol/key_file.h"
 #include "pool/server/memd_config.h"
 #include "pool/server/memd_metrics.h"
@@ -188,6 +189,9 @@ class Service {
 
 int serve(const std::string& path, Loaded loaded) {
   const sigset_t signals = begin_service("tidepool-memd", "a memory server", loaded.config.log_level);
+  // One for each connection and each slice.
+  if (const auto limit = kernel::raise_descriptor_limit(); !limit)
+    spdlog::warn("msg=\"few slices can be lent\" error={}", in_quotes(limit.error().message()));
   return Service(path, std::move(loaded)).run(signals);
 }
 

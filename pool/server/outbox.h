@@ -7,7 +7,9 @@
 #include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
+#include "base/unique_fd.h"
 #include "pool/protocol/codec.h"
 
 namespace tidepool::pool::server {
@@ -27,6 +29,9 @@ class Outbox {
     filled_ += bytes;
     waiting_pages_ += pages;
   }
+  // Goes with the next bytes, not later than those that were added before it.
+  void add_descriptor(UniqueFd descriptor) { filling_descriptors_.push_back(std::move(descriptor)); }
+  std::size_t waiting_descriptors() const { return filling_descriptors_.size(); }
   // In answers that no send has begun with: their client cannot have seen any of them.
   std::uint32_t waiting_pages() const { return waiting_pages_; }
   bool empty() const { return filled_ == 0 && sent_ == to_send_; }
@@ -38,10 +43,16 @@ class Outbox {
       to_send_ = std::exchange(filled_, 0);
       sent_ = 0;
       waiting_pages_ = 0;
+      descriptors_ = std::exchange(filling_descriptors_, {});
     }
     return {sending_.get() + sent_, to_send_ - sent_};
   }
-  void sent(std::size_t bytes) { sent_ += bytes; }
+  // What is to be sent along with next().
+  const std::vector<UniqueFd>& descriptors() const { return descriptors_; }
+  void sent(std::size_t bytes) {
+    sent_ += bytes;
+    descriptors_.clear();
+  }
 
  private:
   static constexpr std::size_t kSmallAnswers = 64u << 10;
@@ -56,6 +67,8 @@ class Outbox {
   std::size_t to_send_ = 0;
   std::size_t sent_ = 0;
   std::uint32_t waiting_pages_ = 0;
+  std::vector<UniqueFd> filling_descriptors_;
+  std::vector<UniqueFd> descriptors_;
 };
 
 }  // namespace tidepool::pool::server

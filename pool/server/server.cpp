@@ -48,18 +48,19 @@ auto once_it_is_free(const Clock& clock, const Open& open) {
   }
 }
 
-Result<Medium> open_memory(const MemdConfig::Memory& memory) {
-  Bytes size = SliceStore::medium_within(memory.capacity);
+Result<std::unique_ptr<Donation>> open_memory(const MemdConfig::Memory& memory) {
+  Bytes size = medium_within(memory.capacity);
+  if (memory.kind == MediumKind::kMemfd) return lend_memory_files(size);
   if (memory.kind == MediumKind::kHugetlb) size = Bytes{size.value / kHugePageSize * kHugePageSize};
   if (size == Bytes{})
     return failure(std::errc::invalid_argument, "lend", "memory", "memory.capacity is less than one huge page");
   auto medium = Medium::create(memory.path, size, {});
-  if (!medium) return medium;
+  if (!medium) return Failure{medium.error()};
   if (medium->kind() != memory.kind)
     return failure(std::errc::invalid_argument, "lend", memory.path,
                    "memory.kind says " + std::string(name_of(memory.kind)) + ", and it is " +
                        std::string(name_of(medium->kind())));
-  return medium;
+  return lend_medium(std::move(*medium));
 }
 
 }  // namespace
@@ -71,14 +72,13 @@ Server::Server(const MemdConfig& config, std::unique_ptr<ServerState> state)
 
 Result<std::unique_ptr<Server>> Server::start(const MemdConfig& config, const protocol::ServerKey& key,
                                               const Clock& clock) {
-  auto medium = open_memory(config.memory);
-  if (!medium) return Failure{medium.error()};
-  auto store = SliceStore::create(std::move(*medium), slice_limits(config), clock);
-  if (!store) return Failure{store.error()};
+  auto memory = open_memory(config.memory);
+  if (!memory) return Failure{memory.error()};
+  auto store = std::make_unique<SliceStore>(std::move(*memory), slice_limits(config), clock);
   const auto boot = protocol::fresh_boot_id();
   if (!boot) return Failure{boot.error()};
   std::unique_ptr<Server> server(new Server(
-      config, std::make_unique<ServerState>(std::move(*store), config.name, *boot, key, config.limits.credit_pages)));
+      config, std::make_unique<ServerState>(std::move(store), config.name, *boot, key, config.limits.credit_pages)));
   if (auto opened = server->open_listeners(config, clock); !opened) return Failure{opened.error()};
   server->scrubber_ = std::thread([&server = *server] { server.scrub(); });
   if (auto started = server->start_loops(config, clock); !started) return Failure{started.error()};
@@ -98,13 +98,13 @@ Result<> Server::open_listeners(const MemdConfig& config, const Clock& clock) {
     if (address.tcp) {
       auto fd = once_it_is_free(clock, [&] { return listen_on_tcp(address.where); });
       if (!fd) return Failure{fd.error()};
-      listening_.push_back({fd->get(), true, true});
+      listening_.push_back({fd->get(), {.must_authenticate = true, .takes_files = false}, true});
       tcp_.push_back(std::move(*fd));
     } else {
       auto listener =
           once_it_is_free(clock, [&] { return UnixListener::bind(address.where, config.group, "memory server"); });
       if (!listener) return Failure{listener.error()};
-      listening_.push_back({listener->fd(), config.authenticate_unix, false});
+      listening_.push_back({listener->fd(), {config.authenticate_unix, config.memory.share}, false});
       unix_.push_back(std::make_unique<UnixListener>(std::move(*listener)));
     }
   }

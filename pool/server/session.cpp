@@ -14,6 +14,8 @@ namespace {
 
 // Guessing proofs is hopeless, and not for free.
 constexpr unsigned kMostBadTokens = 8;
+// In one message; the kernel takes 253.
+constexpr std::size_t kMostWaitingFiles = protocol::kMaxUncreditedRequests;
 
 std::size_t index_of(MessageType type) {
   const auto number = static_cast<std::size_t>(type);
@@ -22,10 +24,10 @@ std::size_t index_of(MessageType type) {
 
 }  // namespace
 
-Session::Session(ServerState& state, LoopCounters& counters, bool must_authenticate)
+Session::Session(ServerState& state, LoopCounters& counters, const PeerRules& rules)
     : state_(state),
       counters_(counters),
-      must_authenticate_(must_authenticate),
+      rules_(rules),
       credit_(state.credit.load()),
       announced_credit_(credit_) {}
 
@@ -91,7 +93,7 @@ Session::Next Session::take_hello(const Frame& frame, Outbox& out) {
   const auto version = protocol::common_version(*hello);
   tags_ = (hello->features & protocol::kFeatureAuthenticatedFrames) != 0;
   const auto random = protocol::fresh_random();
-  if (!version || !random || (must_authenticate_ && !tags_)) {
+  if (!version || !random || (rules_.must_authenticate && !tags_)) {
     (void)refuse(frame, version ? ErrorCode::kDenied : ErrorCode::kNoVersion, out);
     return Next::kClose;
   }
@@ -99,7 +101,8 @@ Session::Next Session::take_hello(const Frame& frame, Outbox& out) {
   server_random_ = *random;
   protocol::Welcome welcome;
   welcome.version = *version;
-  welcome.features = tags_ ? protocol::kFeatureAuthenticatedFrames : 0;
+  files_ = rules_.takes_files && (hello->features & protocol::kFeatureSharedMemory) != 0;
+  welcome.features = (tags_ ? protocol::kFeatureAuthenticatedFrames : 0) | (files_ ? protocol::kFeatureSharedMemory : 0);
   welcome.random = server_random_;
   welcome.boot = state_.boot;
   welcome.credit_pages = credit_;
@@ -144,7 +147,16 @@ Session::Next Session::attach(const protocol::Attach& request, std::uint64_t id,
   if (room) result = state_.store->attach(claims, !state_.draining.load());
   head_.clear();
   if (result.status == ErrorCode::kOk) {
-    protocol::append_attached(head_, id, {claims.slice, claims.epoch, result.slice->slots(), result.created});
+    UniqueFd file;
+    // Once: who renews a lease has it already.
+    const auto known = attached_.find(key);
+    const bool has_it = known != attached_.end() && known->second.slice == result.slice;
+    if (files_ && !has_it && (claims.rights & protocol::kRightRead) != 0 &&
+        out.waiting_descriptors() < kMostWaitingFiles)
+      file = result.slice->for_reading();
+    protocol::append_attached(
+        head_, id, {claims.slice, claims.epoch, result.slice->slots(), result.created, file.valid()});
+    if (file.valid()) out.add_descriptor(std::move(file));
     attached_[key] = {std::move(result.slice), claims.epoch, claims.rights};
   } else {
     count(counters_.answers[static_cast<std::size_t>(result.status)]);

@@ -17,6 +17,12 @@
 
 namespace tidepool::pool::server {
 
+// What holds for all connections to one listening socket.
+struct PeerRules {
+  bool must_authenticate = true;  // a client that does not want tags behind its frames is refused
+  bool takes_files = false;       // descriptors reach it
+};
+
 class Session {
  public:
   enum class Next : std::uint8_t {
@@ -25,8 +31,7 @@ class Session {
     kCut,    // at once
   };
 
-  // `must_authenticate`: a client that does not want tags behind its frames is refused.
-  Session(ServerState& state, LoopCounters& counters, bool must_authenticate);
+  Session(ServerState& state, LoopCounters& counters, const PeerRules& rules);
 
   // Room that the answer may need in the outbox; there must be as much when handle() is called.
   std::size_t room_for_answer(const protocol::Header& header, const Outbox& out) const;
@@ -72,12 +77,13 @@ class Session {
 
   ServerState& state_;
   LoopCounters& counters_;
-  const bool must_authenticate_;
+  const PeerRules rules_;
   const std::uint32_t credit_;  // granted at first: what the outbox has room for
   std::uint32_t announced_credit_;
   bool announced_draining_ = false;
   bool welcomed_ = false;
-  bool tags_ = false;  // agreed on
+  bool tags_ = false;   // agreed on
+  bool files_ = false;  // likewise
   bool admitted_ = false;
   unsigned bad_tokens_ = 0;
   protocol::Random client_random_{};

@@ -2,43 +2,30 @@
 
 #include <algorithm>
 #include <cstring>
-
-#include "pool/store/medium.h"
+#include <utility>
 
 namespace tidepool::pool::server {
 
 using protocol::ErrorCode;
 using protocol::LeaseEpoch;
 
-Slice::Slice(const protocol::Claims& claims, std::vector<std::uint32_t> chunks, const Medium& medium, SlotMark* marks,
+Slice::Slice(const protocol::Claims& claims, std::unique_ptr<SliceMemory> memory,
              std::atomic<std::uint64_t>& stored_pages, const Clock& clock)
     : id_(claims.slice),
       holder_(claims.holder),
       slots_(claims.slots),
-      chunks_(std::move(chunks)),
-      medium_(medium),
-      marks_(marks),
+      chunks_(memory->chunks()),
+      memory_(std::move(memory)),
       stored_pages_(stored_pages),
       clock_(clock),
-      populated_(chunks_.size(), 0),
+      populated_(chunks_, 0),
       epoch_(static_cast<std::uint64_t>(claims.epoch)) {
   begin_lease(claims.epoch, claims.lease_ms);
 }
 
-SlotMark& Slice::mark(std::uint32_t slot) const {
-  return marks_[std::uint64_t{chunks_[slot / kSlotsPerChunk]} * kSlotsPerChunk + slot % kSlotsPerChunk];
-}
-
-std::byte* Slice::memory(std::uint32_t slot) const {
-  return medium_.data() + chunks_[slot / kSlotsPerChunk] * kChunkBytes +
-         std::uint64_t{slot % kSlotsPerChunk} * protocol::kSlotBytes;
-}
-
-// Touching memory that the host does not have would be a signal, not an error.
 bool Slice::populate(std::uint32_t slot) {
   std::uint8_t& done = populated_[slot / kSlotsPerChunk];
-  if (done == 0)
-    done = medium_.populate(Bytes{chunks_[slot / kSlotsPerChunk] * kChunkBytes}, Bytes{kChunkBytes}) ? 1 : 0;
+  if (done == 0) done = memory_->populate(slot / kSlotsPerChunk) ? 1 : 0;
   return done != 0;
 }
 
@@ -58,15 +45,15 @@ protocol::ReadAnswer Slice::read(LeaseEpoch epoch, std::uint32_t slot, std::byte
   const std::lock_guard lock(lock_of(slot));
   answer.status = check(epoch, false);
   if (answer.status != ErrorCode::kOk) return answer;
-  const SlotMark& found = mark(slot);
+  const SlotMark& found = memory_->mark(slot);
   answer.version = found.version;
-  if (!found.stored) {
+  if (found.stored == 0) {
     answer.status = ErrorCode::kEmpty;
     return answer;
   }
   answer.length = found.length;
   answer.tag = found.tag;
-  std::memcpy(out, memory(slot), found.length);
+  std::memcpy(out, memory_->page(slot), found.length);
   return answer;
 }
 
@@ -74,7 +61,7 @@ protocol::ReadAnswer Slice::read(LeaseEpoch epoch, std::uint32_t slot, std::byte
 ErrorCode Slice::admit(LeaseEpoch epoch, std::uint32_t slot, std::uint64_t version) const {
   const ErrorCode status = check(epoch, true);
   if (status != ErrorCode::kOk) return status;
-  return version > mark(slot).version ? ErrorCode::kOk : ErrorCode::kStaleVersion;
+  return version > memory_->mark(slot).version ? ErrorCode::kOk : ErrorCode::kStaleVersion;
 }
 
 ErrorCode Slice::write(LeaseEpoch epoch, const protocol::WriteEntry& entry, const std::byte* content) {
@@ -84,13 +71,16 @@ ErrorCode Slice::write(LeaseEpoch epoch, const protocol::WriteEntry& entry, cons
   const ErrorCode status = admit(epoch, entry.slot, entry.version);
   if (status != ErrorCode::kOk) return status;
   if (!populate(entry.slot)) return ErrorCode::kFull;
-  SlotMark& kept = mark(entry.slot);
-  std::memcpy(memory(entry.slot), content, entry.length);
-  if (!kept.stored) stored_pages_.fetch_add(1, std::memory_order_relaxed);
+  SlotMark& kept = memory_->mark(entry.slot);
+  if (kept.stored == 0) {
+    stored_.fetch_add(1, std::memory_order_relaxed);
+    stored_pages_.fetch_add(1, std::memory_order_relaxed);
+  }
+  std::memcpy(memory_->page(entry.slot), content, entry.length);
   kept.version = entry.version;
   kept.tag = entry.tag;
   kept.length = entry.length;
-  kept.stored = true;
+  kept.stored = 1;
   return ErrorCode::kOk;
 }
 
@@ -99,8 +89,11 @@ ErrorCode Slice::discard(LeaseEpoch epoch, const protocol::DiscardEntry& entry) 
   const std::lock_guard lock(lock_of(entry.slot));
   const ErrorCode status = admit(epoch, entry.slot, entry.version);
   if (status != ErrorCode::kOk) return status;
-  SlotMark& kept = mark(entry.slot);
-  if (kept.stored) stored_pages_.fetch_sub(1, std::memory_order_relaxed);
+  SlotMark& kept = memory_->mark(entry.slot);
+  if (kept.stored != 0) {
+    stored_.fetch_sub(1, std::memory_order_relaxed);
+    stored_pages_.fetch_sub(1, std::memory_order_relaxed);
+  }
   kept = SlotMark{};
   kept.version = entry.version;  // a late WRITE must not bring the content back
   return ErrorCode::kOk;
@@ -121,9 +114,17 @@ void Slice::begin_lease(LeaseEpoch epoch, std::uint64_t lease_ms) {
   await_idle();
 }
 
-void Slice::end() {
+std::unique_ptr<SliceMemory> Slice::end() {
   ended_.store(true, std::memory_order_release);
   await_idle();
+  stored_pages_.fetch_sub(stored_.exchange(0), std::memory_order_relaxed);
+  return std::move(memory_);
+}
+
+UniqueFd Slice::for_reading() const {
+  // Any of the locks keeps the memory from going.
+  const std::lock_guard lock(locks_[0]);
+  return ended_.load(std::memory_order_acquire) ? UniqueFd{} : memory_->for_reading();
 }
 
 // Whoever was let in before has finished when every lock was free once.

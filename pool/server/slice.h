@@ -9,41 +9,26 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
 #include "base/clock.h"
 #include "pool/protocol/messages.h"
-
-namespace tidepool::pool {
-class Medium;
-}
+#include "pool/server/slice_memory.h"
 
 namespace tidepool::pool::server {
 
-inline constexpr std::uint32_t kSlotsPerChunk = 64;
-inline constexpr std::uint64_t kChunkBytes = std::uint64_t{kSlotsPerChunk} * protocol::kSlotBytes;
-
-// What is known about a slot. All zero: nothing was ever stored.
-struct SlotMark {
-  std::uint64_t version = 0;
-  protocol::Tag tag{};
-  std::uint16_t length = 0;
-  bool stored = false;
-};
-inline constexpr std::uint64_t kMarkBytes = 32;
-static_assert(sizeof(SlotMark) == kMarkBytes);
-
 class Slice {
  public:
-  // `chunks` of the medium and of `marks`, both of which outlive the slice. `stored_pages` is kept up to date.
-  Slice(const protocol::Claims& claims, std::vector<std::uint32_t> chunks, const Medium& medium, SlotMark* marks,
-        std::atomic<std::uint64_t>& stored_pages, const Clock& clock);
+  // `stored_pages` counts those of all slices.
+  Slice(const protocol::Claims& claims, std::unique_ptr<SliceMemory> memory, std::atomic<std::uint64_t>& stored_pages,
+        const Clock& clock);
 
   protocol::SliceId id() const { return id_; }
   const protocol::HolderId& holder() const { return holder_; }
   std::uint32_t slots() const { return slots_; }
-  const std::vector<std::uint32_t>& chunks() const { return chunks_; }
+  std::uint64_t chunks() const { return chunks_; }
   protocol::LeaseEpoch epoch() const { return protocol::LeaseEpoch{epoch_.load(std::memory_order_acquire)}; }
 
   // What stands in the way of reading (or changing) it in this epoch: kNoSuchSlice after a release, kStaleEpoch,
@@ -56,16 +41,18 @@ class Slice {
   protocol::ErrorCode write(protocol::LeaseEpoch epoch, const protocol::WriteEntry& entry, const std::byte* content);
   protocol::ErrorCode discard(protocol::LeaseEpoch epoch, const protocol::DiscardEntry& entry);
 
+  // See SliceMemory; invalid when the slice is no more.
+  UniqueFd for_reading() const;
+
   // For the store, under its lock.
   void begin_lease(protocol::LeaseEpoch epoch, std::uint64_t lease_ms);
-  void end();
+  // Nobody reaches its memory from now on.
+  std::unique_ptr<SliceMemory> end();
 
  private:
   static constexpr std::size_t kStripes = 8;
 
   std::mutex& lock_of(std::uint32_t slot) const { return locks_[slot / kSlotsPerChunk % kStripes]; }
-  SlotMark& mark(std::uint32_t slot) const;
-  std::byte* memory(std::uint32_t slot) const;
   bool populate(std::uint32_t slot);
   protocol::ErrorCode admit(protocol::LeaseEpoch epoch, std::uint32_t slot, std::uint64_t version) const;
   void await_idle();
@@ -73,9 +60,9 @@ class Slice {
   const protocol::SliceId id_;
   const protocol::HolderId holder_;
   const std::uint32_t slots_;
-  const std::vector<std::uint32_t> chunks_;
-  const Medium& medium_;
-  SlotMark* const marks_;
+  const std::uint64_t chunks_;
+  std::unique_ptr<SliceMemory> memory_;  // until it has ended
+  std::atomic<std::uint64_t> stored_{0};
   std::atomic<std::uint64_t>& stored_pages_;
   const Clock& clock_;
 

@@ -1,9 +1,7 @@
 #include "pool/server/slices.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 namespace tidepool::pool::server {
 namespace {
@@ -11,7 +9,6 @@ namespace {
 using protocol::ErrorCode;
 
 constexpr std::size_t kMaxGraves = 65536;
-constexpr std::uint64_t kMarkBytesPerChunk = kSlotsPerChunk * kMarkBytes;
 
 std::uint64_t chunks_of(std::uint64_t slots) {
   return (slots + kSlotsPerChunk - 1) / kSlotsPerChunk;
@@ -23,26 +20,8 @@ AttachResult refused(ErrorCode why) {
 
 }  // namespace
 
-Bytes SliceStore::medium_within(Bytes capacity) {
-  return Bytes{capacity.value / (kChunkBytes + kMarkBytesPerChunk) * kChunkBytes};
-}
-
-SliceStore::SliceStore(Medium medium, const SliceLimits& limits, const Clock& clock)
-    : medium_(std::move(medium)), clock_(clock), limits_(limits) {}
-
-Result<std::unique_ptr<SliceStore>> SliceStore::create(Medium medium, const SliceLimits& limits, const Clock& clock) {
-  std::unique_ptr<SliceStore> store(new SliceStore(std::move(medium), limits, clock));
-  store->chunk_count_ = std::min<std::uint64_t>(store->medium_.size().value / kChunkBytes, UINT32_MAX);
-  if (store->chunk_count_ == 0)
-    return failure(std::errc::invalid_argument, "lend", "memory", "at least 1 MiB is wanted: raise memory.capacity");
-  auto marks = Mapping::anonymous(Bytes{store->chunk_count_ * kMarkBytesPerChunk});
-  if (!marks) return Failure{marks.error()};
-  store->marks_map_ = std::move(*marks);
-  auto free = SlotSet::create(store->chunk_count_, SlotSet::Initially::kFull, SlotSet::Order::kLowest);
-  if (!free) return Failure{free.error()};
-  store->free_ = std::move(*free);
-  return store;
-}
+SliceStore::SliceStore(std::unique_ptr<Donation> donation, const SliceLimits& limits, const Clock& clock)
+    : clock_(clock), donation_(std::move(donation)), limits_(limits) {}
 
 AttachResult SliceStore::attach(const protocol::Claims& claims, bool may_create) {
   const std::lock_guard lock(mutex_);
@@ -69,14 +48,13 @@ AttachResult SliceStore::make(const protocol::Claims& claims) {
       return refused(ErrorCode::kStaleEpoch);
   }
   const std::uint64_t wanted = chunks_of(claims.slots);
-  std::vector<std::uint32_t> chunks;
-  if (within_limits(claims, wanted)) chunks = take_chunks(wanted);
-  if (chunks.empty()) {
+  std::unique_ptr<SliceMemory> memory;
+  if (within_limits(claims, wanted)) memory = donation_->lend(wanted);
+  if (memory == nullptr) {
     ++refused_full_;
     return refused(ErrorCode::kFull);
   }
-  auto slice = std::make_shared<Slice>(claims, std::move(chunks), medium_,
-                                       reinterpret_cast<SlotMark*>(marks_map_.data()), stored_pages_, clock_);
+  auto slice = std::make_shared<Slice>(claims, std::move(memory), stored_pages_, clock_);
   slices_.emplace(static_cast<std::uint64_t>(claims.slice), slice);
   HolderUse& use = holders_[claims.holder];
   ++use.slices;
@@ -91,23 +69,6 @@ bool SliceStore::within_limits(const protocol::Claims& claims, std::uint64_t chu
   const auto found = holders_.find(claims.holder);
   const HolderUse use = found == holders_.end() ? HolderUse{} : found->second;
   return use.slices < limits_.slices_per_holder && Bytes{(use.chunks + chunks) * kChunkBytes} <= limits_.holder_bytes;
-}
-
-// All of them, or none.
-std::vector<std::uint32_t> SliceStore::take_chunks(std::uint64_t count) {
-  std::vector<std::uint32_t> taken;
-  if (free_.count() < count) return taken;
-  taken.reserve(count);
-  while (taken.size() < count) {
-    const SlotRun run = free_.take(count - taken.size());
-    if (run.count == 0) {
-      for (const std::uint32_t chunk : taken) free_.give({chunk, 1});
-      return {};
-    }
-    for (std::uint64_t chunk = run.first; chunk < run.end(); ++chunk)
-      taken.push_back(static_cast<std::uint32_t>(chunk));
-  }
-  return taken;
 }
 
 ErrorCode SliceStore::release(Slice& slice, protocol::LeaseEpoch epoch) {
@@ -141,11 +102,10 @@ std::vector<SliceStore::Held> SliceStore::held() const {
 
 // The slice may be no more when this returns.
 void SliceStore::end(Slice& slice) {
-  slice.end();
-  dirty_.insert(dirty_.end(), slice.chunks().begin(), slice.chunks().end());
-  scrubbing_ += slice.chunks().size();
+  dirty_.push_back(slice.end());
+  scrubbing_ += slice.chunks();
   const auto use = holders_.find(slice.holder());
-  use->second.chunks -= slice.chunks().size();
+  use->second.chunks -= slice.chunks();
   if (--use->second.slices == 0) holders_.erase(use);
   ++released_;
   slices_.erase(static_cast<std::uint64_t>(slice.id()));
@@ -163,27 +123,20 @@ void SliceStore::bury(protocol::SliceId slice, const protocol::HolderId& holder,
 }
 
 bool SliceStore::scrub(std::size_t chunks) {
-  std::vector<std::uint32_t> mine;
-  {
-    const std::lock_guard lock(mutex_);
-    const std::size_t count = std::min(chunks, dirty_.size());
-    mine.assign(dirty_.end() - static_cast<std::ptrdiff_t>(count), dirty_.end());
-    dirty_.resize(dirty_.size() - count);
+  std::unique_lock lock(mutex_);
+  if (dirty_.empty()) return false;
+  std::unique_ptr<SliceMemory> mine = std::move(dirty_.back());
+  dirty_.pop_back();
+  lock.unlock();
+  const std::uint64_t left = mine->clear(chunks);
+  lock.lock();
+  if (left != 0) {
+    dirty_.push_back(std::move(mine));
+  } else {
+    scrubbing_ -= mine->chunks();
+    donation_->take_back(std::move(mine));
   }
-  for (const std::uint32_t chunk : mine) {
-    auto* const marks = reinterpret_cast<SlotMark*>(marks_map_.data()) + std::uint64_t{chunk} * kSlotsPerChunk;
-    const auto stored = std::count_if(marks, marks + kSlotsPerChunk, [](const SlotMark& each) { return each.stored; });
-    stored_pages_.fetch_sub(static_cast<std::uint64_t>(stored), std::memory_order_relaxed);
-    std::fill_n(marks, kSlotsPerChunk, SlotMark{});
-    const Bytes offset{chunk * kChunkBytes};
-    // Memory that cannot be given back, or is not taken back now, is overwritten.
-    if (!medium_.can_punch() || !medium_.punch(offset, Bytes{kChunkBytes}))
-      std::memset(medium_.data() + offset.value, 0, kChunkBytes);
-    const std::lock_guard lock(mutex_);
-    free_.give({chunk, 1});
-    --scrubbing_;
-  }
-  return !mine.empty();
+  return true;
 }
 
 void SliceStore::set_limits(const SliceLimits& limits) {
@@ -194,10 +147,10 @@ void SliceStore::set_limits(const SliceLimits& limits) {
 SliceFigures SliceStore::figures() const {
   const std::lock_guard lock(mutex_);
   SliceFigures figures;
-  figures.capacity = Bytes{chunk_count_ * kChunkBytes};
+  figures.capacity = Bytes{donation_->chunks() * kChunkBytes};
   figures.scrubbing = Bytes{scrubbing_ * kChunkBytes};
-  figures.lent = saturating_sub(figures.capacity, Bytes{free_.count() * kChunkBytes} + figures.scrubbing);
-  figures.marks = Bytes{chunk_count_ * kMarkBytesPerChunk};
+  figures.lent = saturating_sub(figures.capacity, Bytes{donation_->free_chunks() * kChunkBytes} + figures.scrubbing);
+  figures.marks = Bytes{donation_->chunks() * kMarkBytesPerChunk};
   figures.slices = slices_.size();
   figures.holders = holders_.size();
   figures.stored_pages = stored_pages_.load(std::memory_order_relaxed);

@@ -14,12 +14,9 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/mapping.h"
 #include "base/result.h"
 #include "pool/protocol/messages.h"
 #include "pool/server/slice.h"
-#include "pool/store/medium.h"
-#include "pool/store/slot_set.h"
 
 namespace tidepool::pool::server {
 
@@ -52,11 +49,7 @@ struct AttachResult {
 // Thread-safe.
 class SliceStore {
  public:
-  // As many chunks as fit into the medium; their marks cost kMarkBytes per slot besides (see chunks_within).
-  static Result<std::unique_ptr<SliceStore>> create(Medium medium, const SliceLimits& limits, const Clock& clock);
-
-  // How many bytes of a medium leave room for the marks, when both together may take `capacity`.
-  static Bytes medium_within(Bytes capacity);
+  SliceStore(std::unique_ptr<Donation> donation, const SliceLimits& limits, const Clock& clock);
 
   // The slice of the claims. Makes it when it is not there, the claims allow that and `may_create`. The holder and the
   // size must be those it was made with; an epoch never goes back, not even over a release, and a higher one fences the
@@ -82,7 +75,6 @@ class SliceStore {
 
   void set_limits(const SliceLimits& limits);
   SliceFigures figures() const;
-  const Medium& medium() const { return medium_; }
   const Clock& clock() const { return clock_; }
 
  private:
@@ -96,24 +88,19 @@ class SliceStore {
     std::uint64_t epoch = 0;
   };
 
-  SliceStore(Medium medium, const SliceLimits& limits, const Clock& clock);
   AttachResult attach_known(const std::shared_ptr<Slice>& slice, const protocol::Claims& claims);
   AttachResult make(const protocol::Claims& claims);
   bool within_limits(const protocol::Claims& claims, std::uint64_t chunks) const;
-  std::vector<std::uint32_t> take_chunks(std::uint64_t count);
   void end(Slice& slice);
   void bury(protocol::SliceId slice, const protocol::HolderId& holder, std::uint64_t epoch);
 
-  Medium medium_;
   const Clock& clock_;
-  std::uint64_t chunk_count_ = 0;
-  Mapping marks_map_;
 
   mutable std::mutex mutex_;
+  std::unique_ptr<Donation> donation_;
   SliceLimits limits_;
-  SlotSet free_;
-  std::vector<std::uint32_t> dirty_;
-  std::uint64_t scrubbing_ = 0;  // chunks; in dirty_ or just being zeroed
+  std::vector<std::unique_ptr<SliceMemory>> dirty_;
+  std::uint64_t scrubbing_ = 0;  // chunks; of dirty_, or just being zeroed
   std::map<std::uint64_t, std::shared_ptr<Slice>> slices_;
   std::map<protocol::HolderId, HolderUse> holders_;
   std::map<std::uint64_t, Grave> graves_;

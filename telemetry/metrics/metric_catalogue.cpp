@@ -82,6 +82,8 @@ constexpr std::array kCatalogue{
     MetricDescription{"tidepool_memory_server_slices", kGauge, "server", "Slices leased of this memory server."},
     MetricDescription{"tidepool_memory_server_read_seconds", kGauge, "server",
                       "Median of recent reads of one page from this memory server, of the VM that waits longest."},
+    MetricDescription{"tidepool_memory_server_reads_in_place_total", kCounter, "server",
+                      "Reads of pages out of memory that this memory server, on this host, has handed over."},
     MetricDescription{"tidepool_memory_server_wrong_answers_total", kCounter, "server",
                       "Pages that this memory server gave and that were not what was sealed."},
     MetricDescription{"tidepool_memory_server_restarts_total", kCounter, "server",

@@ -220,6 +220,7 @@ void add_server_pool(Families& out, const ServerPoolSample& pool) {
     out.gauge("tidepool_memory_server_slices", static_cast<double>(server.slices), of);
     if (server.typical_read.count() != 0)
       out.gauge("tidepool_memory_server_read_seconds", in_seconds(server.typical_read), of);
+    out.counter("tidepool_memory_server_reads_in_place_total", static_cast<double>(server.reads_in_place), of);
     out.counter("tidepool_memory_server_wrong_answers_total", static_cast<double>(server.wrong_answers), of);
     out.counter("tidepool_memory_server_restarts_total", static_cast<double>(server.restarts), of);
   }

@@ -161,6 +161,7 @@ struct MemoryServerSample {
   bool up = false;
   std::uint64_t slices = 0;
   std::chrono::nanoseconds typical_read{0};  // 0: not known
+  std::uint64_t reads_in_place = 0;          // total, out of memory that it handed over
   std::uint64_t wrong_answers = 0;           // total
   std::uint64_t restarts = 0;                // total, that cost it its pages
 };

@@ -206,11 +206,10 @@ bool memory_holds(const MemdProcess& memd, const std::vector<std::byte>& content
     if (std::filesystem::read_symlink(entry.path(), error).string().find("tidepool-store-data") == std::string::npos)
       continue;
     const std::string memory = tests::read_file(entry.path());
-    EXPECT_GT(memory.size(), std::size_t{1} << 20);
-    return memory.find(std::string(static_cast<const char*>(static_cast<const void*>(content.data())),
-                                   content.size())) != std::string::npos;
+    if (memory.find(std::string(static_cast<const char*>(static_cast<const void*>(content.data())), content.size())) !=
+        std::string::npos)
+      return true;
   }
-  ADD_FAILURE() << "no donated memory was found";
   return false;
 }
 

@@ -1,16 +1,22 @@
 #include "tests/unit/pool/client/scripted_server.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
+#include <cstring>
+
+#include "pool/protocol/slice_file.h"
 
 namespace tidepool::pool {
 
@@ -119,9 +125,11 @@ void ScriptedServer::take(Peer& peer, const protocol::Frame& frame) {
       peer.hello.assign(frame.head.begin(), frame.head.end());
       peer.hello.insert(peer.hello.end(), frame.body.begin(), frame.body.end());
       peer.client = hello->random;
-      const std::uint32_t features =
-          settings_.authenticate ? hello->features & protocol::kFeatureAuthenticatedFrames : 0;
-      peer.authenticated = features != 0;
+      const std::uint32_t known = (settings_.authenticate ? protocol::kFeatureAuthenticatedFrames : 0) |
+                                  (settings_.hands != Hands::kNothing ? protocol::kFeatureSharedMemory : 0);
+      const std::uint32_t features = hello->features & known;
+      peer.authenticated = (features & protocol::kFeatureAuthenticatedFrames) != 0;
+      peer.takes_files = (features & protocol::kFeatureSharedMemory) != 0;
       ++random_[0];
       protocol::append_welcome(peer.welcome, frame.header.id,
                                {.features = features,
@@ -164,10 +172,63 @@ void ScriptedServer::attach(Peer& peer, const protocol::Frame& frame) {
     peer.outgoing = std::move(*protocol::FrameGuard::make(keys.to_client));
     peer.keyed = true;
   }
-  const bool created = slices_.try_emplace(attach->claims.slice, Slice{attach->claims, {}}).second;
-  protocol::append_attached(answer, frame.header.id,
-                            {attach->claims.slice, attach->claims.epoch, attach->claims.slots, created});
-  send(peer, std::move(answer));
+  const auto [slice, created] = slices_.try_emplace(attach->claims.slice, Slice{attach->claims, {}, {}});
+  protocol::append_attached(
+      answer, frame.header.id,
+      {attach->claims.slice, attach->claims.epoch, attach->claims.slots, created, peer.takes_files});
+  if (!slice->second.file.valid()) {
+    slice->second.file = UniqueFd{::memfd_create("slice", MFD_CLOEXEC)};
+    const std::uint64_t size = protocol::mark_offset(attach->claims.slots, attach->claims.slots);
+    EXPECT_EQ(::ftruncate(slice->second.file.get(), static_cast<off_t>(size)), 0);
+  }
+  send(peer, std::move(answer), Deed::kAnswer,
+       peer.takes_files ? files_for(slice->second) : std::vector<UniqueFd>{});
+}
+
+std::vector<UniqueFd> ScriptedServer::files_for(const Slice& slice) const {
+  std::vector<UniqueFd> files;
+  const auto give = [&](int fd) { files.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); };
+  switch (settings_.hands) {
+    case Hands::kNothing:
+    case Hands::kNoFile:
+      break;
+    case Hands::kShortFile:
+      EXPECT_EQ(::ftruncate(slice.file.get(), 100), 0);
+      [[fallthrough]];
+    case Hands::kFile:
+      give(slice.file.get());
+      break;
+    case Hands::kPipe: {
+      int ends[2];
+      EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+      files.emplace_back(ends[0]);
+      static std::vector<UniqueFd> writers;  // or it would read as empty
+      writers.emplace_back(ends[1]);
+      break;
+    }
+    case Hands::kOtherFile:
+      files.emplace_back(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+      break;
+    case Hands::kTooMany:
+      for (int i = 0; i < 200; ++i) give(slice.file.get());
+      break;
+  }
+  return files;
+}
+
+// False files stay as they are.
+void ScriptedServer::put(Slice& slice, std::uint32_t slot, Stored stored) const {
+  if (settings_.hands == Hands::kFile) {
+    protocol::SlotMark mark{.version = stored.version, .tag = stored.tag};
+    mark.length = static_cast<std::uint16_t>(stored.bytes.size());
+    mark.stored = stored.empty ? 0 : 1;
+    const auto write = [&](const void* bytes, std::size_t size, std::uint64_t at) {
+      EXPECT_EQ(::pwrite(slice.file.get(), bytes, size, static_cast<off_t>(at)), static_cast<ssize_t>(size));
+    };
+    write(stored.bytes.data(), stored.bytes.size(), protocol::page_offset(slot));
+    write(&mark, sizeof mark, protocol::mark_offset(slice.claims.slots, slot));
+  }
+  slice.slots[slot] = std::move(stored);
 }
 
 Buffer ScriptedServer::answer_to(const protocol::Frame& frame) {
@@ -201,22 +262,22 @@ Buffer ScriptedServer::answer_to(const protocol::Frame& frame) {
     return answer;
   }
   std::vector<protocol::ItemStatus> statuses;
-  const auto put = [&](protocol::SliceId slice, std::uint32_t slot, Stored stored) {
-    Stored& old = slices_[slice].slots[slot];
-    const bool stale = stored.version <= old.version;
-    if (!stale) old = std::move(stored);
+  const auto change = [&](protocol::SliceId of, std::uint32_t slot, Stored stored) {
+    Slice& slice = slices_[of];
+    const bool stale = stored.version <= slice.slots[slot].version;
+    if (!stale) put(slice, slot, std::move(stored));
     statuses.push_back({slot, stale ? ErrorCode::kStaleVersion : ErrorCode::kOk});
   };
   if (const auto write = protocol::parse_write(frame.body); write && frame.header.type == MessageType::kWrite) {
     if (!slices_.contains(write->scope.slice)) return refuse(ErrorCode::kNoSuchSlice);
     for (auto walk = write->pages.walk(); walk.next();) {
-      put(write->scope.slice, walk.entry().slot,
+      change(write->scope.slice, walk.entry().slot,
           {walk.entry().version, walk.entry().tag, {walk.payload().begin(), walk.payload().end()}, false});
     }
   } else if (const auto discard = protocol::parse_discard(frame.body)) {
     if (!slices_.contains(discard->scope.slice)) return refuse(ErrorCode::kNoSuchSlice);
     for (std::size_t i = 0; i < discard->entries.size(); ++i) {
-      put(discard->scope.slice, discard->entries[i].slot, {discard->entries[i].version, {}, {}, true});
+      change(discard->scope.slice, discard->entries[i].slot, {discard->entries[i].version, {}, {}, true});
     }
   } else {
     ADD_FAILURE() << "the link sent what makes no sense";
@@ -257,7 +318,7 @@ void ScriptedServer::pages(Peer& peer, const protocol::Frame& frame) {
   send(peer, std::move(answer), deed);
 }
 
-void ScriptedServer::send(Peer& peer, Buffer frame, Deed deed) {
+void ScriptedServer::send(Peer& peer, Buffer frame, Deed deed, std::vector<UniqueFd> files) {
   if (peer.keyed && deed != Deed::kNoTag) {
     protocol::Tag tag{};
     EXPECT_TRUE(peer.outgoing->seal(frame, tag));
@@ -269,7 +330,25 @@ void ScriptedServer::send(Peer& peer, Buffer frame, Deed deed) {
   if (deed == Deed::kCutFrame) frame.resize(frame.size() / 2);
   std::span<const std::byte> rest(frame);
   while (!rest.empty()) {
-    const ssize_t sent = ::send(peer.socket.get(), rest.data(), rest.size(), MSG_NOSIGNAL);
+    iovec bytes{const_cast<std::byte*>(rest.data()), rest.size()};
+    msghdr message{};
+    message.msg_iov = &bytes;
+    message.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(200 * sizeof(int))> control{};
+    if (!files.empty()) {
+      message.msg_control = control.data();
+      message.msg_controllen = CMSG_SPACE(files.size() * sizeof(int));
+      cmsghdr* const head = CMSG_FIRSTHDR(&message);
+      head->cmsg_level = SOL_SOCKET;
+      head->cmsg_type = SCM_RIGHTS;
+      head->cmsg_len = CMSG_LEN(files.size() * sizeof(int));
+      for (std::size_t i = 0; i < files.size(); ++i) {
+        const int fd = files[i].get();
+        std::memcpy(CMSG_DATA(head) + i * sizeof fd, &fd, sizeof fd);
+      }
+    }
+    const ssize_t sent = ::sendmsg(peer.socket.get(), &message, MSG_NOSIGNAL);
+    files.clear();
     if (sent < 0) {
       peer.ended = true;
       return;

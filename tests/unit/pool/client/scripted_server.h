@@ -35,6 +35,17 @@ enum class Deed {
   kTooLong,  // a length that no page has
 };
 
+// What comes with the answer to an ATTACH that wants to read the slice itself.
+enum class Hands {
+  kNothing,  // the feature is not there
+  kFile,
+  kShortFile,  // its end is missing
+  kPipe,       // whoever reads it waits
+  kOtherFile,  // a file that is not memory
+  kNoFile,     // says that there is one
+  kTooMany,
+};
+
 struct ServerSettings {
   bool tcp = false;
   bool authenticate = true;  // if HELLO offers it
@@ -42,6 +53,7 @@ struct ServerSettings {
   protocol::ServerKey key{};
   protocol::BootId boot{1};
   std::uint32_t credit = 256;
+  Hands hands = Hands::kNothing;
 };
 
 class ScriptedServer {
@@ -74,6 +86,7 @@ class ScriptedServer {
   struct Slice {
     protocol::Claims claims;
     std::map<std::uint32_t, Stored> slots;
+    UniqueFd file;  // the same, for whoever has it to read
   };
   struct Peer {
     UniqueFd socket;
@@ -82,6 +95,7 @@ class ScriptedServer {
     protocol::Buffer welcome;
     protocol::Random client{};
     bool authenticated = false;
+    bool takes_files = false;
     bool keyed = false;
     std::optional<protocol::FrameGuard> incoming;
     std::optional<protocol::FrameGuard> outgoing;
@@ -96,8 +110,10 @@ class ScriptedServer {
   void attach(Peer& peer, const protocol::Frame& frame);
   void pages(Peer& peer, const protocol::Frame& frame);
   protocol::Buffer answer_to(const protocol::Frame& frame);
+  void put(Slice& slice, std::uint32_t slot, Stored stored) const;
+  std::vector<UniqueFd> files_for(const Slice& slice) const;
   static protocol::Random random_of(const Peer& peer);  // ours, of WELCOME
-  void send(Peer& peer, protocol::Buffer frame, Deed deed = Deed::kAnswer);
+  void send(Peer& peer, protocol::Buffer frame, Deed deed = Deed::kAnswer, std::vector<UniqueFd> files = {});
 
   std::mutex mutex_;  // all below but the atomics
   ServerSettings settings_;

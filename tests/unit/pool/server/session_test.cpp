@@ -26,7 +26,7 @@ class Peer {
   void begin() {
     while (state_.store->scrub(8)) {
     }
-    session_ = std::make_unique<Session>(state_, counters_, false);
+    session_ = std::make_unique<Session>(state_, counters_, PeerRules{.must_authenticate = false});
     out_ = std::make_unique<Outbox>(kCredit);
     Buffer hello;
     protocol::append_hello(hello, 1, {});

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "pool/server/slices.h"
+#include "pool/store/medium.h"
 
 namespace tidepool::pool::server::testing {
 
@@ -31,13 +32,23 @@ inline Claims claims(std::uint64_t slice, std::uint8_t of, std::uint64_t epoch =
   return {SliceId{slice}, holder(of), LeaseEpoch{epoch}, slots, kAllRights, lease_ms};
 }
 
-inline std::unique_ptr<SliceStore> make_store(const Clock& clock, std::uint64_t chunks,
-                                              const SliceLimits& limits = {}) {
-  auto medium = Medium::create("", Bytes{chunks * kChunkBytes}, {});
-  if (!medium) throw std::runtime_error(medium.error().message());
-  auto store = SliceStore::create(std::move(*medium), limits, clock);
-  if (!store) throw std::runtime_error(store.error().message());
-  return std::move(*store);
+enum class Lends : std::uint8_t { kMedium, kFiles };
+
+inline std::unique_ptr<Donation> make_donation(Lends lends, std::uint64_t chunks) {
+  const Bytes size{chunks * kChunkBytes};
+  const auto of_medium = [&]() -> Result<std::unique_ptr<Donation>> {
+    auto medium = Medium::create("", size, {});
+    if (!medium) return Failure{medium.error()};
+    return lend_medium(std::move(*medium));
+  };
+  auto donation = lends == Lends::kMedium ? of_medium() : lend_memory_files(size);
+  if (!donation) throw std::runtime_error(donation.error().message());
+  return std::move(*donation);
+}
+
+inline std::unique_ptr<SliceStore> make_store(const Clock& clock, std::uint64_t chunks, const SliceLimits& limits = {},
+                                              Lends lends = Lends::kFiles) {
+  return std::make_unique<SliceStore>(make_donation(lends, chunks), limits, clock);
 }
 
 using PageBytes = std::array<std::byte, protocol::kSlotBytes>;

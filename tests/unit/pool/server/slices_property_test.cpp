@@ -4,7 +4,6 @@
 #include <map>
 #include <optional>
 #include <random>
-#include <set>
 
 #include "tests/unit/pool/server/slices_kit.h"
 
@@ -33,7 +32,7 @@ struct KnownSlice {
 
 class Walk {
  public:
-  explicit Walk(std::uint64_t seed) : random_(seed), store_(make_store(clock_, kChunks)) {}
+  Walk(std::uint64_t seed, Lends lends) : random_(seed), store_(make_store(clock_, kChunks, {}, lends)) {}
 
   void step() {
     clock_.advance(std::chrono::milliseconds(pick(20)));
@@ -54,12 +53,9 @@ class Walk {
 
   void check_bounds() const {
     std::uint64_t chunks = 0;
-    std::set<std::uint32_t> distinct;
     for (const auto& [id, slice] : known_) {
-      chunks += slice.real->chunks().size();
-      distinct.insert(slice.real->chunks().begin(), slice.real->chunks().end());
+      chunks += slice.real->chunks();
     }
-    ASSERT_EQ(distinct.size(), chunks) << "a chunk is lent twice";
     const SliceFigures figures = store_->figures();
     ASSERT_EQ(figures.lent, Bytes{chunks * kChunkBytes});
     ASSERT_LE(figures.lent + figures.scrubbing, figures.capacity);
@@ -182,7 +178,7 @@ class Walk {
 TEST(SlicesProperty, AnswerAsTheModelDoes) {
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    Walk walk(seed);
+    Walk walk(seed, seed % 2 == 0 ? Lends::kMedium : Lends::kFiles);
     for (int step = 0; step < 2000; ++step) {
       walk.step();
       if (step % 16 == 0) walk.check_bounds();

@@ -1,8 +1,13 @@
 #include "pool/server/slices.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "tests/unit/pool/server/slices_kit.h"
 
@@ -106,17 +111,17 @@ TEST(Slices, AfterTheLeaseAreReadButNotWritten) {
   EXPECT_EQ(put(*slice, 0, 4, 4), ErrorCode::kOk);
 }
 
-bool all_zero(const SliceStore& store) {
-  const std::byte* memory = store.medium().data();
-  return std::all_of(memory, memory + store.medium().size().value, [](std::byte each) { return each == std::byte{0}; });
-}
+class SlicesOf : public ::testing::TestWithParam<Lends> {};
+INSTANTIATE_TEST_SUITE_P(Donations, SlicesOf, ::testing::Values(Lends::kMedium, Lends::kFiles), [](const auto& of) {
+  return of.param == Lends::kMedium ? "OneMedium" : "MemoryFiles";
+});
 
-TEST(Slices, ThatWereReleasedReadZeroBeforeAnybodyElseHasThem) {
+TEST_P(SlicesOf, ThatWereReleasedReadZeroBeforeAnybodyElseHasThem) {
   const ManualClock clock;
-  auto store = make_store(clock, 4);
+  auto store = make_store(clock, 4, {}, GetParam());
   const auto slice = store->attach(claims(1, 1, 5, 256), true).slice;
   for (std::uint32_t slot = 0; slot < 256; ++slot) ASSERT_EQ(put(*slice, slot, 1, 0xaa, 5), ErrorCode::kOk);
-  ASSERT_FALSE(all_zero(*store));
+  EXPECT_EQ(store->figures().stored_pages, 256u);
   ASSERT_EQ(store->release(*slice, LeaseEpoch{5}), ErrorCode::kOk);
   PageBytes page;
   EXPECT_EQ(get(*slice, 0, page, 5).status, ErrorCode::kNoSuchSlice);
@@ -125,15 +130,107 @@ TEST(Slices, ThatWereReleasedReadZeroBeforeAnybodyElseHasThem) {
   EXPECT_EQ(store->attach(claims(2, 2), true).status, ErrorCode::kFull) << "not zeroed yet, so not lent";
   EXPECT_EQ(store->figures().scrubbing, Bytes{4 * kChunkBytes});
   EXPECT_EQ(store->figures().lent, Bytes{});
+  EXPECT_EQ(store->figures().stored_pages, 0u);
   while (store->scrub(1)) {
   }
-  EXPECT_EQ(store->medium().populated(), Bytes{}) << "the host has its pages back";
-  EXPECT_TRUE(all_zero(*store));
-  EXPECT_EQ(store->figures().stored_pages, 0u);
   const AttachResult other = store->attach(claims(2, 2, 1, 256), true);
   ASSERT_EQ(other.status, ErrorCode::kOk);
   for (std::uint32_t slot = 0; slot < 256; ++slot)
     ASSERT_EQ(get(*other.slice, slot, page).status, ErrorCode::kEmpty) << slot;
+}
+
+// Whatever a slice's next holder could read without asking for it.
+TEST_P(SlicesOf, HandBackMemoryThatReadsZero) {
+  auto donation = make_donation(GetParam(), 4);
+  for (int round = 0; round < 3; ++round) {
+    auto memory = donation->lend(4);
+    ASSERT_NE(memory, nullptr);
+    EXPECT_EQ(donation->lend(1), nullptr);
+    EXPECT_EQ(donation->free_chunks(), 0u);
+    for (std::uint32_t slot = 0; slot < 256; ++slot) {
+      const std::byte* const page = memory->page(slot);
+      ASSERT_TRUE(std::all_of(page, page + protocol::kSlotBytes, [](std::byte each) { return each == std::byte{0}; }));
+      const SlotMark& mark = memory->mark(slot);
+      ASSERT_EQ(mark.version, 0u);
+      ASSERT_EQ(mark.stored, 0u);
+      ASSERT_EQ(mark.tag, protocol::Tag{});
+    }
+    for (std::uint64_t chunk = 0; chunk < 4; ++chunk) ASSERT_TRUE(memory->populate(chunk));
+    for (std::uint32_t slot = 0; slot < 256; ++slot) {
+      std::memset(memory->page(slot), 0xaa, protocol::kSlotBytes);
+      memory->mark(slot) = {.version = 7, .tag = {1}, .length = 9, .stored = 1};
+    }
+    while (memory->clear(1) != 0) {
+    }
+    donation->take_back(std::move(memory));
+    EXPECT_EQ(donation->free_chunks(), 4u);
+  }
+}
+
+class FileOfASlice : public ::testing::Test {
+ protected:
+  std::vector<std::byte> bytes(std::uint64_t offset, std::size_t size) const {
+    std::vector<std::byte> read(size);
+    EXPECT_EQ(::pread(file.get(), read.data(), size, static_cast<off_t>(offset)), static_cast<ssize_t>(size));
+    return read;
+  }
+  std::uint64_t blocks() const {
+    struct stat status {};
+    EXPECT_EQ(::fstat(file.get(), &status), 0);
+    return static_cast<std::uint64_t>(status.st_blocks);
+  }
+
+  ManualClock clock;
+  std::unique_ptr<SliceStore> store = make_store(clock, 8);
+  std::shared_ptr<Slice> slice = store->attach(claims(1, 1, 1, 100), true).slice;
+  UniqueFd file = slice->for_reading();
+};
+
+TEST_F(FileOfASlice, IsWhatItsHolderReads) {
+  ASSERT_TRUE(file.valid());
+  ASSERT_EQ(put(*slice, 99, 7, 0x5a, 1, 1000), ErrorCode::kOk);
+  EXPECT_EQ(bytes(protocol::page_offset(99), 1000), std::vector<std::byte>(1000, std::byte{0x5a}));
+  SlotMark mark;
+  std::memcpy(&mark, bytes(protocol::mark_offset(100, 99), sizeof mark).data(), sizeof mark);
+  EXPECT_EQ(mark.version, 7u);
+  EXPECT_EQ(mark.length, 1000u);
+  EXPECT_EQ(mark.stored, 1u);
+  EXPECT_EQ(mark.tag[0], 0x5a);
+  ASSERT_EQ(slice->discard(LeaseEpoch{1}, {99, 8}), ErrorCode::kOk);
+  std::memcpy(&mark, bytes(protocol::mark_offset(100, 99), sizeof mark).data(), sizeof mark);
+  EXPECT_EQ(mark.stored, 0u);
+  EXPECT_EQ(mark.version, 8u);
+}
+
+TEST_F(FileOfASlice, CannotBeWrittenOrCutByWhoeverHasIt) {
+  EXPECT_EQ(::write(file.get(), "x", 1), -1);
+  EXPECT_EQ(::ftruncate(file.get(), 0), -1);
+  EXPECT_EQ(::mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0), MAP_FAILED);
+  struct stat status {};
+  ASSERT_EQ(::fstat(file.get(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777u, 0400u) << "nobody else opens it anew to write";
+  EXPECT_NE(::fcntl(file.get(), F_GET_SEALS) & F_SEAL_SHRINK, 0) << "its server is never surprised by a signal";
+}
+
+TEST_F(FileOfASlice, IsEmptyForWhoeverStillHasItWhenTheSliceWasReleased) {
+  for (std::uint32_t slot = 0; slot < 100; ++slot) ASSERT_EQ(put(*slice, slot, 1, 0xaa), ErrorCode::kOk);
+  EXPECT_GE(blocks() * 512, 100 * kPageSize);
+  ASSERT_EQ(store->release(*slice, LeaseEpoch{1}), ErrorCode::kOk);
+  EXPECT_FALSE(slice->for_reading().valid());
+  while (store->scrub(1)) {
+  }
+  EXPECT_EQ(blocks(), 0u) << "the host has its pages back";
+  EXPECT_EQ(bytes(0, kPageSize), std::vector<std::byte>(kPageSize));
+  EXPECT_EQ(bytes(protocol::mark_offset(100, 0), 100 * kMarkBytes), std::vector<std::byte>(100 * kMarkBytes));
+  const auto next = store->attach(claims(2, 2, 1, 100), true).slice;
+  ASSERT_EQ(put(*next, 0, 1, 0xbb), ErrorCode::kOk);
+  EXPECT_EQ(bytes(0, kPageSize), std::vector<std::byte>(kPageSize)) << "that is another file";
+}
+
+TEST(SlicesOfAMedium, HaveNoFile) {
+  const ManualClock clock;
+  const auto store = make_store(clock, 4, {}, Lends::kMedium);
+  EXPECT_FALSE(store->attach(claims(1, 1), true).slice->for_reading().valid());
 }
 
 TEST(Slices, DoNotGoBackToAnEpochFromBeforeTheirRelease) {
@@ -209,7 +306,7 @@ TEST(Slices, AreFreedBelowAnEpochAndStayFenced) {
 }
 
 TEST(Slices, CountTheirMarksIntoTheCapacity) {
-  const Bytes medium = SliceStore::medium_within(1_GiB);
+  const Bytes medium = medium_within(1_GiB);
   const Bytes marks{medium.value / protocol::kSlotBytes * kMarkBytes};
   EXPECT_LE(medium + marks, 1_GiB);
   EXPECT_GT(medium, 1_GiB - 16_MiB);
