@@ -83,14 +83,13 @@ void add_kernel_tier(const Context& context, telemetry::MetricsSnapshot& snapsho
 telemetry::ServerPoolSample sample_of(const pool::RemoteFigures& figures) {
   telemetry::ServerPoolSample sample;
   for (const pool::RemoteServerFigures& server : figures.servers)
-    sample.servers.push_back(
-        {.name = server.server,
-         .up = server.up,
-         .slices = server.slices,
-         .typical_read = server.link.typical_read,
-         .reads_in_place = server.link.from_files,
-         .wrong_answers = server.wrong_answers,
-         .restarts = server.boots});
+    sample.servers.push_back({.name = server.server,
+                              .up = server.up,
+                              .slices = server.slices,
+                              .typical_read = server.link.typical_read,
+                              .reads_in_place = server.link.from_files,
+                              .wrong_answers = server.wrong_answers,
+                              .restarts = server.boots});
   sample.degraded_slices = figures.degraded_slices;
   sample.lost_slices = figures.lost_slices;
   sample.whole_slices = figures.slices - std::min(figures.slices, figures.degraded_slices + figures.lost_slices);

@@ -195,8 +195,7 @@ bool Connection::take_answer(const protocol::Frame& frame, Endings& endings) {
   };
   if (header.type != sent.type) return nonsense("it answers something else than was asked");
   if (sent.type == MessageType::kAttach) {
-    AttachAnswer answer{
-        .id = header.id, .status = header.status, .believed = keyed_by, .attached = {}, .file = {}};
+    AttachAnswer answer{.id = header.id, .status = header.status, .believed = keyed_by, .attached = {}, .file = {}};
     if (header.status == ErrorCode::kOk) {
       const auto attached = protocol::parse_attached(frame.body);
       if (!attached) return nonsense("its answer to ATTACH makes no sense");

@@ -21,8 +21,8 @@ Result<Greeting> greet(int socket, bool authenticate, bool share_memory, const P
   if (!random) return Failure{random.error()};
   greeting.random = *random;
   protocol::Buffer hello;
-  const std::uint32_t offered = (authenticate ? protocol::kFeatureAuthenticatedFrames : 0) |
-                                (share_memory ? protocol::kFeatureSharedMemory : 0);
+  const std::uint32_t offered =
+      (authenticate ? protocol::kFeatureAuthenticatedFrames : 0) | (share_memory ? protocol::kFeatureSharedMemory : 0);
   protocol::append_hello(hello, kGreetingId, {.features = offered, .random = greeting.random});
   if (auto sent = send_all(socket, hello, patience); !sent) return Failure{sent.error()};
 

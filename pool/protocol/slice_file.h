@@ -1,8 +1,8 @@
 // A slice that a server hands over to a holder on its own host: the layout of the file, from docs/protocol.md.
 //
-// Pages first, a slot of kSlotBytes each, of as many slots as the next multiple of kSlotsPerChunk; behind them a mark for
-// each slot. Whoever reads it finds what the server has
-// stored, or, where the server is just writing, anything: a page is what was stored only if it opens with its tag.
+// Pages first, a slot of kSlotBytes each, of as many slots as the next multiple of kSlotsPerChunk; behind them a mark
+// for each slot. Whoever reads it finds what the server has stored, or, where the server is just writing, anything: a
+// page is what was stored only if it opens with its tag.
 #pragma once
 
 #include <cstdint>

@@ -220,8 +220,7 @@ void EventLoop::take_inbox() {
     mine.swap(inbox_);
   }
   for (Accepted& each : mine) {
-    auto connection =
-        std::make_unique<ClientConnection>(std::move(each.socket), each.rules, state_, counters_, now_);
+    auto connection = std::make_unique<ClientConnection>(std::move(each.socket), each.rules, state_, counters_, now_);
     touch(*connection);
     ClientConnection* const key = connection.get();
     connections_.emplace(key, std::move(connection));

@@ -25,11 +25,7 @@ std::size_t index_of(MessageType type) {
 }  // namespace
 
 Session::Session(ServerState& state, LoopCounters& counters, const PeerRules& rules)
-    : state_(state),
-      counters_(counters),
-      rules_(rules),
-      credit_(state.credit.load()),
-      announced_credit_(credit_) {}
+    : state_(state), counters_(counters), rules_(rules), credit_(state.credit.load()), announced_credit_(credit_) {}
 
 std::size_t Session::room_for_answer(const protocol::Header& header, const Outbox& out) const {
   constexpr std::size_t kBefore = protocol::kScopeBytes + protocol::kCountBytes;
@@ -102,7 +98,8 @@ Session::Next Session::take_hello(const Frame& frame, Outbox& out) {
   protocol::Welcome welcome;
   welcome.version = *version;
   files_ = rules_.takes_files && (hello->features & protocol::kFeatureSharedMemory) != 0;
-  welcome.features = (tags_ ? protocol::kFeatureAuthenticatedFrames : 0) | (files_ ? protocol::kFeatureSharedMemory : 0);
+  welcome.features =
+      (tags_ ? protocol::kFeatureAuthenticatedFrames : 0) | (files_ ? protocol::kFeatureSharedMemory : 0);
   welcome.random = server_random_;
   welcome.boot = state_.boot;
   welcome.credit_pages = credit_;
@@ -154,8 +151,8 @@ Session::Next Session::attach(const protocol::Attach& request, std::uint64_t id,
     if (files_ && !has_it && (claims.rights & protocol::kRightRead) != 0 &&
         out.waiting_descriptors() < kMostWaitingFiles)
       file = result.slice->for_reading();
-    protocol::append_attached(
-        head_, id, {claims.slice, claims.epoch, result.slice->slots(), result.created, file.valid()});
+    protocol::append_attached(head_, id,
+                              {claims.slice, claims.epoch, result.slice->slots(), result.created, file.valid()});
     if (file.valid()) out.add_descriptor(std::move(file));
     attached_[key] = {std::move(result.slice), claims.epoch, claims.rights};
   } else {

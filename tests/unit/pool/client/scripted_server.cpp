@@ -181,8 +181,7 @@ void ScriptedServer::attach(Peer& peer, const protocol::Frame& frame) {
     const std::uint64_t size = protocol::mark_offset(attach->claims.slots, attach->claims.slots);
     EXPECT_EQ(::ftruncate(slice->second.file.get(), static_cast<off_t>(size)), 0);
   }
-  send(peer, std::move(answer), Deed::kAnswer,
-       peer.takes_files ? files_for(slice->second) : std::vector<UniqueFd>{});
+  send(peer, std::move(answer), Deed::kAnswer, peer.takes_files ? files_for(slice->second) : std::vector<UniqueFd>{});
 }
 
 std::vector<UniqueFd> ScriptedServer::files_for(const Slice& slice) const {
@@ -272,7 +271,7 @@ Buffer ScriptedServer::answer_to(const protocol::Frame& frame) {
     if (!slices_.contains(write->scope.slice)) return refuse(ErrorCode::kNoSuchSlice);
     for (auto walk = write->pages.walk(); walk.next();) {
       change(write->scope.slice, walk.entry().slot,
-          {walk.entry().version, walk.entry().tag, {walk.payload().begin(), walk.payload().end()}, false});
+             {walk.entry().version, walk.entry().tag, {walk.payload().begin(), walk.payload().end()}, false});
     }
   } else if (const auto discard = protocol::parse_discard(frame.body)) {
     if (!slices_.contains(discard->scope.slice)) return refuse(ErrorCode::kNoSuchSlice);

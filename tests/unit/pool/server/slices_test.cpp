@@ -112,9 +112,8 @@ TEST(Slices, AfterTheLeaseAreReadButNotWritten) {
 }
 
 class SlicesOf : public ::testing::TestWithParam<Lends> {};
-INSTANTIATE_TEST_SUITE_P(Donations, SlicesOf, ::testing::Values(Lends::kMedium, Lends::kFiles), [](const auto& of) {
-  return of.param == Lends::kMedium ? "OneMedium" : "MemoryFiles";
-});
+INSTANTIATE_TEST_SUITE_P(Donations, SlicesOf, ::testing::Values(Lends::kMedium, Lends::kFiles),
+                         [](const auto& of) { return of.param == Lends::kMedium ? "OneMedium" : "MemoryFiles"; });
 
 TEST_P(SlicesOf, ThatWereReleasedReadZeroBeforeAnybodyElseHasThem) {
   const ManualClock clock;
