@@ -28,14 +28,15 @@ double microseconds_at(std::vector<std::chrono::nanoseconds> latencies, double q
 }
 
 // Everybody sleeps until there is something to do: two pagers that poll would have both processors of a small machine.
-// Argument: 1 TCP or 0 unix socket.
+// Argument: 1 TCP, 0 unix socket, 2 unix socket with a server that hands its memory over.
 void fault_in_from_server(benchmark::State& state) {
   try {
     const bool tcp = state.range(0) == 1;
+    const bool in_place = state.range(0) == 2;
     EchoProcess echo(tcp);
     TouchingProcess near_process(kPages, 1);
     TouchingProcess far_process(kPages, 1);
-    ServedStore served(tcp ? kPort : 0);
+    ServedStore served(tcp ? kPort : 0, in_place);
     PagerRig near(near_process, 0);
     PagerRig far(far_process, 0, true, served.store());
     const auto echoes = [&] {
@@ -75,9 +76,10 @@ void fault_in_from_server(benchmark::State& state) {
   }
 }
 BENCHMARK(fault_in_from_server)
-    ->ArgName("tcp")
+    ->ArgName("way")
     ->Arg(0)
     ->Arg(1)
+    ->Arg(2)
     ->Iterations(kRounds)
     ->UseManualTime()
     ->Unit(benchmark::kMicrosecond);

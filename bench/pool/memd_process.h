@@ -12,8 +12,9 @@ namespace tidepool::bench {
 
 class MemdProcess {
  public:
-  // `port`: over TCP on the loopback device; 0: over a unix socket. Throws when it cannot be started.
-  MemdProcess(int port, Bytes capacity, bool authenticate_unix);
+  // `port`: over TCP on the loopback device; 0: over a unix socket. `share`: what it lends is handed over to be read.
+  // Throws when it cannot be started.
+  MemdProcess(int port, Bytes capacity, bool authenticate_unix, bool share = false);
   ~MemdProcess();
   MemdProcess(const MemdProcess&) = delete;
   MemdProcess& operator=(const MemdProcess&) = delete;

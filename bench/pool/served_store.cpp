@@ -11,7 +11,7 @@
 
 namespace tidepool::bench {
 
-ServedStore::ServedStore(int port) : server_(port, Bytes{512u << 20}, true) {
+ServedStore::ServedStore(int port, bool share) : server_(port, Bytes{512u << 20}, true, share) {
   pool::ServerPoolOptions options;
   pool::ServerSpec& server = options.servers.emplace_back();
   server.name = "bench";

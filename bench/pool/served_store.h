@@ -12,9 +12,9 @@ namespace tidepool::bench {
 
 class ServedStore {
  public:
-  // Takes pages when this returns. `port` as for MemdProcess. Throws when it cannot be had. Starts threads: whoever
+  // Takes pages when this returns. `port` and `share` as for MemdProcess. Throws when it cannot be had. Starts threads: whoever
   // forks does so before.
-  explicit ServedStore(int port);
+  explicit ServedStore(int port, bool share = false);
   ~ServedStore();
   ServedStore(const ServedStore&) = delete;
   ServedStore& operator=(const ServedStore&) = delete;

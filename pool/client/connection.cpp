@@ -85,6 +85,7 @@ void Connection::close(Endings& endings) {
   slices_.clear();
   attach_answers_.clear();
   unsent_.clear();
+  kept_back_ = 0;
   why_.clear();
   keying_ = 0;
   answers_epoll_ = -1;

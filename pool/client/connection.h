@@ -107,6 +107,19 @@ class Connection {
 
   // --- any thread
 
+  // While it lives, requests without payloads that its thread submits are kept back and go out together: for whoever
+  // tells many owners that their requests ended, and is given new ones.
+  class Together {
+   public:
+    explicit Together(Connection& connection);
+    ~Together();
+    Together(const Together&) = delete;
+    Together& operator=(const Together&) = delete;
+
+   private:
+    Connection& connection_;
+  };
+
   void submit(LinkRequest& request);
   bool cancel(LinkRequest& request);  // the caller tells the owner
   // Takes what has come, up to a number of answers: true when there may be more. False at once when another thread is
@@ -123,6 +136,7 @@ class Connection {
   void send_from_queue();
   // scratch_ is the head; `owner` is who wants the payloads back some day.
   void transmit(std::span<const protocol::Piece> payloads, const LinkRequest* owner);
+  bool keeps_back() const;  // this thread
   // The request is about to end: what was not sent of it is copied.
   void take_leave(const LinkRequest* request);
   std::optional<std::size_t> put(std::span<iovec> parts);
@@ -166,6 +180,7 @@ class Connection {
   std::vector<AttachAnswer> attach_answers_;
   protocol::Buffer scratch_;
   Unsent unsent_;         // the rest of a frame that the socket did not take, and the link's own frames behind it
+  std::size_t kept_back_ = 0;  // frames; then they are all that is unsent, and the socket was not tried
   MonoTime due_since_{};  // since when any answer has been due
 
   // Written with both locks, so that either is enough to read them.

@@ -34,6 +34,10 @@ MessageType type_of(LinkOp op) {
 std::uint32_t credit_of(const LinkRequest& request) {
   return request.op == LinkOp::kDiscard ? 0 : static_cast<std::uint32_t>(request.items.size());
 }
+// Kept back at most: whoever takes them has something to do meanwhile.
+constexpr std::size_t kMostKeptBack = 16;
+thread_local const Connection* keeps_back_for = nullptr;
+
 bool makes_sense(const LinkRequest& request) {
   return !request.items.empty() && request.items.size() <= kMaxPagesPerFrame &&
          (request.op != LinkOp::kWrite ||
@@ -41,6 +45,20 @@ bool makes_sense(const LinkRequest& request) {
 }
 
 }  // namespace
+
+Connection::Together::Together(Connection& connection) : connection_(connection) {
+  keeps_back_for = &connection;
+}
+
+Connection::Together::~Together() {
+  keeps_back_for = nullptr;
+  const std::lock_guard lock(connection_.mutex_);
+  if (connection_.kept_back_ != 0 && !connection_.broken_) connection_.flush();
+}
+
+bool Connection::keeps_back() const {
+  return keeps_back_for == this;
+}
 
 void Connection::submit(LinkRequest& request) {
   Endings endings;
@@ -67,7 +85,7 @@ void Connection::submit(LinkRequest& request) {
 }
 
 bool Connection::may_send(const LinkRequest& request) const {
-  if (broken_ || !unsent_.empty() || table_.full()) return false;
+  if (broken_ || (!unsent_.empty() && kept_back_ == 0) || table_.full()) return false;
   const std::uint32_t pages = credit_of(request);
   if (pages == 0) return table_.without_credit() + kForTheLink < protocol::kMaxUncreditedRequests;
   return table_.credit_pages() + pages <= credit_;
@@ -132,6 +150,13 @@ void Connection::transmit(std::span<const protocol::Piece> payloads, const LinkR
   protocol::Tag tag{};
   if (keyed_ && !outgoing_->seal(scratch_, payloads, tag)) return broke("a frame could not be authenticated");
   const std::span<const std::byte> tag_bytes = std::as_bytes(std::span(tag)).first(keyed_ ? tag.size() : 0);
+  if (payloads.empty() && keeps_back() && (unsent_.empty() || kept_back_ != 0)) {
+    unsent_.hold(scratch_, {}, tag_bytes, 0, nullptr);
+    if (++kept_back_ == kMostKeptBack) flush();
+    return;
+  }
+  if (kept_back_ != 0) flush();
+  if (broken_) return;
   std::size_t sent = 0;
   if (unsent_.empty()) {
     std::array<iovec, Unsent::kMostParts> parts{};
@@ -169,6 +194,7 @@ std::optional<std::size_t> Connection::put(std::span<iovec> parts) {
 }
 
 void Connection::flush() {
+  kept_back_ = 0;
   std::array<iovec, Unsent::kMostParts> parts{};
   while (!unsent_.empty()) {
     const auto sent = put(std::span(parts).first(unsent_.parts(parts)));

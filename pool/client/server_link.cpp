@@ -149,6 +149,7 @@ void ServerLink::take_answers() {
   Endings endings;
   for (int turn = 0; turn < kMostTurns; ++turn) {
     const bool more = demand_.receive(endings);
+    const Connection::Together together(demand_);
     endings.tell(counters_);
     if (!more) return;
   }

@@ -251,6 +251,7 @@ void ServerLink::receive_on(Connection& connection) {
   Endings endings;
   for (bool more = true; more;) {
     more = connection.receive(endings);
+    const Connection::Together together(connection);
     endings.tell(counters_);
   }
 }

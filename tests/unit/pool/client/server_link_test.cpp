@@ -78,6 +78,52 @@ TEST_P(EveryWay, ManyThreadsAskAtOnce) {
   EXPECT_GE(figures.slow_read, figures.typical_read);
 }
 
+// What is asked for while answers are told goes out together: by whoever takes them, beside another thread that asks.
+TEST_P(EveryWay, WhatIsAskedForInAnswersIsAnswered) {
+  LinkRig rig(settings(), options);
+  ASSERT_EQ(rig.attach(1).outcome, AttachOutcome::kCreated);
+  ASSERT_TRUE(rig.write(1, 5, 1));
+  constexpr int kChains = 40;
+  constexpr int kLinks = 60;
+  for (const Priority priority : {Priority::kDemand, Priority::kPrefetch}) {
+    struct Chain {
+      std::array<std::byte, 4096> page;
+      LinkItem item;
+      LinkRequest request;
+      int left = kLinks;
+    };
+    std::vector<Chain> chains(kChains);
+    std::atomic<int> ended{0};
+    std::atomic<int> wrong{0};
+    for (Chain& chain : chains) {
+      chain.item.slot = 1;
+      chain.item.payload = chain.page.data();
+      chain.request.slice = SliceId{1};
+      chain.request.items = {&chain.item, 1};
+      chain.request.priority = priority;
+      chain.request.done = [&](LinkRequest& request, LinkOutcome outcome) {
+        if (outcome != LinkOutcome::kAnswered || chain.page[7] != Asked::content(5, 0, 7)) ++wrong;
+        chain.page.fill(std::byte{});
+        if (--chain.left == 0) {
+          ++ended;
+        } else {
+          rig.link().submit(request);
+        }
+      };
+    }
+    for (Chain& chain : chains) rig.link().submit(chain.request);
+    int others = 0;
+    const bool all = eventually([&] {
+      rig.link().take_answers();
+      if (++others % 8 == 0 && !rig.reads(1, 5, priority)) ++wrong;
+      return ended == kChains;
+    });
+    ASSERT_TRUE(all) << ended;
+    EXPECT_EQ(wrong, 0);
+  }
+  EXPECT_EQ(rig.link().figures().pages_under_way, 0u);
+}
+
 TEST(ServerLink, AnswersAreTakenByWhoeverWatchesTheDescriptor) {
   // The link's own thread does not look for a long time.
   LinkRig rig({}, [](ServerLinkOptions& options) { options.take_after = kLongEnough; });
