@@ -36,8 +36,8 @@ MemdProcess::MemdProcess(int port, Bytes capacity, bool authenticate_unix, bool 
   const std::string config = folder_ + "/memd.toml";
   std::ofstream(config) << "schema = 1\nname = \"bench\"\nlisten = [\"" << address_ << "\"]\nkey_file = \"" << key_file
                         << "\"\nmetrics = \"\"\nauthenticate_unix = " << (authenticate_unix ? "true" : "false")
-                        << "\nmemory.share = " << (share ? "true" : "false")
-                        << "\nmemory.capacity = \"" << (capacity.value >> 20) << "MiB\"\nlimits.threads = 1\n";
+                        << "\nmemory.share = " << (share ? "true" : "false") << "\nmemory.capacity = \""
+                        << (capacity.value >> 20) << "MiB\"\nlimits.threads = 1\n";
   std::array<std::string, 3> words{program, "--config", config};
   std::array<char*, 4> arguments{words[0].data(), words[1].data(), words[2].data(), nullptr};
   posix_spawn_file_actions_t actions;

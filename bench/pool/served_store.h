@@ -12,8 +12,8 @@ namespace tidepool::bench {
 
 class ServedStore {
  public:
-  // Takes pages when this returns. `port` and `share` as for MemdProcess. Throws when it cannot be had. Starts threads: whoever
-  // forks does so before.
+  // Takes pages when this returns. `port` and `share` as for MemdProcess. Throws when it cannot be had. Starts threads:
+  // whoever forks does so before.
   explicit ServedStore(int port, bool share = false);
   ~ServedStore();
   ServedStore(const ServedStore&) = delete;

@@ -179,9 +179,9 @@ class Connection {
   std::unordered_map<protocol::SliceId, protocol::LeaseEpoch> slices_;
   std::vector<AttachAnswer> attach_answers_;
   protocol::Buffer scratch_;
-  Unsent unsent_;         // the rest of a frame that the socket did not take, and the link's own frames behind it
+  Unsent unsent_;              // the rest of a frame that the socket did not take, and the link's own frames behind it
   std::size_t kept_back_ = 0;  // frames; then they are all that is unsent, and the socket was not tried
-  MonoTime due_since_{};  // since when any answer has been due
+  MonoTime due_since_{};       // since when any answer has been due
 
   // Written with both locks, so that either is enough to read them.
   bool open_ = false;
