@@ -1,6 +1,5 @@
 #include "kmod-interfaces/fd_passing.h"
 
-#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -11,9 +10,21 @@
 namespace tidepool::kernel {
 namespace {
 
-constexpr std::size_t kControlSize = CMSG_SPACE(kMaxPassedDescriptors * sizeof(int));
+constexpr std::size_t kControlSize = control_bytes(kMaxPassedDescriptors);
 
-void collect(msghdr& message, std::vector<UniqueFd>& out) {
+}  // namespace
+
+void attach_descriptors(msghdr& message, std::span<std::byte> control, std::span<const int> descriptors) {
+  message.msg_control = control.data();
+  message.msg_controllen = control_bytes(descriptors.size());
+  cmsghdr* const header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+  std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
+}
+
+void take_descriptors(msghdr& message, std::vector<UniqueFd>& out) {
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
     const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -24,8 +35,6 @@ void collect(msghdr& message, std::vector<UniqueFd>& out) {
     }
   }
 }
-
-}  // namespace
 
 Result<std::pair<UniqueFd, UniqueFd>> message_socket_pair() {
   std::array<int, 2> ends{-1, -1};
@@ -42,15 +51,7 @@ Result<> send_message(int socket, std::span<const std::byte> data, std::span<con
   msghdr message{};
   message.msg_iov = &vector;
   message.msg_iovlen = 1;
-  if (!descriptors.empty()) {
-    message.msg_control = control.data();
-    message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
-    std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
-  }
+  if (!descriptors.empty()) attach_descriptors(message, control, descriptors);
   ssize_t sent = -1;
   do {
     sent = ::sendmsg(socket, &message, flags | MSG_NOSIGNAL);
@@ -76,7 +77,7 @@ Result<PassedMessage> receive_message(int socket, std::span<std::byte> buffer, i
   PassedMessage received;
   received.length = static_cast<std::size_t>(length);
   received.truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
-  collect(message, received.descriptors);
+  take_descriptors(message, received.descriptors);
   return received;
 }
 

@@ -2,6 +2,8 @@
 // an unexpected one is closed rather than leaked.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <cstddef>
 #include <span>
 #include <utility>
@@ -20,6 +22,15 @@ struct PassedMessage {
   bool truncated = false;  // bytes or descriptors did not fit and are lost
   std::vector<UniqueFd> descriptors;
 };
+
+// For messages that are sent and received in another way than by the calls below: on a stream, by io_uring.
+// `control` has control_bytes(descriptors.size()) bytes, is aligned as a cmsghdr, and stays until the message was sent.
+constexpr std::size_t control_bytes(std::size_t descriptors) {
+  return CMSG_SPACE(descriptors * sizeof(int));
+}
+void attach_descriptors(msghdr& message, std::span<std::byte> control, std::span<const int> descriptors);
+// Those that came with a message.
+void take_descriptors(msghdr& message, std::vector<UniqueFd>& out);
 
 // A pair of connected sockets that keep messages apart (SOCK_SEQPACKET), close-on-exec.
 Result<std::pair<UniqueFd, UniqueFd>> message_socket_pair();

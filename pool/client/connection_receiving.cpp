@@ -6,7 +6,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
+#include <vector>
 
+#include "kmod-interfaces/fd_passing.h"
 #include "pool/client/connection.h"
 
 namespace tidepool::pool {
@@ -98,7 +101,7 @@ bool Connection::receive(Endings& endings) {
 ssize_t Connection::take_bytes(std::span<std::byte> room) {
   if (!greeting_.shares_memory()) return ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
   iovec bytes{room.data(), room.size()};
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMostFiles * sizeof(int))> control;
+  alignas(cmsghdr) std::array<std::byte, kernel::control_bytes(kMostFiles)> control;
   msghdr message{};
   message.msg_iov = &bytes;
   message.msg_iovlen = 1;
@@ -106,15 +109,9 @@ ssize_t Connection::take_bytes(std::span<std::byte> room) {
   message.msg_controllen = control.size();
   const ssize_t received = ::recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (received < 0) return received;
-  for (cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr; head = CMSG_NXTHDR(&message, head)) {
-    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(head) + i * sizeof fd, sizeof fd);
-      files_.emplace_back(fd);
-    }
-  }
+  std::vector<UniqueFd> came;
+  kernel::take_descriptors(message, came);
+  for (UniqueFd& each : came) files_.push_back(std::move(each));
   // They take this process's descriptors.
   if (files_.size() > kMostFiles || (message.msg_flags & MSG_CTRUNC) != 0) {
     files_.clear();

@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 
 #include <cerrno>
-#include <cstring>
 
 namespace tidepool::pool::server {
 
@@ -64,22 +63,12 @@ const msghdr* ClientConnection::pack(std::span<const std::byte> bytes) {
   if (parcel_ == nullptr) parcel_ = std::make_unique<Parcel>();
   Parcel& parcel = *parcel_;
   parcel.bytes = {const_cast<std::byte*>(bytes.data()), bytes.size()};
-  const std::size_t size = out_.descriptors().size() * sizeof(int);
+  parcel.descriptors.clear();
+  for (const UniqueFd& each : out_.descriptors()) parcel.descriptors.push_back(each.get());
   parcel.message = {};
   parcel.message.msg_iov = &parcel.bytes;
   parcel.message.msg_iovlen = 1;
-  parcel.message.msg_control = parcel.control.data();
-  parcel.message.msg_controllen = CMSG_SPACE(size);
-  cmsghdr* const head = CMSG_FIRSTHDR(&parcel.message);
-  head->cmsg_level = SOL_SOCKET;
-  head->cmsg_type = SCM_RIGHTS;
-  head->cmsg_len = CMSG_LEN(size);
-  unsigned char* at = CMSG_DATA(head);
-  for (const UniqueFd& each : out_.descriptors()) {
-    const int fd = each.get();
-    std::memcpy(at, &fd, sizeof fd);
-    at += sizeof fd;
-  }
+  kernel::attach_descriptors(parcel.message, parcel.control, parcel.descriptors);
   return &parcel.message;
 }
 

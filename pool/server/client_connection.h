@@ -11,9 +11,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
+#include "kmod-interfaces/fd_passing.h"
 #include "pool/server/session.h"
 
 struct io_uring_sqe;
@@ -71,7 +73,8 @@ class ClientConnection {
   struct Parcel {
     msghdr message{};
     iovec bytes{};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(protocol::kMaxUncreditedRequests * sizeof(int))> control{};
+    alignas(cmsghdr) std::array<std::byte, kernel::control_bytes(protocol::kMaxUncreditedRequests)> control{};
+    std::vector<int> descriptors;
   };
   std::unique_ptr<Parcel> parcel_;
   Phase phase_ = Phase::kOpen;

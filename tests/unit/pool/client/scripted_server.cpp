@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kmod-interfaces/fd_passing.h"
 #include "pool/protocol/slice_file.h"
 
 namespace tidepool::pool {
@@ -333,19 +334,10 @@ void ScriptedServer::send(Peer& peer, Buffer frame, Deed deed, std::vector<Uniqu
     msghdr message{};
     message.msg_iov = &bytes;
     message.msg_iovlen = 1;
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(200 * sizeof(int))> control{};
-    if (!files.empty()) {
-      message.msg_control = control.data();
-      message.msg_controllen = CMSG_SPACE(files.size() * sizeof(int));
-      cmsghdr* const head = CMSG_FIRSTHDR(&message);
-      head->cmsg_level = SOL_SOCKET;
-      head->cmsg_type = SCM_RIGHTS;
-      head->cmsg_len = CMSG_LEN(files.size() * sizeof(int));
-      for (std::size_t i = 0; i < files.size(); ++i) {
-        const int fd = files[i].get();
-        std::memcpy(CMSG_DATA(head) + i * sizeof fd, &fd, sizeof fd);
-      }
-    }
+    alignas(cmsghdr) std::array<std::byte, kernel::control_bytes(200)> control{};
+    std::vector<int> descriptors;
+    for (const UniqueFd& each : files) descriptors.push_back(each.get());
+    if (!files.empty()) kernel::attach_descriptors(message, control, descriptors);
     const ssize_t sent = ::sendmsg(peer.socket.get(), &message, MSG_NOSIGNAL);
     files.clear();
     if (sent < 0) {
