@@ -117,7 +117,11 @@ class Connection {
     Together& operator=(const Together&) = delete;
 
    private:
+    friend class Connection;
     Connection& connection_;
+    Together* const outer_;  // of this thread
+    bool kept_ = false;
+    static thread_local Together* innermost_;
   };
 
   void submit(LinkRequest& request);
@@ -136,7 +140,7 @@ class Connection {
   void send_from_queue();
   // scratch_ is the head; `owner` is who wants the payloads back some day.
   void transmit(std::span<const protocol::Piece> payloads, const LinkRequest* owner);
-  bool keeps_back() const;  // this thread
+  bool keep_back() const;  // this thread does
   // The request is about to end: what was not sent of it is copied.
   void take_leave(const LinkRequest* request);
   std::optional<std::size_t> put(std::span<iovec> parts);

@@ -36,7 +36,6 @@ std::uint32_t credit_of(const LinkRequest& request) {
 }
 // Kept back at most: whoever takes them has something to do meanwhile.
 constexpr std::size_t kMostKeptBack = 16;
-thread_local const Connection* keeps_back_for = nullptr;
 
 bool makes_sense(const LinkRequest& request) {
   return !request.items.empty() && request.items.size() <= kMaxPagesPerFrame &&
@@ -46,18 +45,23 @@ bool makes_sense(const LinkRequest& request) {
 
 }  // namespace
 
-Connection::Together::Together(Connection& connection) : connection_(connection) {
-  keeps_back_for = &connection;
+thread_local Connection::Together* Connection::Together::innermost_ = nullptr;
+
+Connection::Together::Together(Connection& connection) : connection_(connection), outer_(innermost_) {
+  innermost_ = this;
 }
 
 Connection::Together::~Together() {
-  keeps_back_for = nullptr;
+  innermost_ = outer_;
+  if (!kept_) return;
   const std::lock_guard lock(connection_.mutex_);
   if (connection_.kept_back_ != 0 && !connection_.broken_) connection_.flush();
 }
 
-bool Connection::keeps_back() const {
-  return keeps_back_for == this;
+bool Connection::keep_back() const {
+  Together* const together = Together::innermost_;
+  if (together == nullptr || &together->connection_ != this) return false;
+  return together->kept_ = true;
 }
 
 void Connection::submit(LinkRequest& request) {
@@ -150,7 +154,7 @@ void Connection::transmit(std::span<const protocol::Piece> payloads, const LinkR
   protocol::Tag tag{};
   if (keyed_ && !outgoing_->seal(scratch_, payloads, tag)) return broke("a frame could not be authenticated");
   const std::span<const std::byte> tag_bytes = std::as_bytes(std::span(tag)).first(keyed_ ? tag.size() : 0);
-  if (payloads.empty() && keeps_back() && (unsent_.empty() || kept_back_ != 0)) {
+  if (payloads.empty() && (unsent_.empty() || kept_back_ != 0) && keep_back()) {
     unsent_.hold(scratch_, {}, tag_bytes, 0, nullptr);
     if (++kept_back_ == kMostKeptBack) flush();
     return;
