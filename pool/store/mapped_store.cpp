@@ -316,6 +316,7 @@ PageStatus MappedStore::read(ReadItem& item) {
 void MappedStore::submit_read(ReadBatch& batch) {
   {
     const InFlight::Entry entry(in_flight_, &batch);
+    if (!batch.items.empty()) fetch_ahead(batch.items.front().location);
     for (std::size_t i = 0; i < batch.items.size(); ++i) {
       if (i + 1 < batch.items.size()) fetch_ahead(batch.items[i + 1].location);
       ReadItem& item = batch.items[i];
