@@ -26,13 +26,14 @@ std::optional<std::uint64_t> find_in(pid_t pid, AddressRange range) {
   return offset ? std::optional(range.start + *offset) : std::nullopt;
 }
 
-bool is_vcpu(const ThreadCandidate& candidate) {
+bool has_vcpu_name(const ThreadCandidate& candidate) {
   const std::string_view name = candidate.thread.comm;
-  if ((name.starts_with("CPU ") && name.find('/') != std::string_view::npos) || name.starts_with("fc_vcpu") ||
-      name.starts_with("vcpu") || name.starts_with("crosvm_vcpu") || name.starts_with("kvm-vcpu")) {
-    return true;
-  }
-  // ioctl(fd, KVM_RUN, ...), whatever the thread is called.
+  return (name.starts_with("CPU ") && name.find('/') != std::string_view::npos) || name.starts_with("fc_vcpu") ||
+         name.starts_with("vcpu") || name.starts_with("crosvm_vcpu") || name.starts_with("kvm-vcpu");
+}
+
+// ioctl(fd, KVM_RUN, ...), whatever the thread is called.
+bool runs_guest(const ThreadCandidate& candidate) {
   std::string_view rest = candidate.system_call;
   if (next_word(rest) != std::to_string(SYS_ioctl)) return false;
   next_word(rest);
@@ -40,9 +41,10 @@ bool is_vcpu(const ThreadCandidate& candidate) {
 }
 
 // Smaller is better; nullopt: not at all.
-std::optional<int> rank(const ThreadCandidate& candidate) {
+std::optional<int> rank(const ThreadCandidate& candidate, bool names_tell) {
   const ThreadInfo& thread = candidate.thread;
-  if (thread.user_worker || (thread.flags & kKernelThread) != 0 || is_vcpu(candidate)) return std::nullopt;
+  if (thread.user_worker || (thread.flags & kKernelThread) != 0 || has_vcpu_name(candidate) || runs_guest(candidate))
+    return std::nullopt;
   // By name as well: kernels before 6.4 do not mark vhost's workers.
   for (const std::string_view worker : {"iou-", "vhost-", "kvm-nx-"}) {
     if (std::string_view(thread.comm).starts_with(worker)) return std::nullopt;
@@ -51,7 +53,7 @@ std::optional<int> rank(const ThreadCandidate& candidate) {
   const bool on_futex = next_word(rest) == std::to_string(SYS_futex);
   switch (thread.state) {
     case 'S':
-      return (on_futex ? 0 : 2) + (candidate.leader ? 1 : 0);
+      return (on_futex == names_tell ? 0 : 2) + (candidate.leader ? 1 : 0);
     case 'T':
       return 4;
     case 'R':
@@ -89,9 +91,10 @@ Result<std::uint64_t> find_syscall_instruction(const Process& process) {
 }
 
 std::vector<pid_t> rank_threads(std::span<const ThreadCandidate> candidates) {
+  const bool names_tell = std::ranges::any_of(candidates, has_vcpu_name);
   std::vector<std::pair<int, pid_t>> ranked;
   for (const ThreadCandidate& candidate : candidates) {
-    if (const auto position = rank(candidate)) ranked.emplace_back(*position, candidate.thread.tid);
+    if (const auto position = rank(candidate, names_tell)) ranked.emplace_back(*position, candidate.thread.tid);
   }
   std::ranges::sort(ranked);
   std::vector<pid_t> threads;

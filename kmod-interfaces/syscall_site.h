@@ -33,9 +33,11 @@ struct ThreadCandidate {
 
 // Which threads may be stopped for a moment, best first. Never a vCPU (by what it is doing or by the names that QEMU,
 // Firecracker, Cloud Hypervisor and crosvm give): the guest would notice. Never a kernel worker (iou-*, vhost-*,
-// kvm-nx-*), which never returns to user mode, nor a thread in an uninterruptible wait or one that is ending. Threads
-// that wait on a futex come first: idle, and their wait goes on by itself; then other waiting ones, then stopped and
-// running ones.
+// kvm-nx-*), which never returns to user mode, nor a thread in an uninterruptible wait or one that is ending.
+// Where names tell the vCPUs, threads that wait on a futex come first: idle, and their wait goes on by itself; then
+// other waiting ones. Where no thread has such a name it is the other way round: a vCPU that is halted, or waits for
+// its emulator's lock, sleeps on a futex like any other (QEMU names its threads with debug-threads=on only). Stopped
+// and running threads come last.
 std::vector<pid_t> rank_threads(std::span<const ThreadCandidate> candidates);
 Result<std::vector<pid_t>> threads_fit_to_stop(const Process& process);
 
