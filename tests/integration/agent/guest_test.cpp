@@ -144,7 +144,7 @@ TEST_P(Guests, FindEveryByteRightWhileTheyAreSqueezed) {
     // A guest needs much of its memory to run at all: below a quarter it only waits.
     const std::uint64_t percent = round % 2 == 0 ? 40 : 25;
     whole.limit("guest", Bytes{(192ull << 20) * percent / 100});
-    whole.await_moved("guest", Bytes{16ull << 20}, Bytes{});
+    whole.await_moved_in_all("guest", Bytes{16ull << 20}, Bytes{});
     guest.balloon(150);
     EXPECT_TRUE(guest.passes()) << guest.console();
     guest.balloon(192);

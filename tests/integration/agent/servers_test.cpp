@@ -255,7 +255,7 @@ TEST(Servers, PostgresAnswersWhileItsSharedBuffersMove) {
   const ProcessState before = settled_state(postgres.pid());
   ASSERT_TRUE(whole.adopt(postgres.pid(), "postgres", {}, {"--mapping", "shared"}));
   whole.limit("postgres", Bytes{8ull << 20});
-  whole.await_moved("postgres", Bytes{8u << 20}, Bytes{});
+  whole.await_moved_in_all("postgres", Bytes{8u << 20}, Bytes{});
   int rounds = 0;
   const auto end = std::chrono::steady_clock::now() + churn_time(3s);
   do {
