@@ -20,13 +20,20 @@ struct NeededCapability {
   const char* without;
 };
 
-// In the order of what is lost without them.
+// Those of the unit (systemd/tidepoold.service.in), in the order of what is lost without them.
 constexpr std::array kNeeded{
     NeededCapability{kernel::kCapSysPtrace, "CAP_SYS_PTRACE", "no process of another user can be inspected or adopted"},
     NeededCapability{kernel::kCapSysAdmin, "CAP_SYS_ADMIN",
                      "processes under a strict seccomp filter cannot be adopted, nor their shared memory opened"},
+    NeededCapability{kernel::kCapDacReadSearch, "CAP_DAC_READ_SEARCH",
+                     "what processes of other users have open and mapped cannot be seen"},
+    NeededCapability{kernel::kCapDacOverride, "CAP_DAC_OVERRIDE", "shared memory of other users cannot be moved out"},
+    NeededCapability{kernel::kCapKill, "CAP_KILL", "a VM with a damaged page could not be stopped"},
     NeededCapability{kernel::kCapSysNice, "CAP_SYS_NICE", "process_madvise is refused: no kernel tier"},
-    NeededCapability{kernel::kCapIpcLock, "CAP_IPC_LOCK", "the agent's own memory may be paged out under pressure"}};
+    NeededCapability{kernel::kCapIpcLock, "CAP_IPC_LOCK", "the agent's own memory may be paged out under pressure"},
+    NeededCapability{kernel::kCapSysResource, "CAP_SYS_RESOURCE",
+                     "the agent may be chosen by the OOM killer, and has few descriptors"},
+    NeededCapability{kernel::kCapChown, "CAP_CHOWN", "the admin socket cannot be given to its group"}};
 
 std::string why(const kernel::Attempt& attempt) {
   return attempt.error < 0 ? "not tried" : std::strerror(attempt.error);
@@ -169,7 +176,8 @@ DoctorRow diagnose_migrator(const KernelFeatures& features) {
   if (!tiers.nodes_without_cpus.empty()) {
     std::vector<std::string> nodes;
     for (const unsigned node : tiers.nodes_without_cpus) nodes.push_back(std::to_string(node));
-    return {Verdict::kOk, "migrator", "far memory on NUMA node " + join(nodes, ", "), ""};
+    return {Verdict::kOk, "migrator",
+            "far memory on NUMA node " + join(nodes, ", ") + "; the pager moves nothing between nodes", ""};
   }
   if (!tiers.dax_devices.empty())
     return {Verdict::kWarn, "migrator",
@@ -186,7 +194,7 @@ DoctorRow diagnose_reclaimer(const KernelFeatures& features) {
   const auto version = features.cgroups.memory;
   if (version == kernel::CgroupVersion::v2)
     return {features.pressure ? Verdict::kOk : Verdict::kWarn, "reclaimer",
-            features.pressure ? "memory.reclaim of control groups, led by pressure"
+            features.pressure ? "memory.reclaim of control groups, with pressure figures; not used by the pager"
                               : "memory.reclaim without pressure figures",
             features.pressure ? "" : "boot with psi=1"};
   return {Verdict::kWarn, "reclaimer",
