@@ -125,6 +125,13 @@ InstallOutcome Userfaultfd::map_cached(std::uint64_t address, std::uint64_t leng
   return outcome_of(returned, request.mapped, length);
 }
 
+InstallOutcome Userfaultfd::poison(std::uint64_t address, std::uint64_t length) const {
+  uffdio_poison request{};
+  request.range = {address, length};
+  const int returned = ::ioctl(fd_.get(), UFFDIO_POISON, &request);
+  return outcome_of(returned, request.updated, length);
+}
+
 int Userfaultfd::write_protect(AddressRange range, bool protect, Waiters waiters) const {
   uffdio_writeprotect request{};
   request.range = {range.start, range.size()};

@@ -54,6 +54,9 @@ class Userfaultfd {
   // Maps pages that the file already holds (shared memory, MINOR faults). Without write_protect an earlier protection
   // is gone.
   InstallOutcome map_cached(std::uint64_t address, std::uint64_t length, bool write_protect) const;
+  // Whoever touches these pages, none of which is present, gets SIGBUS: for what is lost. Linux 6.6; ENOTTY or EINVAL
+  // before.
+  InstallOutcome poison(std::uint64_t address, std::uint64_t length) const;
   // 0 or errno. Protecting skips pages that are not present; unprotecting wakes waiters, or leaves them to whoever
   // reads their events: a fault that vanishes unread would break the order in which messages are read (kLeave).
   enum class Waiters { kWake, kLeave };

@@ -15,6 +15,7 @@
 #include "daemon/control/config_loader.h"
 #include "daemon/control/config_schema.h"
 #include "service/log.h"
+#include "service/notify.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -37,6 +38,7 @@ AgentImpl::~AgentImpl() {
   operations_.reset();
   if (driver_) driver_->stop();
   if (context_.swap_mover) context_.swap_mover->stop();
+  watchdog_.reset();
   if (context_.pager) context_.pager->stop();
 }
 
@@ -51,6 +53,9 @@ Result<> AgentImpl::open() {
     if (auto held = context_.clerk->store(name, fd); !held) return held;
   }
   if (auto started = start_pager(config); !started) return started;
+  watchdog_ = std::make_unique<Watchdog>([this] { return context_.pager->heartbeat(); }, ServiceManager::watchdog,
+                                         context_.clock);
+  watchdog_->start();
   start_swap_mover();
   driver_ = std::make_unique<PolicyDriver>(context_, recorder_,
                                            [this](const std::shared_ptr<ManagedVm>& vm) { adopter_.bury(vm); });
@@ -81,6 +86,11 @@ Result<> AgentImpl::start_pager(const Config& config) {
   hooks.let_go = [this](PagedVm&, std::vector<std::string> names) { context_.clerk->remove_later(std::move(names)); };
   hooks.out_of_memory = [this](PagedVm& memory) { driver_->relieve(memory.id); };
   hooks.integrity_failure = [this](PagedVm& memory, MemoryObject&, PageIndex) { integrity_failure(memory); };
+  hooks.child_lost = [this](PagedVm& memory) {
+    const std::string what = "no memory for what a forked child has far: it is sent SIGBUS where it needs it";
+    spdlog::error("msg={} vm={}", in_quotes(what), memory.name);
+    context_.event(memory.name, "child", what);
+  };
   auto started = Pager::start(pager, std::move(hooks), context_.clock);
   if (!started) return Failure{started.error()};
   context_.pager = std::move(*started);
@@ -143,7 +153,9 @@ void AgentImpl::holder_changed(bool holding) {
 
 void AgentImpl::update_freeze() {
   const std::lock_guard lock(freeze_mutex_);
-  context_.pager->freeze_host(!context_.may_move_out());
+  context_.pager->halt(context_.frozen            ? Halt::kEverything
+                       : !context_.may_move_out() ? Halt::kOutward
+                                                  : Halt::kNothing);
 }
 
 // Nobody is taken in while the agent is on its way out.

@@ -9,14 +9,28 @@
 #include "kmod-interfaces/kernel_features.h"
 
 namespace tidepool::daemon {
+namespace {
+
+// Fault loops go round twice a second.
+constexpr auto kStandstill = std::chrono::seconds(20);
+
+}  // namespace
 
 Result<DoctorReport> AgentImpl::doctor() {
-  return diagnose(kernel::probe_kernel_features(context_.roots));
+  DoctorReport report = diagnose(kernel::probe_kernel_features(context_.roots));
+  const EvacuationReport evacuation = evacuation_report(context_);
+  report.rows.push_back({evacuation.possible ? Verdict::kSafe : Verdict::kFail, "evacuation",
+                         "far " + short_text(evacuation.far) + ", free " + short_text(evacuation.available),
+                         evacuation.possible ? "" : "free " + short_text(evacuation.shortfall) + " of memory"});
+  return report;
 }
 
 Result<HealthReport> AgentImpl::health() {
   HealthReport report;
-  report.checks.push_back({"fault-loop", driver_->alive(), driver_->alive() ? "going round" : "stands still"});
+  const bool serves = watchdog_->silence() < kStandstill;
+  report.checks.push_back({"fault-loop", serves, serves ? "going round" : "stands still"});
+  const bool decides = driver_->alive();
+  report.checks.push_back({"policy", decides, decides ? "ticking" : "stands still"});
   const std::string trouble = context_.clerk->trouble();
   report.checks.push_back({"holder", trouble.empty(), trouble.empty() ? context_.clerk->kind() : trouble});
   const pool::StoreErrors errors = context_.pool->errors();
@@ -150,7 +164,7 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
       for (const auto& object : vm->memory->objects) {
         ++*under_way;
         context_.pager->restore(vm->memory, object.get(), {PageRun{PageIndex{0}, object->map->pages().value}},
-                                [under_way](std::uint64_t) { --*under_way; });
+                                RestoreKind::kAsked, [under_way](std::uint64_t) { --*under_way; });
       }
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));

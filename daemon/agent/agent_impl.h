@@ -20,6 +20,7 @@
 #include "daemon/agent/handoff_server.h"
 #include "daemon/agent/operations.h"
 #include "daemon/agent/policy_driver.h"
+#include "daemon/agent/watchdog.h"
 
 namespace tidepool::daemon {
 
@@ -103,6 +104,7 @@ class AgentImpl final : public Agent {
   AutoAdopter auto_;
   AccessRecorder recorder_;
   const WallTime started_;
+  std::unique_ptr<Watchdog> watchdog_;
   std::unique_ptr<PolicyDriver> driver_;
   std::unique_ptr<Operations> operations_;
   std::unique_ptr<AgentMetrics> metrics_;

@@ -53,6 +53,7 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
                          {"drop", counters.drops},
                          {"discarded", counters.discarded_pages},
                          {"unexplained_removal", counters.removals_unexplained},
+                         {"child_lost", counters.children_lost},
                          {"fork", counters.forks},
                          {"store_full", counters.store_full},
                          {"changed_behind_protection", counters.verify_failures},

@@ -31,7 +31,8 @@ void bring_home_what_leaves(Pager& pager, const std::shared_ptr<PagedVm>& vm) {
     }
     if (runs.empty()) continue;
     ++vm->coming_home;
-    pager.restore(vm, object.get(), std::move(runs), [vm](std::uint64_t) { --vm->coming_home; });
+    pager.restore(vm, object.get(), std::move(runs), RestoreKind::kOwnAccord,
+                  [vm](std::uint64_t) { --vm->coming_home; });
   }
 }
 

@@ -13,6 +13,7 @@
 #include "daemon/kernel_tier/workload.h"
 #include "daemon/pager/pager.h"
 #include "daemon/vm/foothold.h"
+#include "daemon/vm/mappings.h"
 
 namespace tidepool::daemon {
 
@@ -44,6 +45,7 @@ struct ManagedVm {
   std::uint32_t uid = 0;
   bool hypervisor = false;
   VmOrigin origin = VmOrigin::kAsked;
+  MemorySelector selector;           // which of its memory was asked for
   UniqueFd connection;               // of a VM that handed itself off: open for as long as it is served
   std::optional<Finding> immovable;  // why nothing of it may ever be moved out
   std::vector<VmMappingStatus> mappings;

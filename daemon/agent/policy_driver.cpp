@@ -12,13 +12,12 @@
 #include "daemon/control/config_schema.h"
 #include "daemon/vm/eligibility.h"
 #include "service/log.h"
-#include "service/notify.h"
 #include "telemetry/hotness/trackers.h"
 
 namespace tidepool::daemon {
 namespace {
 
-constexpr auto kStandstill = std::chrono::seconds(20);
+constexpr auto kLongestTick = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
 constexpr std::size_t kReliefRegions = 32;
 constexpr PageCount kRelief{(8u << 20) >> kPageShift};
@@ -49,7 +48,7 @@ PolicyDriver::~PolicyDriver() {
 
 void PolicyDriver::start() {
   needs_.open();
-  last_progress_ns_ = context_.clock.now().since_boot.count();
+  last_tick_ns_ = context_.clock.now().since_boot.count();
   thread_ = std::thread([this] { run(); });
   ::pthread_setname_np(thread_.native_handle(), "policy");
 }
@@ -72,7 +71,8 @@ void PolicyDriver::relieve(VmId vm) {
 }
 
 bool PolicyDriver::alive() const {
-  return context_.clock.now().since_boot - Nanoseconds{last_progress_ns_.load()} < Nanoseconds{kStandstill};
+  const Nanoseconds period = context_.config().policy.tick;
+  return context_.clock.now().since_boot - Nanoseconds{last_tick_ns_.load()} < period + kLongestTick;
 }
 
 std::vector<telemetry::TrackerStatus> PolicyDriver::trackers() const {
@@ -149,16 +149,12 @@ void PolicyDriver::tick() {
     return engine_.history_of(vm);
   });
   bound_clean_copies();
-  for (const auto& vm : context_.vms.paged()) bring_home_what_leaves(*context_.pager, vm->memory);
+  for (const auto& vm : context_.vms.paged()) {
+    if (!context_.frozen) bring_home_what_leaves(*context_.pager, vm->memory);
+  }
   if (++ticks_ % kGrowthTicks == 0) find_growth();
   tick_times_.record(context_.clock.now() - start);
-  // The watchdog is fed by the fault loops' progress, not by ours alone: they go round at least twice a second.
-  const std::uint64_t heartbeat = context_.pager->heartbeat();
-  if (heartbeat != last_heartbeat_) {
-    last_heartbeat_ = heartbeat;
-    last_progress_ns_ = context_.clock.now().since_boot.count();
-    ServiceManager::watchdog();
-  }
+  last_tick_ns_ = context_.clock.now().since_boot.count();
 }
 
 void PolicyDriver::take_demotion_news() {
@@ -283,7 +279,7 @@ void PolicyDriver::act(const policy::Plan& plan) {
     if (vm == nullptr || !vm->memory || move.region.object >= vm->memory->objects.size()) continue;
     context_.pager->restore(vm->memory, vm->memory->objects[move.region.object].get(),
                             {PageRun{PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}},
-                            [](std::uint64_t) {});
+                            RestoreKind::kOwnAccord, [](std::uint64_t) {});
   }
 }
 
@@ -344,9 +340,11 @@ void PolicyDriver::sample() {
 // Processes other than VMs map more memory as they go: private mappings that nobody watches yet join their VM.
 void PolicyDriver::find_growth() {
   for (const auto& vm : context_.vms.paged()) {
-    // A process that handed itself off said what is to be managed.
-    if (vm->hypervisor || vm->origin == VmOrigin::kHandedOff || vm->memory->dead || vm->memory->releasing ||
-        vm->memory->restless || context_.frozen)
+    // Whoever said just what is to be managed, a process that handed itself off among them, asked for no more.
+    const bool all_named =
+        vm->selector.kind == MemorySelector::Kind::range || vm->selector.kind == MemorySelector::Kind::handed_off;
+    if (vm->hypervisor || all_named || vm->memory->dead || vm->memory->releasing || vm->memory->restless ||
+        context_.frozen)
       continue;
     std::size_t private_object = vm->memory->objects.size();
     for (std::size_t i = 0; i < vm->memory->objects.size(); ++i) {
@@ -364,7 +362,7 @@ void PolicyDriver::find_growth() {
              !map.is_stack() && table->at(map.range.start) == nullptr;
     });
     if (!grown) continue;
-    const auto facts = collect_facts(vm->id.pid, context_.roots);
+    const auto facts = collect_facts(vm->id.pid, context_.roots, vm->selector);
     if (!facts || facts->id != vm->id) continue;
     std::vector<MappingSpec> more;
     std::vector<AddressRange> fresh;

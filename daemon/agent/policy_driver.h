@@ -1,4 +1,4 @@
-// The agent's heartbeat: once per tick it looks, lets policy decide, and acts. One thread.
+// Once per tick it looks, lets policy decide, and acts. One thread.
 #pragma once
 
 #include <condition_variable>
@@ -57,7 +57,7 @@ class PolicyDriver {
   telemetry::DroppedSamples dropped_samples() const;
   std::vector<DecisionCount> decision_counts() const;
   const LatencyHistogram& tick_times() const { return tick_times_; }
-  // False when the fault loops or the ticks have stood still for long.
+  // False when no tick has ended for much longer than one is due.
   bool alive() const;
 
  private:
@@ -88,8 +88,7 @@ class PolicyDriver {
   NeedNotes needs_;
   LatencyHistogram tick_times_;
   std::uint64_t ticks_ = 0;
-  std::atomic<std::int64_t> last_progress_ns_{0};
-  std::uint64_t last_heartbeat_ = 0;
+  std::atomic<std::int64_t> last_tick_ns_{0};
 
   mutable std::mutex engine_mutex_;
   policy::Engine engine_;

@@ -63,7 +63,7 @@ void FaultService::unmap(const std::shared_ptr<PagedVm>& of, AddressSpace& space
     if (!segment.object->shared || !segment.addresses.overlaps(gone)) continue;
     const PageIndex first = segment.page_at(std::max(segment.addresses.start, gone.start));
     const PageIndex end = segment.page_at(std::min(segment.addresses.end, gone.end));
-    restore(of, segment.object, {PageRun{first, end.value - first.value}}, nullptr);
+    restore(of, segment.object, {PageRun{first, end.value - first.value}}, RestoreKind::kAsked, nullptr);
   }
   space.set_segments(space.own_segments().without(gone));
   record_layout(vm);
@@ -147,27 +147,29 @@ std::shared_ptr<AddressSpace> FaultService::fork_of(PagedVm& vm, AddressSpace& p
   child->number = vm.next_space++;
   child->userfaultfd = kernel::Userfaultfd{UniqueFd{fd}};
   child->features = parent.features;
-  std::vector<Segment> segments = parent.own_segments().all();
-  std::vector<std::pair<MemoryObject*, MemoryObject*>> clones;
-  for (Segment& segment : segments) {
-    if (segment.object->shared) continue;
-    const auto known =
-        std::find_if(clones.begin(), clones.end(), [&](const auto& pair) { return pair.first == segment.object; });
-    if (known != clones.end()) {
-      segment.object = known->second;
-      continue;
+  child->lost = parent.lost;
+  std::vector<Segment> segments;
+  std::vector<std::pair<MemoryObject*, std::unique_ptr<MemoryObject>>> clones;
+  for (Segment segment : parent.own_segments().all()) {
+    if (!segment.object->shared) {
+      auto known = std::ranges::find(clones, segment.object, &decltype(clones)::value_type::first);
+      if (known == clones.end()) known = clones.insert(known, {segment.object, clone_private(vm, *segment.object)});
+      if (known->second == nullptr) {
+        child->lost = true;
+        continue;
+      }
+      segment.object = known->second.get();
     }
-    auto clone = clone_private(vm, *segment.object);
-    if (clone == nullptr) {
-      // No memory for the child's map: serving it from an empty one would hand out zeros. Stop rather than corrupt.
-      vm.blocked_by = ENOMEM;
-      if (hooks_.integrity_failure) hooks_.integrity_failure(vm, *segment.object, PageIndex{0});
-      return child;
-    }
+    segments.push_back(segment);
+  }
+  for (auto& [parents, clone] : clones) {
+    if (clone == nullptr) continue;
     clone->number = vm.next_object++;
-    clones.emplace_back(segment.object, clone.get());
-    segment.object = clone.get();
     child->forked_objects.push_back(std::move(clone));
+  }
+  if (child->lost) {
+    vm.counters.children_lost.fetch_add(1, std::memory_order_relaxed);
+    if (hooks_.child_lost) hooks_.child_lost(vm);
   }
   child->set_segments(SegmentTable{std::move(segments)});
   vm.add_space(child);

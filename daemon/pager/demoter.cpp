@@ -137,7 +137,7 @@ class Thread final : public Demoter {
   }
 
   void wait(std::unique_lock<std::mutex>& lock) {
-    const bool work = !queue_.empty() && !frozen_ && running_.size() < config_.max_jobs;
+    const bool work = !queue_.empty() && !frozen_ && all_.jobs < config_.max_jobs;
     const MonoTime now = clock_.now();
     if (!abandoned_.empty() || (work && (admitting_ || (running_.empty() && private_turn(now))))) return;
     Nanoseconds pause = kIdle;
@@ -196,7 +196,7 @@ class Thread final : public Demoter {
       if (request.vm->releasing || request.vm->dead) {
         forget(request);
       } else {
-        if (fresh.size() >= kAdmittedAtOnce || running_.size() + fresh.size() >= config_.max_jobs) return;
+        if (fresh.size() >= kAdmittedAtOnce || all_.jobs + fresh.size() >= config_.max_jobs) return;
         if (!private_too && !request.region.object->shared) return;
         if (!has_room(request, fresh)) return;
         fresh.push_back(std::move(request));
@@ -230,6 +230,16 @@ class Thread final : public Demoter {
     return static_cast<std::size_t>(std::ranges::count_if(requests, [&](const Request& request) {
       return request.vm.get() == &vm && object_goes_alone(vm, *request.region.object);
     }));
+  }
+  // What all have under way that counts against the bounds of all. Not what a VM has whose drops do not end (a stopped
+  // process: it has its own bounds, and begins no more): whoever stands still takes no room from others.
+  void count_all() {
+    all_ = {};
+    for (const Running& running : running_) {
+      if (running.job->vm()->drops_overdue != 0) continue;
+      ++all_.jobs;
+      all_.pages += running.job->pages();
+    }
   }
   // What of each VM goes one by one, once per pass.
   void count_turns(MonoTime now) {
@@ -265,7 +275,9 @@ class Thread final : public Demoter {
     auto job =
         std::make_unique<DemotionJob>(request.vm, loop_of_(*request.vm), request.region, ticket_, next_id_ << kRunBits);
     if (!job->freeze(clock_.now())) job->stage = DemotionJob::Stage::kDone;
-    count(*job, true);
+    Active& own = active_[request.vm.get()];
+    ++own.jobs;
+    own.pages += job->pages();
     request.vm->note({&job->object(), job->region(), false, static_cast<std::uint32_t>(job->pages()), 0});
     running_.push_back({next_id_++, std::move(job), nullptr});
   }
@@ -279,13 +291,10 @@ class Thread final : public Demoter {
     std::size_t waiting_for_turn = 0;  // regions that could go on now, were it not for others
     std::size_t at_work = 0;           // of them, those that are stored, or nearly: each holds what it copied
   };
-  void count(const DemotionJob& job, bool begins) {
-    Active& own = active_[job.vm().get()];
-    for (Active* sum : {&own, &all_}) {
-      sum->jobs += begins ? 1 : -1;
-      sum->pages += begins ? job.pages() : -job.pages();
-    }
-    if (own.jobs == 0) active_.erase(job.vm().get());
+  void uncount(const DemotionJob& job) {
+    const auto own = active_.find(job.vm().get());
+    own->second.pages -= job.pages();
+    if (--own->second.jobs == 0) active_.erase(own);
   }
 
   static bool may_not_go_on(const PagedVm& vm, bool host_frozen) {
@@ -398,9 +407,10 @@ class Thread final : public Demoter {
       }
       vm->demotions_in_flight.fetch_sub(1, std::memory_order_relaxed);
       vm->note({&job.object(), job.region(), true, job.dropped(), job.spared()});
-      count(job, false);
+      uncount(job);
       running = running_.erase(running);
     }
+    count_all();
   }
 
   void abandon_now(PagedVm& vm) {
@@ -455,7 +465,10 @@ class Thread final : public Demoter {
   // The thread's own.
   std::list<Running> running_;
   std::unordered_map<const PagedVm*, Active> active_;
-  Active all_;
+  struct {
+    std::size_t jobs = 0;
+    std::size_t pages = 0;
+  } all_;                   // see count_all
   bool admitting_ = false;  // more may be admitted at once
   const PagedVm* last_admitted_ = nullptr;
   MonoTime private_begins_{};  // not before

@@ -118,12 +118,14 @@ class Loop final : public FaultLoop {
   void drops_finished(std::shared_ptr<PagedVm> vm) override {
     post([this, vm] { service_.serve_parked(*vm); });
   }
-  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs, RestoreKind kind,
                std::function<void(std::uint64_t)> done) override {
-    post([this, vm, object, runs = std::move(runs), done = std::move(done)]() mutable {
-      service_.restore(vm, object, std::move(runs), std::move(done));
+    post([this, vm, object, runs = std::move(runs), kind, done = std::move(done)]() mutable {
+      service_.restore(vm, object, std::move(runs), kind, std::move(done));
     });
   }
+  void halt(bool halted) override { service_.halt(halted); }
+
   void post(std::function<void()> task) override {
     {
       const std::lock_guard lock(mailbox_mutex_);

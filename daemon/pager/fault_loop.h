@@ -41,9 +41,14 @@ struct FaultLoopHooks {
   std::function<void(PagedVm&)> out_of_memory;
   // A far page failed its checksum; its thread stays stopped. The VM must not go on.
   std::function<void(PagedVm&, MemoryObject&, PageIndex)> integrity_failure;
+  // No memory for the page map of a forked child: it gets SIGBUS where it touches what it does not have.
+  std::function<void(PagedVm&)> child_lost;
   // The last address space of the VM is gone.
   std::function<void(PagedVm&)> vm_gone;
 };
+
+// kOwnAccord: because we think it better. It stands still while the host is frozen.
+enum class RestoreKind : std::uint8_t { kAsked, kOwnAccord };
 
 class FaultLoop {
  public:
@@ -67,8 +72,10 @@ class FaultLoop {
   virtual void drops_finished(std::shared_ptr<PagedVm> vm) = 0;
   // Brings the far pages of stretches of an object home, demand faults first. `done(left)` runs on the loop's thread
   // with the number of pages that could not be brought (0: all are home).
-  virtual void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
+  virtual void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs, RestoreKind kind,
                        std::function<void(std::uint64_t left)> done) = 0;
+  // While halted no page is brought home that nobody touched or asked for, but for an operation that has begun.
+  virtual void halt(bool halted) = 0;
   // Runs on the loop's thread.
   virtual void post(std::function<void()> task) = 0;
 

@@ -237,13 +237,19 @@ void FaultService::defer(WaitingFault fault, Nanoseconds pause) {
 }
 
 // Memory that grew into a registered area (mremap), or that is about to be unmapped: zeros are right for a page that
-// was never there.
+// was never there. Not in a child whose pages nobody knows: it must not go on with wrong ones. (Before Linux 6.6 its
+// thread waits.)
 void FaultService::serve_untracked(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since) {
   const Segment nowhere{};
   MemoryObject no_object;
   Segment segment = nowhere;
   segment.object = &no_object;
   const WaitingFault fault{&state, address, flags, since, {}};
+  if (state.space->lost && !is_write_protect(flags) && !is_minor(flags)) {
+    const kernel::InstallOutcome outcome = state.space->userfaultfd.poison(address, kPageSize);
+    if (outcome.error != ENOTTY && outcome.error != EINVAL) postpones(fault, judge(state, outcome, address));
+    return;
+  }
   if (postpones(fault, answer_resident(state, segment, fault))) return;
   state.vm->counters.faults_first.fetch_add(1, std::memory_order_relaxed);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <deque>
 #include <list>
 #include <memory>
@@ -54,8 +55,9 @@ class FaultService {
   std::vector<std::shared_ptr<AddressSpace>> serve_changes(SpaceState& state, std::span<const uffd_msg> messages);
   void serve_fault(SpaceState& state, std::uint64_t address, std::uint64_t flags, MonoTime since);
   void serve_parked(PagedVm& vm);
-  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
+  void restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs, RestoreKind kind,
                std::function<void(std::uint64_t)> done);
+  void halt(bool halted) { halted_ = halted; }  // any thread
 
   void retry_deferred();
   void background_step();
@@ -89,7 +91,8 @@ class FaultService {
     std::shared_ptr<PagedVm> vm;
     MemoryObject* object;
     std::vector<PageRun> runs;  // inside the object
-    std::size_t run;            // where the sweep is: in which of them, and at which page
+    RestoreKind kind;
+    std::size_t run;  // where the sweep is: in which of them, and at which page
     std::uint64_t cursor;
     std::uint64_t left_before;  // pages that the last sweep left
     MonoTime progress_at;       // when a sweep last left fewer than the one before
@@ -153,6 +156,7 @@ class FaultService {
   // restoring.cpp
   bool restore_step();
   bool restore_ready() const;
+  bool may_go_on(const RestoreJob& job) const { return job.kind == RestoreKind::kAsked || !halted_; }
   bool sweep(RestoreJob& job);
   static std::shared_ptr<AddressSpace> space_for(const RestoreJob& job);
   void end_restore_sweep(RestoreJob& job);
@@ -192,6 +196,7 @@ class FaultService {
   bool serving_parked_ = false;
   std::deque<PrefetchRequest> prefetches_;
   std::uint64_t next_prefetch_ = 0;
+  std::atomic<bool> halted_{false};
   std::list<RestoreJob> restores_;  // whose turn it is stands in front
   std::uint64_t next_restore_ = 1;
   std::vector<pool::Location> releases_;

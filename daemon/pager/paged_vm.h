@@ -106,6 +106,8 @@ struct AddressSpace {
   bool fixed = false;
   DropLedger ledger;
   std::vector<std::unique_ptr<MemoryObject>> forked_objects;
+  // A forked child for whose memory there was no page map: nobody knows what its missing private pages held.
+  bool lost = false;
   std::atomic<bool> alive{true};
 
   std::shared_ptr<const SegmentTable> segments() const {
@@ -143,8 +145,9 @@ struct PagerCounters {
   std::atomic<std::uint64_t> discarded_pages{0};       // far copies freed because the guest gave the page back
   std::atomic<std::uint64_t> removals_unexplained{0};  // of shared memory, whose cause nobody saw: taken for harmless
   std::atomic<std::uint64_t> forks{0};
-  std::atomic<std::uint64_t> clean_drops{0};  // demotions that cost no write
-  std::atomic<std::uint64_t> drops{0};        // of private memory, in pieces: that the process's ring was asked for
+  std::atomic<std::uint64_t> clean_drops{0};    // demotions that cost no write
+  std::atomic<std::uint64_t> drops{0};          // of private memory, in pieces: that the process's ring was asked for
+  std::atomic<std::uint64_t> children_lost{0};  // forked, and no memory for their page maps: see AddressSpace::lost
   std::atomic<std::uint64_t> verify_failures{
       0};  // pages that changed between copy and drop in spite of protection (devices)
   std::atomic<std::uint64_t> integrity_failures{0};

@@ -63,11 +63,14 @@ class PagerImpl final : public Pager {
   bool demote(const std::shared_ptr<PagedVm>& vm, RegionToDemote region) override {
     return vm->movable && demoter_->demote(vm, region);
   }
-  void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, std::vector<PageRun> runs,
+  void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, std::vector<PageRun> runs, RestoreKind kind,
                std::function<void(std::uint64_t)> done) override {
-    loop_of(*vm).restore(vm, object, std::move(runs), std::move(done));
+    loop_of(*vm).restore(vm, object, std::move(runs), kind, std::move(done));
   }
-  void freeze_host(bool frozen) override { demoter_->freeze_host(frozen); }
+  void halt(Halt what) override {
+    demoter_->freeze_host(what != Halt::kNothing);
+    for (const auto& loop : loops_) loop->halt(what == Halt::kEverything);
+  }
   void abandon(const std::shared_ptr<PagedVm>& vm) override { demoter_->abandon(vm); }
   bool lets_go() const override {
     return std::ranges::any_of(loops_, [](const auto& loop) { return loop->drains(); });
@@ -119,6 +122,7 @@ FaultLoopHooks PagerImpl::loop_hooks() {
   };
   hooks.out_of_memory = hooks_.out_of_memory;
   hooks.integrity_failure = hooks_.integrity_failure;
+  hooks.child_lost = hooks_.child_lost;
   hooks.vm_gone = [this](PagedVm& vm) {
     if (hooks_.vm_gone) hooks_.vm_gone(vm);
   };
@@ -418,7 +422,8 @@ void PagerImpl::finish_release(const std::shared_ptr<PagedVm>& vm, std::function
     loop_of(*vm).remove(vm, [progress] { progress->done(Result<>{}); });
   };
   for (MemoryObject* object : objects) {
-    loop_of(*vm).restore(vm, object, {PageRun{PageIndex{0}, object->map->pages().value}}, one_home);
+    loop_of(*vm).restore(vm, object, {PageRun{PageIndex{0}, object->map->pages().value}}, RestoreKind::kAsked,
+                         one_home);
   }
 }
 

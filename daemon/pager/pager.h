@@ -71,8 +71,12 @@ struct PagerHooks {
   std::function<void(PagedVm&, std::vector<std::string> names)> let_go;
   std::function<void(PagedVm&)> out_of_memory;
   std::function<void(PagedVm&, MemoryObject&, PageIndex)> integrity_failure;
+  std::function<void(PagedVm&)> child_lost;
   std::function<void(PagedVm&)> vm_gone;
 };
+
+// kOutward: nothing more is moved out. kEverything: nor home, unless it is touched or asked for.
+enum class Halt : std::uint8_t { kNothing, kOutward, kEverything };
 
 class Pager {
  public:
@@ -93,8 +97,9 @@ class Pager {
   // Brings stretches of an object home; `done` gets the number of pages that could not be brought. However many they
   // are, one call is one piece of work: a call for each would keep faults waiting.
   virtual void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, std::vector<PageRun> runs,
-                       std::function<void(std::uint64_t)> done) = 0;
-  virtual void freeze_host(bool frozen) = 0;
+                       RestoreKind kind, std::function<void(std::uint64_t)> done) = 0;
+  // What stands still from now on. Faults are answered, and what was asked for is done, all the same.
+  virtual void halt(Halt what) = 0;
   // The VM's processes are gone: nothing of it that is under way can complete.
   virtual void abandon(const std::shared_ptr<PagedVm>& vm) = 0;
 

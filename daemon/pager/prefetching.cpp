@@ -26,7 +26,7 @@ void FaultService::settle_controls(PagedVm& vm) {
 }
 
 void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIndex page) {
-  if (config_.prefetch_max_pages == 0 || state.vm->releasing) return;
+  if (config_.prefetch_max_pages == 0 || state.vm->releasing || halted_) return;
   PagedVm& vm = *state.vm;
   PrefetchTuner& tuner = vm.prefetch;
   settle_controls(vm);
@@ -61,7 +61,8 @@ void FaultService::plan_prefetch(SpaceState& state, MemoryObject& object, PageIn
 }
 
 bool FaultService::prefetch_ready() const {
-  return any_free(FetchReason::kPrefetch) && std::ranges::any_of(prefetches_, [](const PrefetchRequest& request) {
+  return !halted_ && any_free(FetchReason::kPrefetch) &&
+         std::ranges::any_of(prefetches_, [](const PrefetchRequest& request) {
            return may_fetch_more(*request.state->vm, FetchReason::kPrefetch);
          });
 }

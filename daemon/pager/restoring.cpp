@@ -18,7 +18,7 @@ constexpr auto kFruitlessPatience = std::chrono::seconds(10);
 }  // namespace
 
 void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, std::vector<PageRun> runs,
-                           std::function<void(std::uint64_t)> done) {
+                           RestoreKind kind, std::function<void(std::uint64_t)> done) {
   const std::uint64_t pages = object->map->pages().value;
   for (PageRun& run : runs) run.count = std::min(run.end(), pages) - std::min(run.first.value, pages);
   std::shared_ptr<AddressSpace> owner;
@@ -27,8 +27,8 @@ void FaultService::restore(std::shared_ptr<PagedVm> vm, MemoryObject* object, st
       if (forked.get() == object) owner = space;
     }
   }
-  restores_.push_back({next_restore_++, std::move(vm), object, std::move(runs), 0, 0, ~0ull, MonoTime{}, MonoTime{},
-                       std::move(done), std::move(owner)});
+  restores_.push_back({next_restore_++, std::move(vm), object, std::move(runs), kind, 0, 0, ~0ull, MonoTime{},
+                       MonoTime{}, std::move(done), std::move(owner)});
   begin_sweep(restores_.back());
 }
 
@@ -40,7 +40,7 @@ void FaultService::begin_sweep(RestoreJob& job) {
 bool FaultService::restore_ready() const {
   if (restores_.empty() || !any_free(FetchReason::kRestore)) return false;
   const MonoTime now = clock_.now();
-  return std::ranges::any_of(restores_, [&](const RestoreJob& job) { return job.not_before <= now; });
+  return std::ranges::any_of(restores_, [&](const RestoreJob& job) { return job.not_before <= now && may_go_on(job); });
 }
 
 bool FaultService::restore_step() {
@@ -51,8 +51,9 @@ bool FaultService::restore_step() {
   std::size_t looked_at = 0;
   for (; looked_at < restores_.size(); ++looked_at) {
     RestoreJob& candidate = restores_.front();
-    if (candidate.not_before <= now && may_fetch_more(*candidate.vm, FetchReason::kRestore)) break;
-    if (candidate.not_before <= now) candidate.not_before = now + kBusyPause;
+    const bool due = candidate.not_before <= now && may_go_on(candidate);
+    if (due && may_fetch_more(*candidate.vm, FetchReason::kRestore)) break;
+    if (due) candidate.not_before = now + kBusyPause;
     next_turn();
   }
   if (looked_at == restores_.size()) return false;

@@ -72,6 +72,7 @@ struct ProcessFacts {
   std::vector<int> userfaultfds;
   std::vector<DirectDescriptor> direct;
 
+  MemorySelector selector;  // which memory was asked for
   MappingChoice mappings;
   // Others who map the chosen shared memory, or hold a descriptor of it.
   std::vector<kernel::MemoryHolder> holders;

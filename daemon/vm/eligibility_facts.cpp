@@ -181,6 +181,7 @@ Result<ProcessFacts> collect_facts(pid_t pid, const kernel::KernelRoots& roots, 
   auto reading = read_process(pid, roots);
   if (!reading) return tl::unexpected(reading.error());
   ProcessFacts& facts = reading->facts;
+  facts.selector = selector;
   if (!facts.kernel_thread && !facts.zombie)
     collect_memory(roots, reading->process, selector, reading->command_line, reading->mounts, facts);
   return std::move(facts);

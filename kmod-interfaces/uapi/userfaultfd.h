@@ -13,6 +13,14 @@
 #ifndef UFFD_FEATURE_POISON  // 6.6
 #define UFFD_FEATURE_POISON (1 << 14)
 #endif
+#ifndef UFFDIO_POISON  // 6.6
+struct uffdio_poison {
+  struct uffdio_range range;
+  __u64 mode;
+  __s64 updated;
+};
+#define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
+#endif
 #ifndef UFFD_FEATURE_WP_ASYNC  // 6.7
 #define UFFD_FEATURE_WP_ASYNC (1 << 15)
 #endif

@@ -47,6 +47,7 @@ struct PagedProcess::Shared {
   std::atomic<std::uint64_t> operations;
   std::atomic<std::uint64_t> mismatches;
   std::atomic<std::uint64_t> forks;
+  std::atomic<std::uint64_t> children_lost;
   // Drops: written by the test, taken by the process, answered in place.
   std::atomic<std::uint64_t> drops_submitted;
   std::atomic<std::uint64_t> drops_done;
@@ -175,7 +176,11 @@ class Target {
     }
     int status = 0;
     ::waitpid(child, &status, 0);
-    if (status != 0) ++shared_.mismatches;
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS) {
+      ++shared_.children_lost;
+    } else if (status != 0) {
+      ++shared_.mismatches;
+    }
     ++shared_.forks;
   }
 
@@ -307,6 +312,9 @@ std::uint64_t PagedProcess::mismatches() const {
 }
 std::uint64_t PagedProcess::forks() const {
   return shared_->forks;
+}
+std::uint64_t PagedProcess::children_lost() const {
+  return shared_->children_lost;
 }
 
 void PagedProcess::stop_threads() {

@@ -62,6 +62,7 @@ class PagedProcess {
   std::uint64_t operations() const;
   std::uint64_t mismatches() const;
   std::uint64_t forks() const;
+  std::uint64_t children_lost() const;  // of them, those that ended by SIGBUS: no mismatch
   // Waits until `operations` have been done since now; false when the process makes no progress for a minute.
   bool await_operations(std::uint64_t more) const;
 

@@ -12,7 +12,7 @@
 //   resize    mremap to more or less
 //   discard   MADV_DONTNEED (and MADV_REMOVE); free: MADV_FREE, after which every page is written first
 //   protect   mprotect to nothing and back
-//   grow      one more block, or one less
+//   grow      one more block, or one less; more: one more, up to a number
 //   thread    threads that come, work and go
 //
 // Prints `ready pid=N address=A-B` (of its first block). SIGTERM: verifies all, prints `mismatches N`, ends with 0 when
@@ -206,7 +206,8 @@ class Changer {
         {"fork", [this] { fork(1); }},      {"spawn", [this] { spawn(); }},     {"unmap", [this] { unmap(); }},
         {"move", [this] { move(); }},       {"move-fixed", [this] { onto(); }}, {"leave", [this] { leave(); }},
         {"resize", [this] { resize(); }},   {"discard", [this] { discard(); }}, {"free", [this] { free(); }},
-        {"protect", [this] { protect(); }}, {"grow", [this] { grow(); }},       {"thread", [this] { threads(); }}};
+        {"protect", [this] { protect(); }}, {"grow", [this] { grow(); }},       {"more", [this] { more(); }},
+        {"thread", [this] { threads(); }}};
   }
   bool knows(const std::string& name) const { return operations_.contains(name); }
   void run(const std::vector<std::string>& names) {
@@ -410,6 +411,10 @@ class Changer {
     if (::mprotect(part.at(), part.bytes(), PROT_READ) != 0) die("mprotect");
     look(part, "protect");
     if (::mprotect(part.at(), part.bytes(), PROT_READ | PROT_WRITE) != 0) die("mprotect");
+  }
+  void more() {
+    const std::lock_guard list(memory_.mutex);
+    if (memory_.size() < kMostBlocks) memory_.add();
   }
   void grow() {
     const std::lock_guard list(memory_.mutex);

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <array>
 #include <boost/json.hpp>
+#include <cstdio>
 #include <random>
 #include <thread>
 
@@ -24,6 +26,12 @@ Words changing(const std::string& kind, const Words& operations) {
   Words words{changing_target(), kind, std::to_string(seed)};
   words.insert(words.end(), operations.begin(), operations.end());
   return words;
+}
+
+std::string range_text(AddressRange range) {
+  std::array<char, 64> text{};
+  std::snprintf(text.data(), text.size(), "0x%lx-0x%lx", range.start, range.end);
+  return text.data();
 }
 
 struct Life {
@@ -78,6 +86,47 @@ INSTANTIATE_TEST_SUITE_P(
         Life{"SharedEverything", "shared", {"quiet", "fork", "spawn", "move", "discard", "protect", "thread"}},
         Life{"SharedForks", "shared", {"quiet", "fork", "discard", "spawn"}}),
     [](const auto& life) { return life.param.name; });
+
+// What it maps later joins, where it is of the kind that was asked for.
+TEST(Lives, ThatMapMoreHaveItManagedToo) {
+  REQUIRE_AGENT();
+  Whole whole(merciless({{"policy.tick", "\"100ms\""}}));
+  ASSERT_TRUE(whole.start());
+  Target target(changing("private", {"quiet", "more"}));
+  ASSERT_TRUE(target.ready());
+  ASSERT_TRUE(whole.adopt(target.pid(), "life", {}, {"--mapping", "private"}));
+  const std::uint64_t at_first = whole.figure("life", "promised_bytes");
+  ASSERT_GT(at_first, 0u);
+  target.signal(SIGUSR2);
+  EXPECT_TRUE(await([&] { return whole.figure("life", "promised_bytes") >= at_first + (2u << 20); }));
+  whole.limit("life", Bytes{4ull << 20});
+  // More than there was at first.
+  EXPECT_TRUE(await([&] { return whole.figure("life", "far_bytes") > at_first; }))
+      << boost::json::serialize(whole.show("life"));
+  whole.release("life");
+  target.finish();
+  EXPECT_EQ(whole.stop(), 0);
+}
+
+TEST(Lives, OfWhichOnePartWasNamedHaveNoOtherManaged) {
+  REQUIRE_AGENT();
+  Whole whole(merciless({{"policy.tick", "\"100ms\""}}));
+  ASSERT_TRUE(whole.start());
+  Target named(changing("private", {"quiet", "more"}));
+  Target all(changing("private", {"quiet", "more"}));
+  ASSERT_TRUE(named.ready() && all.ready());
+  ASSERT_TRUE(whole.adopt(named.pid(), "named", {}, {"--mapping", range_text(named.memory())}));
+  ASSERT_TRUE(whole.adopt(all.pid(), "all", {}, {"--mapping", "private"}));
+  EXPECT_EQ(whole.figure("named", "promised_bytes"), named.memory().size());
+  const std::uint64_t at_first = whole.figure("all", "promised_bytes");
+  for (const Target* each : {&named, &all}) each->signal(SIGUSR2);
+  // Both are looked at together, the named one first.
+  EXPECT_TRUE(await([&] { return whole.figure("all", "promised_bytes") > at_first; }));
+  EXPECT_EQ(whole.figure("named", "promised_bytes"), named.memory().size());
+  for (const char* each : {"named", "all"}) whole.release(each);
+  for (Target* each : {&named, &all}) each->finish();
+  EXPECT_EQ(whole.stop(), 0);
+}
 
 // A process that moves its memory while it is being adopted: refused or adopted, it never notices.
 TEST(Lives, ThatMoveAreAdoptedWithoutHarmOrNotAtAll) {

@@ -112,12 +112,12 @@ TEST_P(AwayStore, HoldsNoPageOfAProcessThatDied) {
 TEST_P(AwayStore, IsNotWaitedForWhenTheHostIsFrozen) {
   begin();
   go_away_while_writing();
-  rig->pager().freeze_host(true);
+  rig->pager().halt(Halt::kOutward);
   EXPECT_TRUE(eventually([&] { return rig->vm->count(PageState::kDemoting) == 0; }));
   EXPECT_EQ(later->waiting_writes(), 0u);
   later->hold(false);
   expect_nothing_left_over();
-  rig->pager().freeze_host(false);
+  rig->pager().halt(Halt::kNothing);
   process->start();
   EXPECT_TRUE(process->await_operations(10000));
   EXPECT_EQ(process->mismatches(), 0u);
@@ -169,7 +169,7 @@ TEST_P(AwayStore, DelaysNoNeighbour) {
   process->start();
   // All that a restore of it may have under way waits, and demand beside it.
   std::promise<std::uint64_t> left;
-  rig->pager().restore(rig->vm, &rig->object(), {PageRun{PageIndex{0}, options.pages}},
+  rig->pager().restore(rig->vm, &rig->object(), {PageRun{PageIndex{0}, options.pages}}, RestoreKind::kAsked,
                        [&](std::uint64_t pages) { left.set_value(pages); });
   ASSERT_TRUE(eventually([&] { return later->waiting_reads() > shape_of(FetchReason::kRestore).ops_per_vm; }));
 

@@ -35,12 +35,12 @@ bool eventually(Condition&& condition, std::chrono::seconds limit = 60s) {
 class Rig {
  public:
   explicit Rig(PagedProcess& process, const PagedProcessOptions& options, bool clean_copies = false,
-               const kernel::KernelRoots& roots = {}, pool::PageStore* instead = nullptr)
+               const kernel::KernelRoots& roots = {}, pool::PageStore* instead = nullptr,
+               const DemoterConfig& demoter = {.grace = 0ms, .drop_deadline = 200ms})
       : process_(process), forks_(options.fork_children) {
     PagerConfig config;
     config.roots = roots;
-    config.demoter.grace = 0ms;
-    config.demoter.drop_deadline = 200ms;
+    config.demoter = demoter;
     PagerHooks hooks;
     hooks.integrity_failure = [this](PagedVm&, MemoryObject&, PageIndex) { ++integrity_failures; };
     hooks.vm_gone = [this](PagedVm&) { gone = true; };
@@ -49,10 +49,11 @@ class Rig {
     pager_ = std::move(*pager);
     vm = enrol(process, options, instead != nullptr ? *instead : store, clean_copies);
   }
-  // A further VM with a store of its own.
+  // A further VM with a store of its own. `fixed`: see AddressSpace::fixed.
   std::shared_ptr<PagedVm> enrol(PagedProcess& process, const PagedProcessOptions& options, pool::PageStore& in,
-                                 bool clean_copies = false) {
+                                 bool clean_copies = false, bool fixed = false) {
     VmSpec spec;
+    spec.fixed_memory = fixed;
     spec.name = "test";
     spec.store = pool::unowned(in);
     spec.keep_clean_copies = clean_copies;

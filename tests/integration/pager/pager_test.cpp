@@ -1,7 +1,10 @@
 // The pager against processes that write and verify their memory all the while.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <array>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -152,7 +155,7 @@ TEST(Pager, DropsPrivateMemoryInOnePieceAcrossFarPages) {
   for (std::uint64_t page = 1; page < options.pages; page += 4) {
     if (rig.object().map->load(PageIndex{page}).state() != PageState::kFar) continue;
     std::promise<std::uint64_t> left;
-    rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{page}, 1}},
+    rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{page}, 1}}, RestoreKind::kAsked,
                         [&](std::uint64_t pages) { left.set_value(pages); });
     ASSERT_EQ(left.get_future().get(), 0u);
     ++home;
@@ -186,12 +189,14 @@ TEST(Pager, BringsScatteredStretchesHomeAndNothingBesides) {
     for (std::uint64_t page = run.first.value; page < std::min<std::uint64_t>(run.end(), options.pages); ++page)
       wanted += rig.object().map->load(PageIndex{page}).state() == PageState::kFar;
   std::promise<std::uint64_t> left;
-  rig.pager().restore(rig.vm, &rig.object(), runs, [&](std::uint64_t pages) { left.set_value(pages); });
+  rig.pager().restore(rig.vm, &rig.object(), runs, RestoreKind::kAsked,
+                      [&](std::uint64_t pages) { left.set_value(pages); });
   EXPECT_EQ(left.get_future().get(), 0u);
   EXPECT_EQ(rig.vm->count(PageState::kFar), far - wanted);
   EXPECT_EQ(rig.vm->counters.promoted_restore, wanted);
   std::promise<std::uint64_t> none;
-  rig.pager().restore(rig.vm, &rig.object(), {}, [&](std::uint64_t pages) { none.set_value(pages); });
+  rig.pager().restore(rig.vm, &rig.object(), {}, RestoreKind::kAsked,
+                      [&](std::uint64_t pages) { none.set_value(pages); });
   EXPECT_EQ(none.get_future().get(), 0u);
   process.start();
   EXPECT_TRUE(process.await_operations(10000));
@@ -252,6 +257,44 @@ TEST(Pager, ResumesDropsOfAStoppedProcess) {
   EXPECT_EQ(process.mismatches(), 0u);
 }
 
+// Each of them has as much under way as one VM may, and two as much as all may.
+TEST(Pager, StoppedProcessesHoldUpNobodyElse) {
+  PagedProcessOptions small;
+  PagedProcessOptions large;
+  large.shared = false;
+  DemoterConfig bounds{.grace = 0ms, .drop_deadline = 200ms};
+  bounds.max_pages_per_vm = 2 * kPagesPerRegion;
+  bounds.max_pages = 2 * bounds.max_pages_per_vm;
+  large.pages = 4 * bounds.max_pages_per_vm;
+  std::array<PagedProcess, 3> stopped{PagedProcess(large), PagedProcess(large), PagedProcess(large)};
+  PagedProcess works(small);
+  std::array<MemoryStore, 3> stores;
+  Rig rig(works, small, false, {}, nullptr, bounds);
+  std::array<std::shared_ptr<PagedVm>, 3> vms;
+  for (std::size_t i = 0; i < vms.size(); ++i) {
+    vms[i] = rig.enrol(stopped[i], large, stores[i], false, true);
+    stopped[i].signal(SIGSTOP);
+  }
+  for (const auto& vm : vms) {
+    MemoryObject& object = *vm->objects[0];
+    for (std::uint64_t region = 0; region < object.map->regions(); ++region) rig.pager().demote(vm, {&object, region});
+  }
+  for (const auto& vm : vms) EXPECT_TRUE(eventually([&] { return vm->drops_overdue > 0; }));
+  rig.demote_all();
+  EXPECT_TRUE(eventually([&] { return rig.vm->counters.demoted_pages >= small.pages / 2; }));
+  works.start();
+  EXPECT_TRUE(works.await_operations(1000));
+  for (PagedProcess& each : stopped) each.signal(SIGCONT);
+  for (const auto& vm : vms) EXPECT_TRUE(eventually([&] { return vm->drops_overdue == 0; }));
+  EXPECT_TRUE(eventually([&] { return rig.idle(); }));
+  for (std::size_t i = 0; i < vms.size(); ++i) {
+    stopped[i].start();
+    EXPECT_TRUE(stopped[i].await_operations(1000));
+    EXPECT_EQ(stopped[i].mismatches(), 0u);
+  }
+  EXPECT_EQ(works.mismatches(), 0u);
+}
+
 TEST(Pager, NoticesThatTheProcessDied) {
   PagedProcessOptions options;
   PagedProcess process(options);
@@ -263,16 +306,82 @@ TEST(Pager, NoticesThatTheProcessDied) {
   EXPECT_TRUE(eventually([&] { return rig.store.usage().pages.value == 0; }));
 }
 
+// No file may grow while it lives: no page map can be made.
+class NoFileGrows {
+ public:
+  NoFileGrows() {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit none{0, before_.rlim_max};
+    handler_ = ::signal(SIGXFSZ, SIG_IGN);
+    ::setrlimit(RLIMIT_FSIZE, &none);
+  }
+  ~NoFileGrows() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, handler_);
+  }
+  NoFileGrows(const NoFileGrows&) = delete;
+  NoFileGrows& operator=(const NoFileGrows&) = delete;
+
+ private:
+  rlimit before_{};
+  sighandler_t handler_ = SIG_DFL;
+};
+
+// Its missing pages are not zeros, and nobody knows what they are: it must not go on.
+TEST(Pager, AChildForWhosePagesThereIsNoMapGetsSigbusAndNeverZeros) {
+  PagedProcessOptions options;
+  options.shared = false;
+  options.fork_children = true;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  ASSERT_TRUE(rig.send_all_out());
+  {
+    const NoFileGrows no_map;
+    process.start();
+    ASSERT_TRUE(eventually([&] {
+      rig.demote_all();
+      return process.children_lost() > 0;
+    }));
+  }
+  EXPECT_GT(rig.vm->counters.children_lost, 0u);
+  EXPECT_EQ(rig.integrity_failures, 0) << "the parent has lost nothing";
+  rig.churn(20000, 7);
+  rig.release_and_expect_nothing_lost(rig.store);
+}
+
 TEST(Pager, MovesNothingWhileTheHostIsFrozen) {
   PagedProcessOptions options;
   PagedProcess process(options);
   Rig rig(process, options);
-  rig.pager().freeze_host(true);
+  rig.pager().halt(Halt::kOutward);
   EXPECT_FALSE(rig.demote(0));
   EXPECT_EQ(rig.vm->count(PageState::kFar), 0u);
-  rig.pager().freeze_host(false);
+  rig.pager().halt(Halt::kNothing);
   EXPECT_TRUE(rig.demote(0));
   EXPECT_TRUE(eventually([&] { return rig.vm->count(PageState::kFar) > 0; }));
+}
+
+TEST(Pager, BringsHomeOnlyWhatIsAskedForWhileTheHostIsFrozen) {
+  PagedProcessOptions options;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  ASSERT_TRUE(rig.send_all_out());
+  const std::uint64_t far = rig.vm->count(PageState::kFar);
+  ASSERT_GT(far, kPagesPerRegion);
+  rig.pager().halt(Halt::kEverything);
+  std::atomic<bool> own_done{false};
+  rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{0}, options.pages}}, RestoreKind::kOwnAccord,
+                      [&](std::uint64_t) { own_done = true; });
+  // Asked for later, and done, so the other one has had its turns.
+  std::promise<std::uint64_t> left;
+  rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{0}, kPagesPerRegion}}, RestoreKind::kAsked,
+                      [&](std::uint64_t pages) { left.set_value(pages); });
+  EXPECT_EQ(left.get_future().get(), 0u);
+  EXPECT_FALSE(own_done);
+  EXPECT_GE(rig.vm->count(PageState::kFar), far - kPagesPerRegion);
+  rig.pager().halt(Halt::kNothing);
+  EXPECT_TRUE(eventually([&] { return own_done.load(); }));
+  EXPECT_EQ(rig.vm->count(PageState::kFar), 0u);
 }
 
 // Where there is swap, sampling must not fill it: it protects instead.
