@@ -232,7 +232,7 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
     view.mode = vm.policy.mode == Mode::kActive   ? policy::Mode::kActive
                 : vm.policy.mode == Mode::kDryRun ? policy::Mode::kDryRun
                                                   : policy::Mode::kObserve;
-    view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity;
+    view.held = vm.held || vm.evacuating || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity;
     view.service_class = policy::parse_service_class(vm.policy.service_class).value_or(policy::ServiceClass::kStandard);
     view.guarantee = vm.policy.guarantee;
     view.limit = vm.policy.limit;
