@@ -34,8 +34,7 @@ std::chrono::seconds local_time_of_day() {
 
 }  // namespace
 
-// Threads of it that can wait at once.
-static unsigned fault_threads_of(const ManagedVm& vm) {
+unsigned fault_threads_of(const ManagedVm& vm) {
   if (vm.memory) return vm.fault_threads;
   return std::min(vm.workload->threads(), std::max(1u, std::thread::hardware_concurrency()));
 }
