@@ -45,11 +45,14 @@ Planner::Planner(const HostView& host, std::span<VmState* const> vms, const Mome
       demotions_left_(config.max_regions_per_tick),
       restores_left_(config.max_regions_per_tick) {
   refill();
+  // Whatever the mode of its VM: it takes the pool's room and wants to come home in every one.
   Bytes far;
+  Bytes ordered;
   for (const VmState* vm : vms_) {
-    if (counts(*vm)) far += vm->terms.far + vm->terms.leaving;
+    far += vm->terms.far + vm->terms.leaving;
+    ordered += saturating_sub(going(*vm), vm->terms.leaving);
   }
-  far_ceiling_ = saturating_sub(host.max_far, far);
+  far_ceiling_ = saturating_sub(host.max_far, far + ordered);
   std::uint32_t under_way = 0;
   for (const VmState* vm : vms_) under_way += vm->heat.pending_moves();
   demotions_left_ = std::min(demotions_left_, config.moves_under_way - std::min(config.moves_under_way, under_way));
@@ -71,8 +74,11 @@ void Planner::refill() {
 
 Bytes Planner::in_dram(const VmState& vm) const {
   const Bytes paper = vm.terms.mode == Mode::kDryRun ? to_bytes(PageCount{vm.heat.far_pages()}) : Bytes{};
-  const Bytes going = std::max(vm.terms.leaving, to_bytes(PageCount{vm.heat.pending_pages()}));
-  return saturating_sub(saturating_sub(vm.terms.resident, going), paper);
+  return saturating_sub(saturating_sub(vm.terms.resident, going(vm)), paper);
+}
+
+Bytes Planner::going(const VmState& vm) {
+  return std::max(vm.terms.leaving, to_bytes(PageCount{vm.heat.pending_pages()}));
 }
 
 void Planner::run(const Pressure& pressure, Plan& plan) {
@@ -127,11 +133,11 @@ void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
   }
   freed = surplus > 0 ? freed / surplus : 1;
   // What is under way will have freed its part.
-  Bytes going;
+  Bytes under_way;
   for (const VmState* vm : vms_) {
-    if (counts(*vm)) going += std::max(vm->terms.leaving, to_bytes(PageCount{vm->heat.pending_pages()}));
+    if (counts(*vm)) under_way += going(*vm);
   }
-  const Bytes missing = saturating_sub(saturating_bytes(as_double(pressure.shortage) / freed), going);
+  const Bytes missing = saturating_sub(saturating_bytes(as_double(pressure.shortage) / freed), under_way);
   const Shares shares = share_shortage(claims, missing);
   if (missing > Bytes{}) state_.dram_price = std::max(state_.dram_price, shares.price);
   tiers_.set_dram_price(state_.dram_price);

@@ -67,6 +67,8 @@ class Planner {
   std::string bound_text(const VmState& vm, Reason reason) const;
 
   Bytes in_dram(const VmState& vm) const;  // resident, without what is on its way out
+  static Bytes going(const VmState& vm);   // on its way out, or ordered to go
+  // Its decisions are carried out.
   bool counts(const VmState& vm) const { return vm.terms.mode == Mode::kActive; }
 
   const HostView& host_;

@@ -123,7 +123,8 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
     const std::lock_guard lock(vm->mutex);
     vm->policy.mode = Mode::kObserve;
     // What is on its way out must not arrive there behind our back.
-    vm->allow_demotion(false);
+    vm->evacuating = true;
+    vm->settle_demotion();
   }
   const auto far = [&] {
     std::uint64_t pages = 0;
@@ -171,7 +172,8 @@ Result<> AgentImpl::evacuate(const Operations::Handle& handle) {
   }
   for (const auto& vm : vms) {
     const std::lock_guard lock(vm->mutex);
-    vm->allow_demotion(!vm->held);
+    vm->evacuating = false;
+    vm->settle_demotion();
   }
   return result;
 }

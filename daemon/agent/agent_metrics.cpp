@@ -4,6 +4,7 @@
 
 #include "daemon/agent/agent_status.h"
 #include "daemon/agent/kernel_tier_view.h"
+#include "daemon/agent/policy_view.h"
 #include "daemon/control/config_schema.h"
 #include "telemetry/metrics/metrics_exporter.h"
 
@@ -23,6 +24,7 @@ telemetry::VmSample sample_of(const Context& context, const ManagedVm& vm) {
   sample.guarantee = status.policy.guarantee;
   const Bytes touched = status.memory.promised() - status.memory.untouched - status.memory.released;
   sample.guarantee_shortfall = saturating_sub(std::min(status.policy.guarantee, touched), status.memory.in_dram());
+  sample.fault_threads = fault_threads_of(vm);
   sample.stall_budget = status.policy.stall_budget;
   sample.blocked = status.blocked;
   const auto pages = [](std::uint64_t count) { return to_bytes(PageCount{count}); };

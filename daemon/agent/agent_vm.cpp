@@ -106,6 +106,7 @@ Result<ChangeReport> AgentImpl::vm_set(std::string_view name, const VmSettings& 
   {
     const std::lock_guard lock(vm.mutex);
     vm.policy = change.after;
+    vm.settle_demotion();
   }
   report.applied = true;
   for (const auto& changed : report.lines)
@@ -119,7 +120,7 @@ Result<> AgentImpl::vm_hold(std::string_view name, std::string_view reason) {
   const std::lock_guard lock((*vm)->mutex);
   (*vm)->held = true;
   (*vm)->hold_reason = reason;
-  (*vm)->allow_demotion(false);
+  (*vm)->settle_demotion();
   context_.event((*vm)->name, "held", (*vm)->hold_reason);
   return {};
 }
@@ -130,7 +131,7 @@ Result<> AgentImpl::vm_unhold(std::string_view name) {
   const std::lock_guard lock((*vm)->mutex);
   (*vm)->held = false;
   (*vm)->hold_reason.clear();
-  (*vm)->allow_demotion(true);
+  (*vm)->settle_demotion();
   context_.event((*vm)->name, "unheld", "");
   return {};
 }

@@ -27,6 +27,7 @@ Result<> Canary::activate(ManagedVm& vm) {
   if (auto allowed = allows_locked(vm.name); !allowed) return allowed;
   const std::lock_guard vm_lock(vm.mutex);
   vm.policy.mode = Mode::kActive;
+  vm.settle_demotion();
   if (!since_) since_ = context_.clock.now();
   return {};
 }

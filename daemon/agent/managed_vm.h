@@ -69,6 +69,7 @@ struct ManagedVm {
   VmPolicy policy;
   bool held = false;
   std::string hold_reason;
+  bool evacuating = false;  // all of it is being brought home
   VmState state = VmState::kOk;
   VmRates rates;
   std::vector<std::string> blocked;
@@ -78,7 +79,10 @@ struct ManagedVm {
   // What of it the kernel moves.
   const std::shared_ptr<Workload>& by_kernel() const { return workload ? workload : beside; }
   Bytes swapped() const { return by_kernel() ? by_kernel()->memory().far : Bytes{}; }
-  void allow_demotion(bool allowed) {
+  // Whoever changes one of these calls it, with the mutex held: what is ordered or on its way out is let go of once
+  // nothing may go.
+  void settle_demotion() {
+    const bool allowed = policy.mode == Mode::kActive && !held && !evacuating;
     if (memory) memory->demotion_allowed = allowed;
     if (by_kernel()) by_kernel()->demotion_allowed = allowed;
   }

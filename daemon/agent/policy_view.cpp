@@ -34,8 +34,7 @@ std::chrono::seconds local_time_of_day() {
 
 }  // namespace
 
-// Threads of it that can wait at once.
-static unsigned fault_threads_of(const ManagedVm& vm) {
+unsigned fault_threads_of(const ManagedVm& vm) {
   if (vm.memory) return vm.fault_threads;
   return std::min(vm.workload->threads(), std::max(1u, std::thread::hardware_concurrency()));
 }
@@ -232,7 +231,7 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
     view.mode = vm.policy.mode == Mode::kActive   ? policy::Mode::kActive
                 : vm.policy.mode == Mode::kDryRun ? policy::Mode::kDryRun
                                                   : policy::Mode::kObserve;
-    view.held = vm.held || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity;
+    view.held = vm.held || vm.evacuating || vm.state == VmState::kReleasing || vm.state == VmState::kIntegrity;
     view.service_class = policy::parse_service_class(vm.policy.service_class).value_or(policy::ServiceClass::kStandard);
     view.guarantee = vm.policy.guarantee;
     view.limit = vm.policy.limit;

@@ -35,6 +35,9 @@ inline constexpr unsigned kKernelTier = 1;
 // The host as policy sees it. Any thread.
 policy::HostView host_view_of(const Context& context);
 
+// Threads of it that can wait for a far page at once: its stall is a share of the time of each.
+unsigned fault_threads_of(const ManagedVm& vm);
+
 // One thread. What it answers is valid until it is asked again.
 class PolicyView {
  public:

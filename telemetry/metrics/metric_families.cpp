@@ -204,6 +204,7 @@ void add_vm(Families& out, const VmSample& vm) {
     out.counter("tidepool_vm_pager_events_total", static_cast<double>(event.count),
                 labels({{"vm", vm.name}, {"kind", event.kind}}));
   out.counter("tidepool_vm_fault_stall_seconds_total", in_seconds(vm.fault_stall), labels({{"vm", vm.name}}));
+  out.gauge("tidepool_vm_fault_threads", vm.fault_threads, labels({{"vm", vm.name}}));
   out.gauge("tidepool_vm_stall_budget_ratio", vm.stall_budget, labels({{"vm", vm.name}}));
   if (vm.dry_run) {
     out.gauge("tidepool_vm_dry_run_far_bytes", as_double(vm.dry_run->far), labels({{"vm", vm.name}}));

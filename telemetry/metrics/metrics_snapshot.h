@@ -64,7 +64,8 @@ struct VmSample {
   std::uint64_t faults_write = 0;           // a write met write protection
   std::uint64_t faults_minor = 0;           // a cached page had to be mapped again
   std::chrono::nanoseconds fault_stall{0};  // summed over its threads since adoption
-  double stall_budget = 0;                  // share of time that its threads may wait
+  unsigned fault_threads = 1;               // of it that can wait at once
+  double stall_budget = 0;                  // share of time that each of them may wait
   std::optional<DryRunSample> dry_run;      // in that mode only
   std::vector<std::string> blocked;         // stable words: why nothing (more) moves
   std::vector<VmEventCount> pager_events;   // what the pager met that is neither a fault nor a move

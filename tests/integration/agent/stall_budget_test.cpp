@@ -32,6 +32,7 @@ class StallBudget : public testing::TestWithParam<const char*> {
   }
   double metric(const std::string& series) const { return metric_value(http_get(port_, "/metrics"), series); }
   double waited() const { return metric("tidepool_vm_fault_stall_seconds_total{vm=\"load\"}"); }
+  double threads() const { return metric("tidepool_vm_fault_threads{vm=\"load\"}"); }
   double restored() const { return metric("tidepool_vm_promoted_bytes_total{vm=\"load\",cause=\"restore\"}"); }
   // The share of its threads' time that went into waiting, over a second from now.
   double stall() const {
@@ -39,7 +40,7 @@ class StallBudget : public testing::TestWithParam<const char*> {
     const double before = waited();
     std::this_thread::sleep_for(1s);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    return (waited() - before) / seconds / kThreads;
+    return (waited() - before) / seconds / threads();
   }
   std::uint64_t decided(const std::string& reason) const {
     std::uint64_t count = 0;

@@ -209,6 +209,46 @@ TEST(Engine, NamesTheBoundThatHoldsItBack) {
   }
 }
 
+// Pages stay far when their VM is set back: somebody will want them home.
+TEST(Engine, CountsWhatIsFarWhateverTheModeOfItsVm) {
+  struct Case {
+    Bytes ceiling;
+    Bytes available;  // above the reserve
+    Reason reason;
+  };
+  // A GiB is far.
+  const Case cases[] = {{1_GiB + 6_MiB, 16_GiB, Reason::kOverLimit},
+                        {1_GiB, 16_GiB, Reason::kFarCeiling},
+                        {16_GiB, 1_GiB - 1_MiB, Reason::kNotEvacuable},
+                        {16_GiB, 1_GiB, Reason::kOverLimit}};
+  for (const Mode mode : {Mode::kActive, Mode::kDryRun, Mode::kObserve}) {
+    for (const Case& c : cases) {
+      SCOPED_TRACE(std::string(word(c.reason)) + " in mode " + std::to_string(static_cast<int>(mode)));
+      TestHost host;
+      host.add(1, 100).view.limit = 50_MiB;
+      TestVm& set_back = host.add(2, 512);
+      for (std::size_t r = 0; r < 512; ++r) set_back.make_far(r);
+      set_back.view.mode = mode;
+      host.snapshot.host.max_far = c.ceiling;
+      host.snapshot.host.available = host.snapshot.host.reserve + c.available;
+      const Plan plan = host.tick();
+      EXPECT_EQ(decision_of(plan, 1).reason, c.reason);
+      EXPECT_LE(demoted(plan) + 1_GiB, c.ceiling);
+    }
+  }
+}
+
+TEST(Engine, CountsWhatIsOrderedAgainstTheCeilingOnFarBytes) {
+  TestHost host;
+  host.add(1, 100).view.limit = 50_MiB;
+  host.snapshot.host.max_far = 20_MiB;
+  EXPECT_EQ(demoted(host.tick()), 20_MiB);
+  // Nothing of it has begun.
+  const Plan plan = host.tick();
+  EXPECT_TRUE(plan.demotions.empty());
+  EXPECT_EQ(decision_of(plan, 1).reason, Reason::kFarCeiling);
+}
+
 TEST(Engine, TakesAHostsShortageFromWhatIsWorthLeast) {
   TestHost host;
   host.add(1, 100);

@@ -44,8 +44,9 @@ class Life {
     vm.view.guarantee = Bytes{random.below(vm.view.promised.value)};
     if (random.one_in(3)) vm.view.limit = Bytes{random.below(vm.view.promised.value)};
     if (random.one_in(4)) vm.view.stall_budget = static_cast<double>(random.below(100)) / 100;
-    vm.view.mode = random.one_in(6) ? Mode::kObserve : random.one_in(6) ? Mode::kDryRun : Mode::kActive;
+    vm.view.mode = any_mode();
   }
+  Mode any_mode() { return random.one_in(6) ? Mode::kObserve : random.one_in(6) ? Mode::kDryRun : Mode::kActive; }
 
   void live(int tick) {
     if (random.one_in(200) && host.vms.size() > 2)
@@ -60,6 +61,7 @@ class Life {
     view.memory_pressure = random.one_in(30) ? 0.3 : 0;
     for (TestVm& vm : host.vms) {
       vm.view.held = random.one_in(50);
+      if (random.one_in(300)) vm.view.mode = any_mode();
       vm.view.stall = random.one_in(20) ? 0.1 : 0;
       for (RegionNews& region : vm.regions) {
         const bool hot = (region.region * 7 + static_cast<std::uint32_t>(tick) / 500) % 5 == 0;
@@ -87,7 +89,7 @@ void expect_within_bounds(const Life& life, const Plan& plan, int tick) {
   std::map<std::pair<std::uint32_t, RegionId>, int> once;
   Bytes total;
   Bytes far;
-  for (const VmView& vm : life.host.snapshot.vms) far += vm.mode == Mode::kActive ? vm.far : Bytes{};
+  for (const VmView& vm : life.host.snapshot.vms) far += vm.far;
   for (const Move& move : plan.demotions) {
     ASSERT_EQ((once[{move.vm.value, move.region}]++), 0) << tick;
     ASSERT_LE(move.pages, kRegionPages);

@@ -106,6 +106,30 @@ TEST(AlertRules, AskOnlyForMetricsThatExist) {
   for (const std::string& name : names) EXPECT_TRUE(is_exported(name)) << name;
 }
 
+// Waits are summed over threads, and the budget is a share of each one's time.
+void expect_waits_are_per_thread(const std::string& expression) {
+  const std::set<std::string> names = names_used_in(expression);
+  if (!names.contains("tidepool_vm_fault_stall_seconds_total") || !names.contains("tidepool_vm_stall_budget_ratio"))
+    return;
+  EXPECT_TRUE(names.contains("tidepool_vm_fault_threads")) << expression;
+}
+
+TEST(StallBudget, IsComparedWithWaitsPerThread) {
+  std::istringstream rules(read_source_file("telemetry/alerts/tidepool.rules.yml"));
+  for (std::string line; std::getline(rules, line);) expect_waits_are_per_thread(line);
+  const auto dashboard = boost::json::parse(read_source_file("telemetry/dashboards/tidepool-host.json"));
+  for (const boost::json::value& panel : dashboard.at("panels").as_array()) {
+    for (const boost::json::value& target : panel.at("targets").as_array())
+      expect_waits_are_per_thread(std::string(target.at("expr").as_string()));
+  }
+  // What the page shows as code.
+  std::istringstream page(read_source_file("docs/metrics.md"));
+  bool code = false;
+  for (std::string text; std::getline(page, text, '`'); code = !code) {
+    if (code) expect_waits_are_per_thread(text);
+  }
+}
+
 TEST(MetricCatalogue, NamesUnitsAndCounters) {
   const std::set<std::string_view> unitless{"tidepool_build_info",
                                             "tidepool_config_last_reload_successful",
@@ -113,6 +137,7 @@ TEST(MetricCatalogue, NamesUnitsAndCounters) {
                                             "tidepool_holder_usable",
                                             "tidepool_vm_info",
                                             "tidepool_vm_blocked",
+                                            "tidepool_vm_fault_threads",
                                             "tidepool_tracker_usable",
                                             "tidepool_tracker_used",
                                             "tidepool_memory_server_up",

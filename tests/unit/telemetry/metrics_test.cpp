@@ -58,6 +58,7 @@ TEST(RenderText, ShowsWhatTheSnapshotHolds) {
   EXPECT_EQ(value_of(text, R"(tidepool_vm_pager_events_total{vm="web-3",kind="discarded"})"), 17);
   EXPECT_EQ(value_of(text, R"(tidepool_vm_pager_events_total{vm="web-3",kind="out_of_memory"})"), 0);
   EXPECT_EQ(value_of(text, R"(tidepool_vm_fault_stall_seconds_total{vm="web-3"})"), 2.5);
+  EXPECT_EQ(value_of(text, R"(tidepool_vm_fault_threads{vm="web-3"})"), 4);
   EXPECT_EQ(value_of(text, R"(tidepool_vm_blocked{vm="web-3",reason="guarantee"})"), 1);
   EXPECT_EQ(value_of(text, R"(tidepool_decisions_total{action="demote",reason="cold"})"), 41);
   EXPECT_EQ(value_of(text, R"(tidepool_adoptions_total{result="refused",reason="vfio"})"), 2);

@@ -61,6 +61,7 @@ MetricsSnapshot sample_snapshot() {
   vm.faults_minor = 13;
   vm.pager_events = {{"discarded", 17}, {"out_of_memory", 0}};
   vm.fault_stall = 2500ms;
+  vm.fault_threads = 4;
   vm.stall_budget = 0.01;
   vm.blocked = {"guarantee"};
   snapshot.vms.push_back(vm);
