@@ -38,7 +38,7 @@ Bytes metadata_of(const PagedVm& memory) {
 HostOverhead overhead_of(const Context& context) {
   HostOverhead overhead;
   const pool::StoreUsage usage = context.pool->usage();
-  overhead.pool = context.pool->uses_host_dram() ? usage.used : usage.metadata;
+  overhead.pool = (context.pool->uses_host_dram() ? usage.used : usage.metadata) + usage.set_aside;
   overhead.kernel = kernel_tier_dram(context);
   overhead.frames = context.pager->buffers();
   Bytes counted = usage.process_memory + overhead.frames;

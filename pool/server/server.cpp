@@ -54,7 +54,7 @@ Result<std::unique_ptr<Donation>> open_memory(const MemdConfig::Memory& memory) 
   if (memory.kind == MediumKind::kHugetlb) size = Bytes{size.value / kHugePageSize * kHugePageSize};
   if (size == Bytes{})
     return failure(std::errc::invalid_argument, "lend", "memory", "memory.capacity is less than one huge page");
-  auto medium = Medium::create(memory.path, size, {});
+  auto medium = Medium::create(memory.path, {size, size}, {});
   if (!medium) return Failure{medium.error()};
   if (medium->kind() != memory.kind)
     return failure(std::errc::invalid_argument, "lend", memory.path,

@@ -140,7 +140,8 @@ class FileDonation final : public Donation {
     if (free_ < chunks) return nullptr;
     const Bytes pages{chunks * kChunkBytes};
     const Bytes marks = to_bytes(whole_pages(Bytes{chunks * kMarkBytesPerChunk + kPageSize - 1}));
-    auto medium = Medium::create("", pages + marks, {});
+    const Bytes size = pages + marks;
+    auto medium = Medium::create("", {size, size}, {});
     // Marks are looked at before there is a page to be populated.
     if (!medium || !medium->populate(pages, marks) || ::fchmod(medium->fd(), S_IRUSR) != 0) return nullptr;
     free_ -= chunks;

@@ -65,7 +65,7 @@ class CompressedStore final : public EmbeddedStore {
   }
 
   std::string kind() const override { return "compressed"; }
-  bool uses_host_dram() const override { return arena_->medium().kind() != MediumKind::kDax; }
+  bool uses_host_dram() const override { return arena_->medium().can_punch(); }
   StoreUsage usage() const override;
   // Compressed pages are never where the caller would write them: the caller's buffers are used.
   void stage(std::span<WriteItem>) override {}
@@ -410,8 +410,8 @@ Result<std::unique_ptr<EmbeddedStore>> create_compressed_store(const CompressedS
     return failure(std::errc::invalid_argument, "create", "page store", "its capacity is more than this host's memory");
   const Bytes maximum = std::max(options.capacity, options.maximum == Bytes{} ? host : options.maximum);
   const std::uint64_t wanted = std::min(maximum.value, kLargestArena);
-  auto medium = Medium::create(
-      {}, Bytes{(wanted + SlabArena::kSlabBytes - 1) / SlabArena::kSlabBytes * SlabArena::kSlabBytes}, options.roots);
+  const Bytes size{(wanted + SlabArena::kSlabBytes - 1) / SlabArena::kSlabBytes * SlabArena::kSlabBytes};
+  auto medium = Medium::create({}, {size, size}, options.roots);
   if (!medium) return Failure{medium.error()};
   const std::uint64_t slabs = std::min(medium->size().value, kLargestArena) / SlabArena::kSlabBytes;
   const SlotTableSpec spec{.kind = StoreLayoutKind::kCompressed,

@@ -43,7 +43,7 @@ class MappedStore final : public EmbeddedStore {
         most_unreturned_(whole_pages(most_unreturned).value) {}
 
   std::string kind() const override { return "mapped"; }
-  bool uses_host_dram() const override { return medium_.kind() != MediumKind::kDax; }
+  bool uses_host_dram() const override { return medium_.can_punch(); }
   StoreUsage usage() const override;
   void stage(std::span<WriteItem> items) override;
   void unstage(std::span<WriteItem> items) override;
@@ -116,9 +116,8 @@ StoreUsage MappedStore::usage() const {
   usage.capacity = capacity_.load();
   usage.process_memory = SlotSet::cost(limit_.load()) * 2;
   usage.metadata = table_.populated() + usage.process_memory;
-  // Huge pages are the host's to give only once; until then all of them are reserved for the store.
-  const Bytes content = medium_.kind() == MediumKind::kHugetlb ? medium_.size() : Bytes{populated_.load() * kPageSize};
-  usage.used = content + usage.metadata;
+  usage.used = Bytes{populated_.load() * kPageSize} + usage.metadata;
+  usage.set_aside = medium_.set_aside();
   usage.pages = PageCount{pages_.load()};
   return usage;
 }
@@ -468,7 +467,7 @@ Result<std::unique_ptr<EmbeddedStore>> create_mapped_store(const MappedStoreOpti
   if (options.path.empty() && options.capacity > host)
     return failure(std::errc::invalid_argument, "create", "page store", "its capacity is more than this host's memory");
   const Bytes maximum = options.maximum == Bytes{} ? host : options.maximum;
-  auto medium = Medium::create(options.path, std::max(options.capacity, maximum), options.roots);
+  auto medium = Medium::create(options.path, {options.capacity, std::max(options.capacity, maximum)}, options.roots);
   if (!medium) return Failure{medium.error()};
   const SlotTableSpec spec{.kind = StoreLayoutKind::kMapped,
                            .entry_words = 1,

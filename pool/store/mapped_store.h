@@ -22,7 +22,7 @@ struct MappedStoreOptions {
   // Most that pages and tables may take; at most the medium's size. Zero is an error.
   Bytes capacity{};
   // How far set_capacity may go for a medium without a size of its own; address space only. Zero: as far as the host's
-  // memory.
+  // memory. On hugetlbfs `capacity` is all: it is reserved at once.
   Bytes maximum{};
   // Freed slots beyond this much are given back by the next maintain(), wanted or not; beyond twice as much by whoever
   // frees them.

@@ -70,7 +70,7 @@ Result<OpenedFile> open_path(const std::string& path) {
 }
 
 // The size that a regular file offers, after making it if it has none.
-Result<Bytes> prepare_file(const OpenedFile& opened, const std::string& path, Bytes wanted) {
+Result<Bytes> prepare_file(const OpenedFile& opened, const std::string& path, MediumSize wanted) {
   if (opened.created && ::unlink(path.c_str()) != 0) return errno_failure("unlink", path);
   struct stat status {};
   if (::fstat(opened.fd.get(), &status) != 0) return errno_failure("inspect", path);
@@ -80,7 +80,8 @@ Result<Bytes> prepare_file(const OpenedFile& opened, const std::string& path, By
     return failure(std::errc::file_exists, "use", path, "it holds data: name another path, or remove it");
   const Bytes unit = block_size(opened.fd.get());
   if (status.st_size != 0) return round_down(Bytes{static_cast<std::uint64_t>(status.st_size)}, unit);
-  const Bytes size = round_down(wanted + Bytes{unit.value - 1}, unit);
+  const Bytes least = is_hugetlb(opened.fd.get()) ? wanted.needed : wanted.most;
+  const Bytes size = round_down(least + Bytes{unit.value - 1}, unit);
   if (::ftruncate(opened.fd.get(), static_cast<off_t>(size.value)) != 0) return errno_failure("size", path);
   return size;
 }
@@ -151,8 +152,9 @@ Result<> Medium::map(Bytes size) {
   return {};
 }
 
-Result<Medium> Medium::create(const std::string& path, Bytes size, const kernel::KernelRoots& roots) {
+Result<Medium> Medium::create(const std::string& path, MediumSize wanted, const kernel::KernelRoots& roots) {
   Medium medium;
+  Bytes size = wanted.most;
   if (path.empty()) {
     auto fd = create_memfd(size);
     if (!fd) return Failure{fd.error()};
@@ -167,7 +169,7 @@ Result<Medium> Medium::create(const std::string& path, Bytes size, const kernel:
       if (!device) return Failure{device.error()};
       size = round_down(device->size, device->align);
     } else {
-      const auto offered = prepare_file(*opened, path, size);
+      const auto offered = prepare_file(*opened, path, wanted);
       if (!offered) return Failure{offered.error()};
       size = *offered;
     }

@@ -26,6 +26,12 @@ void for_each_extent(int fd, Bytes length, const std::function<void(Bytes first,
 // none.
 Result<Bytes> medium_size(const std::string& path, const kernel::KernelRoots& roots);
 
+// How large to make a medium that has no size of its own.
+struct MediumSize {
+  Bytes needed;  // where all of it is reserved at once (hugetlbfs)
+  Bytes most;    // where only what is populated costs anything
+};
+
 // Immutable after it is made; its methods are thread-safe.
 class Medium {
  public:
@@ -33,7 +39,7 @@ class Medium {
   // exists: its size when it has one, otherwise `size`; it must hold no data, and is locked against a second user. A
   // path that does not exist is created, and unlinked at once, so that nothing is left behind when its last holder
   // goes.
-  static Result<Medium> create(const std::string& path, Bytes size, const kernel::KernelRoots& roots);
+  static Result<Medium> create(const std::string& path, MediumSize size, const kernel::KernelRoots& roots);
   // Takes over the descriptor of a medium that another process made.
   static Result<Medium> adopt(UniqueFd fd, Bytes size, const kernel::KernelRoots& roots);
 
@@ -41,8 +47,12 @@ class Medium {
   int fd() const { return fd_.get(); }
   Bytes size() const { return Bytes{mapping_.size()}; }
   std::byte* data() const { return mapping_.data(); }
-  // Whether single pages can be given back to the host, and read as zeros from then on.
+  // Whether single pages can be given back to the host, and read as zeros from then on. Where not, others can have none
+  // of it, populated or not.
   bool can_punch() const { return kind_ == MediumKind::kMemfd || kind_ == MediumKind::kFile; }
+  // Host DRAM that is reserved for it, populated or not: huge pages, by the mapping (mm/hugetlb.c
+  // hugetlb_reserve_pages).
+  Bytes set_aside() const { return kind_ == MediumKind::kHugetlb ? size() : Bytes{}; }
   // Gets the pages of the range from the host. An error, not a signal, when there are none left.
   Result<> populate(Bytes offset, Bytes length) const;
   // Gives the pages of the range back.

@@ -65,11 +65,14 @@ using ReadBatch = Batch<ReadItem>;
 
 struct StoreUsage {
   Bytes capacity;                    // how much local memory or remote space the store may take
-  Bytes used;                        // what it takes now, metadata included, as the host would count it
+  Bytes used;                        // what pages and metadata take of it now; the rest is room for more
   Bytes metadata;                    // the part of `used` that is not page content
   Bytes process_memory;              // the part of `metadata` that is in this process's heap, so counted in its Rss too
   PageCount pages;                   // pages held
   std::uint64_t incompressible = 0;  // writes answered so, since start
+  // Host DRAM that nobody else has while the store exists, however few pages are in it: huge pages, which are reserved
+  // all at once. What pages take of it is in `used` as well.
+  Bytes set_aside{};
 };
 
 class PageStore {
@@ -78,8 +81,8 @@ class PageStore {
 
   virtual std::string kind() const = 0;  // "mapped", "compressed", "file"; label of metrics
   virtual StoreUsage usage() const = 0;
-  // True when a page costs less where it is stored than where it was; false for a store whose memory is not the host's
-  // DRAM to begin with.
+  // True: a page that is stored takes of the DRAM that the host has for everybody, and gives it back when it is
+  // released. False: it lies elsewhere, or in what is set aside.
   virtual bool uses_host_dram() const = 0;
 
   // Gives each item whose buffer is null a place to put the page, if the store can; items left null need a buffer of

@@ -12,15 +12,10 @@
 namespace tidepool::pool {
 namespace {
 
-StoreChoice kind_of(const StoreConfig& config) {
-  if (config.kind != StoreChoice::kAuto) return config.kind;
-  return config.path.empty() ? StoreChoice::kCompressed : StoreChoice::kMapped;
-}
-
 Result<> check(const StoreConfig& config) {
   if (config.capacity == Bytes{})
     return failure(std::errc::invalid_argument, "create", "page store", "its capacity is zero");
-  if (kind_of(config) == StoreChoice::kCompressed && !config.path.empty())
+  if (config.kind == StoreChoice::kCompressed && !config.path.empty())
     return failure(std::errc::invalid_argument, "create", "compressed page store",
                    "it lives in local memory: leave the path out, or choose a mapped store");
   return {};
@@ -74,7 +69,7 @@ Maintainer::~Maintainer() = default;
 
 Result<RunningStore> create_store(const StoreConfig& config) {
   if (auto sound = check(config); !sound) return Failure{sound.error()};
-  if (kind_of(config) == StoreChoice::kMapped) return run(create_mapped_store(mapped_options(config)), config);
+  if (config.kind == StoreChoice::kMapped) return run(create_mapped_store(mapped_options(config)), config);
   return run(create_compressed_store(compressed_options(config)), config);
 }
 
@@ -85,7 +80,7 @@ Result<RunningStore> open_store(const StoreConfig& config, std::vector<HeldFd>& 
     return failure(std::errc::no_such_file_or_directory, "open", "page store", "none is held");
   if (!data.valid() || !table.valid())
     return failure(std::errc::io_error, "open", "page store", "only one half of it is held");
-  if (kind_of(config) == StoreChoice::kMapped)
+  if (config.kind == StoreChoice::kMapped)
     return run(open_mapped_store(std::move(data), std::move(table), mapped_options(config)), config);
   return run(open_compressed_store(std::move(data), std::move(table), compressed_options(config)), config);
 }

@@ -14,14 +14,10 @@
 
 namespace tidepool::pool {
 
-enum class StoreChoice : std::uint8_t {
-  kAuto,  // mapped where a path is given, compressed otherwise
-  kMapped,
-  kCompressed,
-};
+enum class StoreChoice : std::uint8_t { kMapped, kCompressed };
 
 struct StoreConfig {
-  StoreChoice kind = StoreChoice::kAuto;
+  StoreChoice kind = StoreChoice::kCompressed;
   std::string path{};  // mapped: a DAX device or a file; empty: a memfd. Compressed: must be empty
   Bytes capacity{};
   CodecKind codec = CodecKind::kLz4;

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <optional>
+
 #include "tests/integration/agent/whole_rig.h"
+#include "tests/support/huge_pages.h"
 
 namespace tidepool::tests {
 namespace {
@@ -17,6 +20,7 @@ struct Kind {
   bool stops = false;    // SIGSTOP and SIGCONT at random
   bool direct = false;   // O_DIRECT on its memory
   bool hammers = false;  // few pages, by all threads: little moves, and that all the time
+  bool hugetlb = false;  // the pool is a file of huge pages
 };
 
 void PrintTo(const Kind& kind, std::ostream* out) {
@@ -30,6 +34,8 @@ const Settings kSmallStore{{"pool.embedded.capacity", "\"6MiB\""}};
 const Settings kSmallMapped{{"pool.embedded.store", "\"mapped\""}, {"pool.embedded.capacity", "\"6MiB\""}};
 // Where, each test says.
 const Settings kDisk{{"pool.embedded.store", "\"file\""}, {"pool.embedded.path", "\"\""}};
+const Settings kHugetlb{
+    {"pool.embedded.store", "\"mapped\""}, {"pool.embedded.capacity", "\"32MiB\""}, {"pool.embedded.path", "\"\""}};
 // A device may hold a page for a while after it was protected.
 const Settings kGrace{{"pager.grace", "\"200ms\""}};
 
@@ -39,8 +45,12 @@ TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
   REQUIRE_AGENT();
   const Kind& kind = GetParam();
   TestFolder disk;
+  std::optional<HugePages> huge;
+  if (kind.hugetlb) huge.emplace(16);
+  if (huge && !huge->missing().empty()) GTEST_SKIP() << "no huge pages here: " << huge->missing();
   Settings settings = kind.settings;
-  if (settings.contains("pool.embedded.path")) settings["pool.embedded.path"] = "\"" + (disk / "pool") + "\"";
+  if (settings.contains("pool.embedded.path"))
+    settings["pool.embedded.path"] = "\"" + (huge ? *huge / "pool" : disk / "pool") + "\"";
   Whole whole(merciless(settings));
   ASSERT_TRUE(whole.start());
   Words words = load(kind.load);
@@ -89,6 +99,7 @@ INSTANTIATE_TEST_SUITE_P(
         Kind{"PrivateDirect", {"--memory", "private"}, kGrace, false, true},
         Kind{"PrivateHammer", {"--memory", "private", "--pattern", "hammer"}, kMapped, false, false, true},
         Kind{"PrivateStoreFull", {"--memory", "private", "--discard"}, kSmallStore},
+        Kind{"PrivateOnHugePages", {"--memory", "private"}, kHugetlb, false, false, false, true},
         Kind{"PrivateOnDisk", {"--memory", "private", "--discard"}, kDisk},
         Kind{"Memfd", {"--memory", "shared", "--huge", "off"}, {}},
         Kind{"MemfdHuge", {"--memory", "shared", "--huge", "on"}, kMapped},

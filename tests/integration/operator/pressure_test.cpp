@@ -1,13 +1,21 @@
-// An agent that is pressed: by clients that stall and flood, by a pool that is full. Its VMs notice nothing.
+// An agent that is pressed: by clients that stall and flood, by a pool that is full, by pages that no pool takes. Its
+// VMs notice nothing.
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <cstring>
+#include <fstream>
+#include <random>
 #include <thread>
+#include <vector>
 
 #include "tests/integration/control/raw_client.h"
 #include "tests/integration/load/load_process.h"
 #include "tests/integration/operator/adoption_case.h"
+#include "tests/support/child_process.h"
+#include "tests/support/planned_memory.h"
 
 namespace tidepool::tests {
 namespace {
@@ -92,6 +100,49 @@ TEST_F(Pressure, OfAFullPoolLeavesWhatDoesNotFitResident) {
   EXPECT_GT(ask({"vm", "show", "load"}).at("memory").at("resident_bytes").to_number<std::uint64_t>(), 32u << 20);
   agent().expect({"health"}, 0);
   expect_right_to_the_last_byte(load);
+}
+
+// Half noise, half what shrinks to a fraction: no two pages are alike, and none is of one byte only.
+std::vector<char> half_noise(std::size_t size) {
+  std::vector<char> bytes(size, 'x');
+  std::mt19937_64 random(7);
+  for (std::size_t at = 0; at < size; at += sizeof(std::uint64_t)) {
+    if (at >= size / 2 && at % kPageSize != 0) continue;
+    const std::uint64_t word = random();
+    std::memcpy(bytes.data() + at, &word, sizeof word);
+  }
+  return bytes;
+}
+
+TEST_F(Pressure, OfPagesThatDoNotShrinkLeavesThemResidentAndNamesThem) {
+  start();
+  const std::vector<char> expected = half_noise(16 * kMiB);
+  const PlannedMemory memory(expected.size());
+  ChildProcess child([&] {
+    // Shared: private memory could become one mapping with what lies beside it.
+    char* bytes = memory.make(MAP_SHARED | MAP_ANONYMOUS);
+    if (bytes == nullptr) return std::string("mmap");
+    std::ranges::copy(expected, bytes);
+    return std::string();
+  });
+  ASSERT_READY(child);
+  const AddressRange range = memory.range();
+  adopt_whole(child.pid(), range,
+              {"--name", "load", "--mode", "active", "--guarantee", "0", "--limit", "64KiB", "--stall-budget", "100%"});
+  EXPECT_TRUE(await([&] { return far() == 8 * kMiB; })) << far();
+  EXPECT_TRUE(await([&] {
+    return agent().tidectl({"explain", "load"}).out.find("8.0M would not compress and stay resident") !=
+           std::string::npos;
+  })) << agent().tidectl({"explain", "load"}).out;
+  EXPECT_EQ(far(), 8 * kMiB) << "however often they are tried again";
+  EXPECT_GE(ask({"pool", "status"}).at("incompressible_total").to_number<std::uint64_t>(), 8 * kMiB / kPageSize);
+  EXPECT_EQ(release("load").code, 0);
+  std::vector<char> found(expected.size());
+  std::ifstream file("/proc/" + std::to_string(child.pid()) + "/mem", std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(range.start));
+  file.read(found.data(), static_cast<std::streamsize>(found.size()));
+  EXPECT_TRUE(file.good() && found == expected);
+  expect_as_remembered();
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ enum class Lends : std::uint8_t { kMedium, kFiles };
 inline std::unique_ptr<Donation> make_donation(Lends lends, std::uint64_t chunks) {
   const Bytes size{chunks * kChunkBytes};
   const auto of_medium = [&]() -> Result<std::unique_ptr<Donation>> {
-    auto medium = Medium::create("", size, {});
+    auto medium = Medium::create("", {size, size}, {});
     if (!medium) return Failure{medium.error()};
     return lend_medium(std::move(*medium));
   };
