@@ -302,6 +302,7 @@ std::shared_ptr<ManagedVm> Adopter::new_vm(const ProcessFacts& facts, VmOrigin o
   vm->hypervisor = facts.hypervisor;
   vm->origin = origin;
   vm->selector = facts.selector;
+  vm->pinned_before = facts.pinned + facts.locked;
   vm->mappings = mapping_status(facts.mappings.chosen);
   vm->adopted_at = std::chrono::system_clock::now();
   vm->fault_threads = fault_threads_of(context_.roots, facts);

@@ -37,6 +37,11 @@ std::string word(VmOrigin origin) {
   }
 }
 
+Bytes pinned_of(const ManagedVm& vm) {
+  const std::lock_guard lock(vm.mutex);
+  return vm.pinned;
+}
+
 std::optional<Finding> immovable_of(const ManagedVm& vm) {
   const std::lock_guard lock(vm.mutex);
   return vm.immovable;
@@ -144,6 +149,7 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.faults_per_second = vm.rates.faults_per_second;
   status.blocked = vm.blocked;
   if (vm.memory && vm.memory->restless) status.blocked.insert(status.blocked.begin(), "moves-memory");
+  if (vm.pinned != Bytes{}) status.blocked.insert(status.blocked.begin(), "pinned");
   if (vm.immovable) status.blocked.insert(status.blocked.begin(), vm.immovable->code);
   status.state = vm.state;
   if (status.state == VmState::kOk) {
@@ -254,6 +260,9 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
     say.emplace_back(
         "Its private memory goes to no pool from now on: it unmaps or moves memory that is managed, so that no address "
         "of it is safe to drop.");
+  if (const Bytes pinned = pinned_of(vm); pinned != Bytes{})
+    say.push_back("Nothing more is demoted: " + short_text(pinned) +
+                  " of it are pinned or locked since it was adopted, by a device or a ring that may write to them.");
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");
   if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
   if (!context.clerk->holding()) say.emplace_back("Nothing moves out: " + context.clerk->trouble() + ".");

@@ -62,6 +62,7 @@ struct ManagedVm {
   std::vector<std::string> held_names;  // descriptors that the holder has
   bool in_pool = false;                 // has a store of its name there
 
+  Bytes pinned_before;                // pinned and locked memory at adoption
   std::vector<AddressRange> growing;  // of the policy thread: new mappings, when last looked for
 
   // The rest is guarded.
@@ -69,6 +70,7 @@ struct ManagedVm {
   VmPolicy policy;
   bool held = false;
   std::string hold_reason;
+  Bytes pinned;             // or locked, since adoption: see PinWatch
   bool evacuating = false;  // all of it is being brought home
   VmState state = VmState::kOk;
   VmRates rates;
@@ -82,7 +84,7 @@ struct ManagedVm {
   // Whoever changes one of these calls it, with the mutex held: what is ordered or on its way out is let go of once
   // nothing may go.
   void settle_demotion() {
-    const bool allowed = policy.mode == Mode::kActive && !held && !evacuating;
+    const bool allowed = policy.mode == Mode::kActive && !held && !evacuating && pinned == Bytes{};
     if (memory) memory->demotion_allowed = allowed;
     if (by_kernel()) by_kernel()->demotion_allowed = allowed;
   }

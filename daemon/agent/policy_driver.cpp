@@ -34,6 +34,7 @@ PolicyDriver::PolicyDriver(Context& context, AccessRecorder& recorder,
       recorder_(recorder),
       vm_gone_(std::move(vm_gone)),
       groups_(context),
+      pins_(context),
       view_(context),
       trackers_(telemetry::trackers_by_preference({.soft_dirty = context.config().trackers.soft_dirty}, context.roots,
                                                   context.clock, cpu_clock_),
@@ -119,6 +120,7 @@ void PolicyDriver::tick() {
     vm_gone_(vm);
   }
   groups_.look_at_all();
+  pins_.look_at_all();
   sample();
   take_demotion_news();
   needs_.remember([this](VmId vm, const std::string& history) {

@@ -15,6 +15,7 @@
 #include "daemon/agent/context.h"
 #include "daemon/agent/group_watch.h"
 #include "daemon/agent/need_notes.h"
+#include "daemon/agent/pin_watch.h"
 #include "daemon/agent/policy_view.h"
 #include "daemon/agent/tracked_vm.h"
 #include "daemon/agent/vm_views.h"
@@ -79,6 +80,7 @@ class PolicyDriver {
   AccessRecorder& recorder_;
   const std::function<void(const std::shared_ptr<ManagedVm>&)> vm_gone_;
   GroupWatch groups_;
+  PinWatch pins_;
   PolicyView view_;
   const ThreadCpuClock cpu_clock_;
   TrackedVms tracked_;
