@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <boost/json.hpp>
 #include <optional>
 
 #include "tests/integration/agent/whole_rig.h"
@@ -81,6 +82,10 @@ TEST_P(NothingLost, WhileEverythingMovesOutAndBack) {
   std::printf("out %.1f MiB, home %.1f MiB, faults %llu\n", static_cast<double>(out) / (1 << 20),
               static_cast<double>(home) / (1 << 20),
               static_cast<unsigned long long>(whole.figure("load", "faults_total")));
+  if (huge) {
+    const auto host = boost::json::parse(whole.expect({"host", "show", "-o", "json"}, 0));
+    EXPECT_GE(host.at("overhead").at("pool_bytes").to_number<std::uint64_t>(), 32u << 20) << "all that is reserved";
+  }
   if (whole.release("load")) expect_as_found(target.pid(), before);
   target.finish();
   std::printf("%s", target.output().c_str());
