@@ -1,5 +1,5 @@
-// CRC32C (Castagnoli, as in iSCSI and ext4): the checksum of every stored page. Computed by ISA-L, which picks what this
-// processor does fastest; every way gives the same value.
+// CRC32C (Castagnoli, as in iSCSI and ext4): the checksum of every stored page. Computed by ISA-L, which picks what
+// this processor does fastest; every way gives the same value.
 //
 // Thread-safe, allocates nothing.
 #pragma once
