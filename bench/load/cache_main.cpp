@@ -113,6 +113,7 @@ class CacheRun {
   }
   // Until `stop`.
   std::vector<std::jthread> start_work() {
+    stopping_ = false;
     return start([this](KeyShare& share, ThreadCounters& counters, unsigned thread) { work(share, counters, thread); });
   }
   void stop() { stopping_ = true; }
@@ -173,10 +174,19 @@ int run_cache_load(const CacheOptions& options) {
   Reporter reporter(options.json ? OutputFormat::kJson : OutputFormat::kTable, run.mismatches(), run.counters());
   reporter.work_started();
   {
-    const std::vector<std::jthread> threads = run.start_work();
+    std::vector<std::jthread> threads = run.start_work();
+    const auto check = [&] {
+      run.stop();
+      threads.clear();
+      run.check_all();
+      const std::size_t wrong = run.mismatches().count();
+      print(options.json ? fmt::format("{{\"report\":\"checked\",\"mismatches\":{}}}\n", wrong)
+                         : fmt::format("checked all keys, mismatches {}\n", wrong));
+      threads = run.start_work();
+    };
     const auto limit =
         std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<double>(options.duration));
-    wait_for(limit, options.duration <= 0, signals, reporter);
+    wait_for(limit, options.duration <= 0, signals, reporter, check);
     run.stop();
   }
   reporter.work_ended();
@@ -224,7 +234,8 @@ int main(int argc, char** argv) {
     CLI::App app{
         "Stores values whose every byte is known in a memcached or Redis, reads them back under load and checks them; "
         "a value that is lost\n"
-        "counts as wrong. Prints `ready` once all keys are stored. SIGUSR1: interim report. SIGINT, SIGTERM: check "
+        "counts as wrong. Prints `ready` once all keys are stored. SIGUSR1: interim report. SIGUSR2: check every key, "
+        "then go on. SIGINT, SIGTERM: check "
         "all, report, exit.\n"
         "Exit status: 0 every byte was right, 1 a mismatch or a failure, 2 wrong usage."};
     CacheOptions options;

@@ -16,7 +16,7 @@ void print(const std::string& text) {
 
 SignalWaiter::SignalWaiter() {
   ::sigemptyset(&set_);
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) ::sigaddset(&set_, signal);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) ::sigaddset(&set_, signal);
   ::pthread_sigmask(SIG_BLOCK, &set_, nullptr);
 }
 
@@ -41,7 +41,8 @@ void keep_bookkeeping_small() {
   ::pthread_attr_destroy(&attributes);
 }
 
-bool wait_for(std::chrono::nanoseconds limit, bool unlimited, const SignalWaiter& signals, Reporter& reporter) {
+bool wait_for(std::chrono::nanoseconds limit, bool unlimited, const SignalWaiter& signals, Reporter& reporter,
+              const std::function<void()>& check) {
   using SteadyClock = std::chrono::steady_clock;
   const auto end = SteadyClock::now() + limit;
   constexpr std::chrono::nanoseconds kLongest = std::chrono::seconds(1);
@@ -50,6 +51,7 @@ bool wait_for(std::chrono::nanoseconds limit, bool unlimited, const SignalWaiter
     if (left.count() <= 0) return true;
     const int signal = signals.wait(std::min(left, kLongest));
     if (signal == SIGUSR1) print(reporter.interim());
+    if (signal == SIGUSR2 && check) check();
     if (signal == SIGINT || signal == SIGTERM) return false;
   }
 }

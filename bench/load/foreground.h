@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <string>
 
 #include "bench/load/report.h"
@@ -30,8 +31,9 @@ class SignalWaiter {
 // the workload's memory. Call before the first thread starts.
 void keep_bookkeeping_small();
 
-// Runs until a stop signal or until `limit` has passed; SIGUSR1 prints an interim report meanwhile. False when a stop
-// signal came.
-bool wait_for(std::chrono::nanoseconds limit, bool unlimited, const SignalWaiter& signals, Reporter& reporter);
+// Runs until a stop signal or until `limit` has passed; SIGUSR1 prints an interim report meanwhile, SIGUSR2 calls
+// `check`. False when a stop signal came.
+bool wait_for(std::chrono::nanoseconds limit, bool unlimited, const SignalWaiter& signals, Reporter& reporter,
+              const std::function<void()>& check = {});
 
 }  // namespace tidepool::load

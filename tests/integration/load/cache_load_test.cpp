@@ -64,6 +64,22 @@ TEST_P(CacheLoad, FindsNothingWrongWithAnHonestServer) {
   EXPECT_NE(report.find("mismatches 0"), std::string::npos) << report;
 }
 
+TEST_P(CacheLoad, ChecksEveryKeyWhenAskedAndGoesOn) {
+  LoadProcess process(client({"--duration", "0", "--rate", "1"}), "tidepool-cache-load");
+  const auto ready = process.read_line();
+  ASSERT_TRUE(ready && ready->starts_with("ready")) << ready.value_or("nothing");
+  process.signal(SIGUSR2);
+  EXPECT_EQ(process.read_line().value_or("nothing"), "checked all keys, mismatches 0");
+  auto other = connect_to_cache(GetParam().protocol, socket_);
+  ASSERT_TRUE(other);
+  ASSERT_TRUE((*other)->set("tidepool:1:321", "something else"));
+  process.signal(SIGUSR2);
+  EXPECT_EQ(process.read_line().value_or("nothing"), "checked all keys, mismatches 1");
+  process.signal(SIGTERM);
+  const std::string report = rest_of(process);
+  EXPECT_EQ(process.wait_for_exit(), 1) << report;
+}
+
 TEST_P(CacheLoad, FindsAValueThatAnotherHandChanged) {
   LoadProcess process(client({"--duration", "0", "--rate", "1"}), "tidepool-cache-load");
   const auto ready = process.read_line();
