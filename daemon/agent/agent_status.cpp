@@ -148,6 +148,7 @@ VmStatus status_of(const Context& context, const ManagedVm& vm, bool with_mappin
   status.stall = vm.rates.stall_minute;
   status.faults_per_second = vm.rates.faults_per_second;
   status.blocked = vm.blocked;
+  if (vm.memory && vm.memory->ring_broken) status.blocked.insert(status.blocked.begin(), "ring-broken");
   if (vm.memory && vm.memory->restless) status.blocked.insert(status.blocked.begin(), "moves-memory");
   if (vm.pinned != Bytes{}) status.blocked.insert(status.blocked.begin(), "pinned");
   if (vm.immovable) status.blocked.insert(status.blocked.begin(), vm.immovable->code);
@@ -263,6 +264,10 @@ Explanation explanation_of(const Context& context, const PolicyDriver& driver, c
   if (const Bytes pinned = pinned_of(vm); pinned != Bytes{})
     say.push_back("Nothing more is demoted: " + short_text(pinned) +
                   " of it are pinned or locked since it was adopted, by a device or a ring that may write to them.");
+  if (vm.memory && vm.memory->ring_broken)
+    say.emplace_back(
+        "Its private memory goes to no pool from now on: the ring that was placed in it contradicts itself, so the "
+        "process has written to it. What it was asked to drop may never be answered: then only its end ends it.");
   if (status.held) say.push_back("Nothing more is demoted: held (" + status.hold_reason + ").");
   if (context.frozen) say.emplace_back("Nothing moves: the host is frozen.");
   if (!context.clerk->holding()) say.emplace_back("Nothing moves out: " + context.clerk->trouble() + ".");

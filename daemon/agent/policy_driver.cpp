@@ -345,7 +345,7 @@ void PolicyDriver::find_growth() {
     // Whoever said just what is to be managed, a process that handed itself off among them, asked for no more.
     const bool all_named =
         vm->selector.kind == MemorySelector::Kind::range || vm->selector.kind == MemorySelector::Kind::handed_off;
-    if (vm->hypervisor || all_named || vm->memory->dead || vm->memory->releasing || vm->memory->restless ||
+    if (vm->hypervisor || all_named || vm->memory->dead || vm->memory->releasing || vm->memory->keeps_private() ||
         context_.frozen)
       continue;
     std::size_t private_object = vm->memory->objects.size();

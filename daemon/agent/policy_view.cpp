@@ -255,7 +255,7 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
 void PolicyView::look_at(const ManagedVm& vm, Vm& known, policy::VmView& view) const {
   const PagedVm& memory = *vm.memory;
   // Whose addresses do not keep still has nothing dropped; the kernel finds its pages itself.
-  const bool to_pool = !memory.restless || memory.has_shared_memory();
+  const bool to_pool = !memory.keeps_private() || memory.has_shared_memory();
   // Of shared memory the page tables do not show what is in swap.
   const bool to_kernel = vm.beside && context_.config().kernel_tier.beside_pool && !memory.has_shared_memory();
   view.tiers = policy::TierMask{to_pool} << kPoolTier | policy::TierMask{to_kernel} << kKernelTier;

@@ -363,6 +363,7 @@ class Thread final : public Demoter {
           count = space->ring->reap(completions);
           for (const DropCompletion& completion : std::span(completions).first(count)) complete(completion);
         }
+        if (space->ring->broken()) vm->ring_broken = true;
       }
     }
   }

@@ -194,7 +194,7 @@ bool DemotionJob::start_private_drops() {
   const std::size_t most = space.fixed ? space.ring->capacity() : kDropsInFlight;
   if (space.ring->in_flight() >= most || !vm_->event_gate.try_close_patiently()) return false;
   // What was copied was found by a table that must still hold.
-  if (vm_->restless || (table_ != nullptr && table_ != space.segments())) {
+  if (vm_->keeps_private() || (table_ != nullptr && table_ != space.segments())) {
     vm_->event_gate.open();
     refuse_rest();
     return true;

@@ -86,7 +86,7 @@ DemotionJob::Presence DemotionJob::present(SlotRange within, HugePages huge_page
 
 bool DemotionJob::freeze(MonoTime now) {
   frozen_at = now;
-  if (!object_->shared && vm_->restless) return false;
+  if (!object_->shared && vm_->keeps_private()) return false;
   epoch_ = vm_->spaces_epoch.load(std::memory_order_seq_cst);
   const bool whole = units_ == ~std::uint32_t{0};
   Slots candidates;

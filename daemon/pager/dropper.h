@@ -35,6 +35,8 @@ class Dropper {
   virtual bool announced_as_remove() const = 0;
   // True when the pages of a completed drop must be looked for before they are believed gone.
   virtual bool needs_confirmation() const = 0;
+  // It takes no more drops, and those in flight may never be answered: the process has meddled with it, or is gone.
+  virtual bool broken() const { return false; }
 };
 
 }  // namespace tidepool::daemon

@@ -188,6 +188,8 @@ struct PagedVm {
   // given up may be something else's before the owner's event is read: such a process keeps its private memory from
   // then on.
   std::atomic<bool> restless{false};
+  std::atomic<bool> ring_broken{false};  // see Dropper::broken
+  bool keeps_private() const { return restless || ring_broken; }
 
   std::vector<std::unique_ptr<MemoryObject>> objects;
   // For the fault loop once the VM is active.

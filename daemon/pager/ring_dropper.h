@@ -17,6 +17,7 @@ class RingDropper final : public Dropper {
   std::size_t capacity() const override { return ring_.capacity(); }
   bool announced_as_remove() const override { return true; }
   bool needs_confirmation() const override { return true; }
+  bool broken() const override { return ring_.broken(); }
 
  private:
   kernel::DropRing ring_;

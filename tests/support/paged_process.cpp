@@ -53,6 +53,7 @@ struct PagedProcess::Shared {
   std::atomic<std::uint64_t> drops_done;
   DropSlot drops[kDropSlots];
   std::atomic<int> give_back;
+  std::atomic<int> dropper_broken;
   std::atomic<std::uint64_t> versions[kMaxPages];
 };
 
@@ -216,14 +217,14 @@ class MailboxDropper final : public daemon::Dropper {
   explicit MailboxDropper(Shared& shared) : shared_(shared) {}
 
   bool submit(const daemon::Drop& drop) override {
-    if (shared_.drops_submitted - reaped_ >= kDropSlots) return false;
+    if (broken() || shared_.drops_submitted - reaped_ >= kDropSlots) return false;
     shared_.drops[shared_.drops_submitted % kDropSlots] = {drop.cookie, drop.addresses.start, drop.addresses.size(), 0};
     ++shared_.drops_submitted;
     return true;
   }
   std::size_t reap(std::span<daemon::DropCompletion> out) override {
     std::size_t count = 0;
-    while (count < out.size() && reaped_ < shared_.drops_done) {
+    while (!broken() && count < out.size() && reaped_ < shared_.drops_done) {
       const DropSlot& slot = shared_.drops[reaped_++ % kDropSlots];
       out[count++] = {slot.cookie, slot.error};
     }
@@ -233,6 +234,7 @@ class MailboxDropper final : public daemon::Dropper {
   std::size_t in_flight() const override { return shared_.drops_submitted - reaped_; }
   bool announced_as_remove() const override { return true; }
   bool needs_confirmation() const override { return true; }
+  bool broken() const override { return shared_.dropper_broken != 0; }
 
  private:
   Shared& shared_;
@@ -265,6 +267,10 @@ PagedProcess::PagedProcess(const PagedProcessOptions& options) : options_(option
 
 PagedProcess::~PagedProcess() {
   kill_now();
+}
+
+void PagedProcess::break_dropper() {
+  shared_->dropper_broken = 1;
 }
 
 void PagedProcess::kill_now() {

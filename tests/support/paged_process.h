@@ -59,6 +59,7 @@ class PagedProcess {
   void visit(Visits order);
   void signal(int number) const;
   void kill_now();
+  void break_dropper();  // from now on it takes and answers nothing
   std::uint64_t operations() const;
   std::uint64_t mismatches() const;
   std::uint64_t forks() const;

@@ -257,6 +257,27 @@ TEST(Pager, ResumesDropsOfAStoppedProcess) {
   EXPECT_EQ(process.mismatches(), 0u);
 }
 
+// A process can write to the ring that was placed in it.
+TEST(Pager, NothingGoesThroughABrokenRing) {
+  PagedProcessOptions options;
+  options.shared = false;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  rig.demote(0);
+  ASSERT_TRUE(eventually([&] { return rig.idle() && rig.vm->count(PageState::kFar) > 0; }));
+  const std::uint64_t demoted = rig.vm->counters.demoted_pages;
+  process.break_dropper();
+  rig.demote_all();
+  EXPECT_TRUE(eventually([&] { return rig.vm->ring_broken.load(); }));
+  EXPECT_TRUE(eventually([&] { return rig.idle(); }));
+  EXPECT_EQ(rig.vm->counters.demoted_pages, demoted);
+  process.start();
+  EXPECT_TRUE(process.await_operations(10000));
+  EXPECT_EQ(process.mismatches(), 0u);
+  const auto released = rig.release();
+  EXPECT_TRUE(released) << released.error().message();
+}
+
 // Each of them has as much under way as one VM may, and two as much as all may.
 TEST(Pager, StoppedProcessesHoldUpNobodyElse) {
   PagedProcessOptions small;
