@@ -24,6 +24,7 @@ struct Engine::Host {
   std::uint32_t tenths = 1;
   std::uint32_t period_tenths = 0;
   std::uint16_t period = 0;
+  Moment now() const { return {tenths, period, static_cast<std::uint16_t>(tenths / 10)}; }
   double passed = 0;  // seconds of this tick
   PlannerState planner;
   PressureLadder ladder;
@@ -81,7 +82,7 @@ Moment Engine::advance_clock(MonoTime now, const PolicyConfig& config, IntakeCou
       std::chrono::duration_cast<std::chrono::milliseconds>(config.heat.scan_period).count() / 100, 1, 36000));
   host.period = static_cast<std::uint16_t>(host.period + host.period_tenths / period);
   host.period_tenths %= period;
-  return {host.tenths, host.period, static_cast<std::uint16_t>(host.tenths / 10)};
+  return host.now();
 }
 
 void Engine::take_samples(const Snapshot& snapshot, IntakeCounts& counts) {
@@ -164,6 +165,19 @@ Plan Engine::tick(const Snapshot& snapshot, const PolicyConfig& config) {
   return plan;
 }
 
+Plan Engine::relieve(VmId id, std::span<const VmSizes> sizes, const PolicyConfig& config) {
+  Plan plan;
+  VmState* vm = find(id);
+  if (vm == nullptr) return plan;
+  for (const VmSizes& now : sizes) {
+    if (VmState* each = find(now.vm)) take_sizes(now, each->terms, plan.intake);
+  }
+  std::vector<VmState*> states;
+  for (const auto& each : vms_) states.push_back(each.get());
+  Planner(host_->view, states, host_->now(), 0, host_->planner, config).relieve(*vm, plan);
+  return plan;
+}
+
 // What follows for a VM from what was seen of it.
 void Engine::settle_tick(VmState& vm, const Moment& now, std::chrono::seconds time_of_day, const PolicyConfig& config) {
   VmTerms& terms = vm.terms;
@@ -227,12 +241,6 @@ void Engine::ended(VmId id, RegionId region, std::uint32_t pages, std::uint32_t 
 
 void Engine::not_taken(const Move& move) {
   if (VmState* vm = find(move.vm)) vm->heat.forget_move(move.region);
-}
-
-std::vector<Candidate> Engine::coldest(VmId id, std::uint32_t regions) {
-  std::vector<Candidate> result;
-  if (VmState* vm = find(id)) vm->heat.coldest(Pick::kAny, {~0ull, regions}, result);
-  return result;
 }
 
 const VmHeat* Engine::heat_of(VmId id) const {

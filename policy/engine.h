@@ -1,14 +1,16 @@
 // Decides what moves in one tick. Deterministic: engines that were given the same snapshots and configuration answer
 // with the same plans.
 //
-// The order of precedence, highest first: a frozen host or a held VM moves nothing; a guarantee is never broken, and is
-// restored when it is; the host's need is met with what is worth least; a VM that waits more than its budget loses
-// nothing more, and what it misses most comes back; an operator's limit is met with what is coldest, cold or not;
-// otherwise what has proved cold goes, as far as the budget allows. All of it within the bandwidth, the tiers'
-// capacity, the ceiling on far bytes and what could still be brought home (docs/policy.md). Not thread-safe.
+// The order of precedence, highest first: a frozen host or a held VM moves nothing; a VM whose memory control group is
+// full gives up what is coldest; a guarantee is never broken otherwise, and is restored when it is; the host's need is
+// met with what is worth least; a VM that waits more than its budget loses nothing more, and what it misses most comes
+// back; an operator's limit is met with what is coldest, cold or not; otherwise what has proved cold goes, as far as
+// the budget allows. All of it within the bandwidth, the tiers' capacity, the ceiling on far bytes and what could still
+// be brought home (docs/policy.md). Not thread-safe.
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +32,9 @@ class Engine {
   Engine& operator=(Engine&&) noexcept;
 
   Plan tick(const Snapshot& snapshot, const PolicyConfig& config);
+  // Between two ticks: the memory control group of a VM's process has no room for what it touches, and the kernel would
+  // kill. Its coldest regions go, some at a time. `sizes`: of all VMs, now; all else is as of the last tick.
+  Plan relieve(VmId vm, std::span<const VmSizes> sizes, const PolicyConfig& config);
 
   // A planned demotion has begun, and is of so many pages.
   void begun(VmId vm, RegionId region, std::uint32_t pages);
@@ -38,9 +43,6 @@ class Engine {
   void ended(VmId vm, RegionId region, std::uint32_t pages, std::uint32_t spared = 0);
   // A planned move that nobody could begin: it is not waited for.
   void not_taken(const Move& move);
-
-  // The coldest regions of a VM, whatever its age limit, budget or guarantee say: for a VM that is out of memory now.
-  std::vector<Candidate> coldest(VmId vm, std::uint32_t regions);
 
   // What is known of a VM's memory; nothing for one that is not there. Valid until the next tick.
   const VmHeat* heat_of(VmId vm) const;

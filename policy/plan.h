@@ -35,8 +35,9 @@ enum class Reason : std::uint8_t {
   kFrozen,
   kKeeperAway,  // what is far could not be found again, should the agent end
   kDeeper,      // far in a tier that takes DRAM, and used too seldom to be worth it: goes on to one that takes less
+  kGroupLimit,  // the memory control group of its process has no room for what it touches
 };
-inline constexpr unsigned kReasonCount = 20;
+inline constexpr unsigned kReasonCount = 21;
 
 std::string_view word(Action action);
 std::string_view word(Reason reason);

@@ -147,13 +147,21 @@ void Planner::share_among(const Pressure& pressure, std::vector<Want>& wants) {
   }
 }
 
-void Planner::plan_vm(VmState& vm, const Want& want, Plan& plan) {
-  if (host_.frozen) return record(vm, nothing(vm, Reason::kFrozen), plan, [] { return "the host is frozen"; });
-  if (host_.keeper_away) {
-    return record(vm, nothing(vm, Reason::kKeeperAway), plan,
-                  [] { return "the keeper, which holds what is far should the agent end, does not answer"; });
+// Then that is recorded.
+bool Planner::stays_as_it_is(VmState& vm, Plan& plan) const {
+  if (host_.frozen) {
+    record(vm, nothing(vm, Reason::kFrozen), plan, [] { return "the host is frozen"; });
+  } else if (host_.keeper_away) {
+    record(vm, nothing(vm, Reason::kKeeperAway), plan,
+           [] { return "the keeper, which holds what is far should the agent end, does not answer"; });
+  } else if (vm.terms.held) {
+    record(vm, nothing(vm, Reason::kHeld), plan, [] { return "held"; });
   }
-  if (vm.terms.held) return record(vm, nothing(vm, Reason::kHeld), plan, [] { return "held"; });
+  return host_.frozen || host_.keeper_away || vm.terms.held;
+}
+
+void Planner::plan_vm(VmState& vm, const Want& want, Plan& plan) {
+  if (stays_as_it_is(vm, plan)) return;
   if (restore_guarantee(vm, plan)) return;
   // What a tenant was promised outranks what an operator would like to have free, but not the host's life.
   const bool waits_too_much = vm.stall.over() || vm.stall.paused(now_.tenths);
@@ -256,8 +264,11 @@ Planner::Bound Planner::tightest(const VmState& vm, bool urgent) const {
                           {far_ceiling_, Reason::kFarCeiling},
                           {tier_room(vm), Reason::kPoolFull},
                           {saturating_bytes(state_.demote_tokens), Reason::kRateLimit}};
-  return *std::min_element(std::begin(bounds), std::end(bounds),
-                           [](const Bound& a, const Bound& b) { return a.room < b.room; });
+  return least(bounds);
+}
+
+Planner::Bound Planner::least(std::span<const Bound> bounds) {
+  return *std::ranges::min_element(bounds, {}, &Bound::room);
 }
 
 void Planner::force(VmState& vm, const Want& want, Plan& plan) {
@@ -375,7 +386,7 @@ Decision Planner::demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount
     LeasedRoom& leased = vm.terms.leased;
     if (((leased.tiers >> tier) & 1) != 0) leased.bytes = saturating_sub(leased.bytes, bytes);
     plan.demotions.push_back({vm.id, candidate.id, candidate.units, candidate.pages, static_cast<std::uint8_t>(tier),
-                              reason, candidate.rate, kind == MoveKind::kForced});
+                              reason, candidate.rate, kind == MoveKind::kForced && reason != Reason::kGroupLimit});
   }
   if (decision.regions == 0) return nothing(vm, why_not);
   if (vm.terms.mode != Mode::kObserve && kind != MoveKind::kForced) vm.predicted += expected;
@@ -479,20 +490,6 @@ std::string Planner::bound_text(const VmState& vm, Reason reason) const {
 
 Decision Planner::nothing(const VmState& vm, Reason reason) {
   return {vm.id, Action::kNone, reason, 0, Bytes{}, vm.terms.mode != Mode::kActive, {}};
-}
-
-// Moves are always recorded; that nothing is done, or would be, only when it is something new. The text is written only
-// then.
-template <class Detail>
-void Planner::record(VmState& vm, const Decision& decision, Plan& plan, Detail&& detail) const {
-  const bool moves = decision.action != Action::kNone && vm.terms.mode != Mode::kObserve;
-  const bool news = !vm.recorded || moves || vm.last.action != decision.action || vm.last.reason != decision.reason ||
-                    vm.last.would != decision.would;
-  vm.recorded = true;
-  vm.last = decision;
-  if (!news) return;
-  plan.decisions.push_back(decision);
-  plan.decisions.back().detail = detail();
 }
 
 }  // namespace tidepool::policy

@@ -25,6 +25,8 @@ class Planner {
 
   // `shortage` of host memory, and how far the ladder has gone.
   void run(const Pressure& pressure, Plan& plan);
+  // Something of a VM whose memory control group is full.
+  void relieve(VmState& vm, Plan& plan);
 
  private:
   struct Want {
@@ -36,6 +38,7 @@ class Planner {
   void refill();
   std::vector<Want> wants(const Pressure& pressure);
   void share_among(const Pressure& pressure, std::vector<Want>& wants);
+  bool stays_as_it_is(VmState& vm, Plan& plan) const;
   void plan_vm(VmState& vm, const Want& want, Plan& plan);
   void price_limit(VmState& vm) const;
   double price_of(const VmState& vm) const;
@@ -55,6 +58,7 @@ class Planner {
   Bytes tier_room(const VmState& vm) const;
   int choose_tier(const VmState& vm, const Candidate& candidate) const;
   Bound tightest(const VmState& vm, bool urgent = false) const;
+  static Bound least(std::span<const Bound> bounds);
   // Demotes as far as `room` and `faults` (per second) go.
   // The candidates are those in `scratch_`.
   Decision demote(VmState& vm, Reason reason, MoveKind kind, Bytes amount, const Bound& bound, double faults,
@@ -87,5 +91,19 @@ class Planner {
   std::uint32_t restores_left_;
   std::vector<Candidate> scratch_;
 };
+
+// Moves are always recorded; that nothing is done, or would be, only when it is something new. The text is written only
+// then.
+template <class Detail>
+void Planner::record(VmState& vm, const Decision& decision, Plan& plan, Detail&& detail) const {
+  const bool moves = decision.action != Action::kNone && vm.terms.mode != Mode::kObserve;
+  const bool news = !vm.recorded || moves || vm.last.action != decision.action || vm.last.reason != decision.reason ||
+                    vm.last.would != decision.would;
+  vm.recorded = true;
+  vm.last = decision;
+  if (!news) return;
+  plan.decisions.push_back(decision);
+  plan.decisions.back().detail = detail();
+}
 
 }  // namespace tidepool::policy

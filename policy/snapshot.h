@@ -88,6 +88,14 @@ struct VmView {
   std::span<const ObjectView> objects;
 };
 
+// Where a VM's memory is, between two ticks.
+struct VmSizes {
+  VmId vm;
+  Bytes resident{};  // as in VmView
+  Bytes leaving{};
+  Bytes far{};
+};
+
 // A place for far pages. The agent names it; policy knows its costs.
 struct TierView {
   std::string name;

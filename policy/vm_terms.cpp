@@ -50,13 +50,17 @@ VmTerms terms_of(const VmView& vm, const PolicyConfig& config, double tier_fault
   terms.min_age =
       static_cast<std::uint8_t>(std::clamp<std::int64_t>((age + period - Nanoseconds{1}) / period, 1, kAges - 1));
   terms.promised = at_most(vm.promised, kMostMemory, counts);
-  terms.resident = at_most(vm.resident, kMostMemory, counts);
-  terms.leaving = at_most(vm.leaving, terms.resident, counts);
-  terms.far = at_most(vm.far, kMostMemory, counts);
+  take_sizes({vm.id, vm.resident, vm.leaving, vm.far}, terms, counts);
   terms.shallow_tier = vm.shallow_tier;
   terms.guarantee = vm.guarantee;
   terms.limit = vm.limit;
   return terms;
+}
+
+void take_sizes(const VmSizes& sizes, VmTerms& terms, IntakeCounts& counts) {
+  terms.resident = at_most(sizes.resident, kMostMemory, counts);
+  terms.leaving = at_most(sizes.leaving, terms.resident, counts);
+  terms.far = at_most(sizes.far, kMostMemory, counts);
 }
 
 HostView sane_host(const HostView& host, IntakeCounts& counts) {

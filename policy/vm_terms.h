@@ -31,6 +31,9 @@ struct VmTerms {
 // `tier_fault_cost`: what a far page costs where the VM's own is not known yet, in seconds.
 VmTerms terms_of(const VmView& vm, const PolicyConfig& config, double tier_fault_cost, IntakeCounts& counts);
 
+// How much of it is where.
+void take_sizes(const VmSizes& sizes, VmTerms& terms, IntakeCounts& counts);
+
 // The host, likewise.
 HostView sane_host(const HostView& host, IntakeCounts& counts);
 

@@ -47,7 +47,7 @@ std::string_view word(Reason reason) {
   static constexpr std::string_view kWords[kReasonCount] = {
       "cold",       "canary",       "over-limit",   "host-pressure", "below-guarantee", "promote-back", "nothing-cold",
       "guarantee",  "stall-budget", "fault-budget", "pingpong",      "far-ceiling",     "pool-full",    "not-evacuable",
-      "rate-limit", "no-memory",    "held",         "frozen",        "keeper-away",     "deeper"};
+      "rate-limit", "no-memory",    "held",         "frozen",        "keeper-away",     "deeper",       "group-limit"};
   return kWords[static_cast<unsigned>(reason)];
 }
 

@@ -19,8 +19,6 @@ namespace {
 
 constexpr auto kLongestTick = std::chrono::seconds(20);
 constexpr std::uint64_t kGrowthTicks = 10;
-constexpr std::size_t kReliefRegions = 32;
-constexpr PageCount kRelief{(8u << 20) >> kPageShift};
 
 RegionToDemote region_of(PagedVm& vm, const policy::Move& move) {
   return {vm.objects[move.region.object].get(), move.region.region, move.units, move.spares};
@@ -128,23 +126,16 @@ void PolicyDriver::tick() {
     engine_.give_history(vm, history);
   });
   const policy::Snapshot snapshot = view_.snapshot(seen_);
-  policy::PolicyConfig config;
-  const Config settings = context_.config();
-  config.demote_per_second = settings.limits.demote_bandwidth;
-  config.restore_per_second = settings.limits.promote_bandwidth;
-  const DemoterConfig mover;
-  config.moves_under_way = mover.max_jobs;
-  config.moves_under_way_per_vm = mover.max_jobs_per_vm;
   policy::Plan plan;
   {
     const std::lock_guard lock(engine_mutex_);
-    plan = engine_.tick(snapshot, config);
+    plan = engine_.tick(snapshot, policy_config());
     pressure_ = plan.pressure;
     intake_ += plan.intake;
     dry_runs_ = plan.dry_runs;
   }
-  act(plan);
-  record(plan);
+  carry_out(plan);
+  record_pressure(plan.pressure);
   feed_views();
   needs_.note([this](VmId vm) {
     const std::lock_guard lock(engine_mutex_);
@@ -157,6 +148,17 @@ void PolicyDriver::tick() {
   if (++ticks_ % kGrowthTicks == 0) find_growth();
   tick_times_.record(context_.clock.now() - start);
   last_tick_ns_ = context_.clock.now().since_boot.count();
+}
+
+policy::PolicyConfig PolicyDriver::policy_config() const {
+  policy::PolicyConfig config;
+  const Config::Limits limits = context_.config().limits;
+  config.demote_per_second = limits.demote_bandwidth;
+  config.restore_per_second = limits.promote_bandwidth;
+  const DemoterConfig mover;
+  config.moves_under_way = mover.max_jobs;
+  config.moves_under_way_per_vm = mover.max_jobs_per_vm;
+  return config;
 }
 
 void PolicyDriver::take_demotion_news() {
@@ -264,38 +266,40 @@ bool PolicyDriver::order_out(const ManagedVm& vm, const policy::Move& move) {
   return vm.beside && context_.swap_mover->restore(vm.beside, move.region, move.units, onwards);
 }
 
-void PolicyDriver::act(const policy::Plan& plan) {
+bool PolicyDriver::order_home(const ManagedVm& vm, const policy::Move& move) {
+  const bool out_of_swap = vm.by_kernel() && context_.swap_mover->restore(vm.by_kernel(), move.region, move.units);
+  if (!vm.memory || move.region.object >= vm.memory->objects.size()) return out_of_swap;
+  context_.pager->restore(vm.memory, vm.memory->objects[move.region.object].get(),
+                          {PageRun{PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}},
+                          RestoreKind::kOwnAccord, [](std::uint64_t) {});
+  return true;
+}
+
+void PolicyDriver::carry_out(const policy::Plan& plan) {
   for (const policy::Hold& hold : plan.holds) {
     if (const auto vm = context_.vms.find(hold.vm); vm != nullptr && vm->memory)
       vm->memory->hold = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<float>(hold.seconds));
   }
+  CarriedOut moves;
   for (const policy::Move& move : plan.demotions) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm != nullptr && order_out(*vm, move)) continue;
+    const bool taken = vm != nullptr && order_out(*vm, move);
+    moves.count(policy::Action::kDemote, move, taken);
+    if (taken) continue;
     const std::lock_guard lock(engine_mutex_);
     engine_.not_taken(move);
   }
   for (const policy::Move& move : plan.restores) {
     const auto vm = context_.vms.find(move.vm);
-    if (vm != nullptr && vm->by_kernel()) (void)context_.swap_mover->restore(vm->by_kernel(), move.region, move.units);
-    if (vm == nullptr || !vm->memory || move.region.object >= vm->memory->objects.size()) continue;
-    context_.pager->restore(vm->memory, vm->memory->objects[move.region.object].get(),
-                            {PageRun{PageIndex{move.region.region * kPagesPerRegion}, kPagesPerRegion}},
-                            RestoreKind::kOwnAccord, [](std::uint64_t) {});
+    moves.count(policy::Action::kRestore, move, vm != nullptr && order_home(*vm, move));
   }
+  record(plan, moves);
 }
 
-void PolicyDriver::record(const policy::Plan& plan) {
+void PolicyDriver::record(const policy::Plan& plan, const CarriedOut& moves) {
   for (const policy::Decision& decision : plan.decisions) {
     const auto vm = context_.vms.find(decision.vm);
-    Decision line;
-    line.vm = vm ? vm->name : std::string();
-    line.action = policy::word(decision.action);
-    line.reason = policy::word(decision.reason);
-    line.detail = decision.detail;
-    line.bytes = decision.bytes;
-    line.carried_out = !decision.would && decision.action != policy::Action::kNone;
-    context_.decisions.add(std::move(line));
+    context_.decisions.add(moves.line_of(decision, vm ? vm->name : std::string()));
     if (vm) {
       const std::lock_guard lock(vm->mutex);
       vm->blocked.clear();
@@ -305,7 +309,6 @@ void PolicyDriver::record(const policy::Plan& plan) {
     const std::lock_guard lock(mutex_);
     ++counts_[{decision.action, decision.reason}];
   }
-  record_pressure(plan.pressure);
 }
 
 // Of the host, and without a VM: what its operator should know.
@@ -396,32 +399,32 @@ void PolicyDriver::bound_clean_copies() {
   for (const auto& vm : context_.vms.paged()) vm->memory->keep_clean_copies = plenty;
 }
 
-// A VM at its own control group's limit: its coldest regions go now, whatever the tick would have said.
+// A VM whose control group is full: something of it goes now, not with the next tick.
 void PolicyDriver::relieve_now() {
   std::vector<VmId> wanted;
   {
     const std::lock_guard lock(mutex_);
     wanted.swap(relieve_);
   }
+  if (wanted.empty()) return;
+  take_demotion_news();
   for (const VmId id : wanted) {
     const auto vm = context_.vms.find(id);
     if (vm == nullptr || !vm->memory) continue;
     groups_.look_at(*vm);
     // What has been ordered may be enough.
     if (!may_relieve(*vm) || vm->memory->demotions_in_flight != 0) continue;
-    std::vector<policy::Candidate> coldest;
+    std::vector<policy::VmSizes> sizes;
+    for (const auto& each : context_.vms.all()) {
+      if (!each->dead()) sizes.push_back(sizes_of(*each));
+    }
+    policy::Plan plan;
     {
       const std::lock_guard lock(engine_mutex_);
-      coldest = engine_.coldest(id, kReliefRegions);
+      plan = engine_.relieve(id, sizes, policy_config());
+      intake_ += plan.intake;
     }
-    PageCount ordered;
-    for (const policy::Candidate& each : coldest) {
-      if (ordered >= kRelief) break;
-      if (each.id.object >= vm->memory->objects.size()) continue;
-      const RegionToDemote region{vm->memory->objects[each.id.object].get(), each.id.region, each.units,
-                                  /*spares=*/false};
-      if (context_.pager->demote(vm->memory, region)) ordered += PageCount{each.pages};
-    }
+    carry_out(plan);
   }
 }
 

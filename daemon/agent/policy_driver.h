@@ -12,6 +12,7 @@
 
 #include "base/latency_histogram.h"
 #include "daemon/agent/access_recorder.h"
+#include "daemon/agent/carried_out.h"
 #include "daemon/agent/context.h"
 #include "daemon/agent/group_watch.h"
 #include "daemon/agent/need_notes.h"
@@ -64,9 +65,12 @@ class PolicyDriver {
  private:
   void run();
   void tick();
+  policy::PolicyConfig policy_config() const;
   bool order_out(const ManagedVm& vm, const policy::Move& move);
-  void act(const policy::Plan& plan);
-  void record(const policy::Plan& plan);
+  bool order_home(const ManagedVm& vm, const policy::Move& move);
+  // What is decided is ordered, and recorded as far as it was.
+  void carry_out(const policy::Plan& plan);
+  void record(const policy::Plan& plan, const CarriedOut& moves);
   void record_pressure(const policy::Pressure& pressure);
   void sample();
   void take_demotion_news();

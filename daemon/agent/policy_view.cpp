@@ -39,6 +39,24 @@ unsigned fault_threads_of(const ManagedVm& vm) {
   return std::min(vm.workload->threads(), std::max(1u, std::thread::hardware_concurrency()));
 }
 
+policy::VmSizes sizes_of(const ManagedVm& vm) {
+  policy::VmSizes sizes{vm.number()};
+  if (vm.workload) {
+    const WorkloadMemory memory = vm.workload->memory();
+    sizes.resident = memory.resident;
+    sizes.far = memory.far;
+    return sizes;
+  }
+  const auto bytes = [&](PageState state) { return to_bytes(PageCount{vm.memory->count(state)}); };
+  const Bytes stays = bytes(PageState::kResident) + bytes(PageState::kResidentClean);
+  // What is in swap is resident to the pager.
+  const Bytes swapped = std::min(vm.swapped(), stays);
+  sizes.leaving = bytes(PageState::kDemoting) + bytes(PageState::kDropping);
+  sizes.resident = stays - swapped + sizes.leaving;
+  sizes.far = bytes(PageState::kFar) + bytes(PageState::kFetching) + swapped;
+  return sizes;
+}
+
 policy::HostView host_view_of(const Context& context) {
   const Config config = context.config();
   policy::HostView host;
@@ -240,6 +258,10 @@ policy::VmView PolicyView::view_of(ManagedVm& vm) {
     view.min_cold_age = vm.policy.min_cold_age;
     view.fault_cost = std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(vm.rates.fault_cost));
   }
+  const policy::VmSizes sizes = sizes_of(vm);
+  view.resident = sizes.resident;
+  view.leaving = sizes.leaving;
+  view.far = sizes.far;
   Vm& known = vms_[view.id];
   known.seen = true;
   known.views.clear();
@@ -262,16 +284,10 @@ void PolicyView::look_at(const ManagedVm& vm, Vm& known, policy::VmView& view) c
   view.spares = true;
   view.held = view.held || memory.drops_overdue != 0 || view.tiers == 0;
   const auto bytes = [&](PageState state) { return to_bytes(PageCount{memory.count(state)}); };
-  view.leaving = bytes(PageState::kDemoting) + bytes(PageState::kDropping);
-  view.resident = bytes(PageState::kResident) + bytes(PageState::kResidentClean) + view.leaving;
-  view.far = bytes(PageState::kFar) + bytes(PageState::kFetching);
   view.promised = view.resident + view.far + bytes(PageState::kUntouched) + bytes(PageState::kReleased);
   if (vm.beside) {
-    const Bytes swapped = std::min(vm.beside->memory().far, saturating_sub(view.resident, view.leaving));
-    view.resident = view.resident - swapped;
-    view.far += swapped;
     view.shallow_tier = kKernelTier;
-    view.shallow = swapped;
+    view.shallow = std::min(vm.beside->memory().far, view.far);
   }
   // What is on its way there has no place yet.
   if (const auto room = memory.store->leased_room())
@@ -292,10 +308,7 @@ void PolicyView::look_at(const ManagedVm& vm, Vm& known, policy::VmView& view) c
 
 void PolicyView::look_at(const Workload& workload, Vm& known, policy::VmView& view) {
   view.tiers = policy::TierMask{1} << kKernelTier;
-  const WorkloadMemory memory = workload.memory();
-  view.promised = memory.mapped;
-  view.resident = memory.resident;
-  view.far = memory.far;
+  view.promised = workload.memory().mapped;
   std::size_t count = 0;
   workload.for_each([&](const WorkloadProcess& process) {
     if (known.objects.size() == count) known.objects.emplace_back();

@@ -38,6 +38,9 @@ policy::HostView host_view_of(const Context& context);
 // Threads of it that can wait for a far page at once: its stall is a share of the time of each.
 unsigned fault_threads_of(const ManagedVm& vm);
 
+// Where its memory is now. Any thread.
+policy::VmSizes sizes_of(const ManagedVm& vm);
+
 // One thread. What it answers is valid until it is asked again.
 class PolicyView {
  public:

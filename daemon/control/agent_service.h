@@ -256,12 +256,12 @@ struct VmEvent {
 struct Decision {
   std::uint64_t sequence = 0;
   WallTime at{};
-  std::string vm;      // empty: of the host
-  std::string action;  // "demote", "promote", "prefetch", "none"
-  std::string reason;  // stable word, also a metric's label
-  std::string detail;  // the arithmetic, for people
-  Bytes bytes;
-  bool carried_out = false;  // false in observe mode, and when frozen or held
+  std::string vm;            // empty: of the host
+  std::string action;        // "demote", "promote", "prefetch", "none"
+  std::string reason;        // stable word, also a metric's label
+  std::string detail;        // the arithmetic, for people
+  Bytes bytes;               // that were ordered; where it is not carried out, that would have been
+  bool carried_out = false;  // something of it was ordered
 };
 
 // A page of a log that grows: items with sequence > since, oldest first, at most `limit`.

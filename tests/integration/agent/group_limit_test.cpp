@@ -5,6 +5,7 @@
 
 #include <boost/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "kmod-interfaces/kernel_features.h"
 #include "tests/integration/agent/whole_rig.h"
@@ -42,6 +43,15 @@ class GroupLimit : public testing::TestWithParam<const char*> {
   }
   double metric(const std::string& series) const { return metric_value(http_get(port_, "/metrics"), series); }
   double waits() const { return metric("tidepool_vm_pager_events_total{vm=\"load\",kind=\"out_of_memory\"}"); }
+  // The newest decisions of that reason; empty when there are none.
+  boost::json::array decided(const std::string& reason) const {
+    const auto page = boost::json::parse(whole_->expect({"decisions", "--vm", "load", "-o", "json"}, 0));
+    boost::json::array found;
+    for (const boost::json::value& each : page.at("items").as_array()) {
+      if (each.at("reason").as_string() == reason) found.push_back(each);
+    }
+    return found;
+  }
   void expect_alive() const {
     EXPECT_EQ(group_.killed(), 0u);
     EXPECT_TRUE(target_->running()) << target_->output();
@@ -69,6 +79,52 @@ TEST_P(GroupLimit, MakesRoomForWhatIsTouched) {
   EXPECT_TRUE(whole_->await_moved("load", all, all));
   expect_alive();
   EXPECT_GT(whole_->figure("load", "far_bytes"), 0u);
+  const boost::json::array reliefs = decided("group-limit");
+  ASSERT_FALSE(reliefs.empty());
+  for (const boost::json::value& each : reliefs) {
+    EXPECT_TRUE(each.at("carried_out").as_bool()) << boost::json::serialize(each);
+    EXPECT_GT(each.at("bytes").to_number<std::uint64_t>(), 0u) << boost::json::serialize(each);
+  }
+  end();
+}
+
+// The kernel would kill it: of what it was promised it has what fits.
+TEST_P(GroupLimit, OutranksAGuarantee) {
+  whole_->expect({"vm", "set", "load", "--limit", "none", "--guarantee", "100%"}, 0);
+  EXPECT_TRUE(await([&] { return waits() > 0; }));
+  const Bytes all{target_->memory().size()};
+  EXPECT_TRUE(whole_->await_moved("load", all, all));
+  expect_alive();
+  const std::string reliefs = boost::json::serialize(decided("group-limit"));
+  EXPECT_NE(reliefs.find("which gives way"), std::string::npos) << reliefs;
+  end();
+}
+
+// Others would pay for it.
+TEST_P(GroupLimit, DoesNotOutrankTheCeilingOnFarBytes) {
+  whole_->write_settings({{"safety.max_far", "\"1MiB\""}});
+  whole_->reload();
+  whole_->expect({"vm", "set", "load", "--limit", "none"}, 0);
+  EXPECT_TRUE(await([&] { return !decided("far-ceiling").empty() && waits() > 0; }));
+  // What was ordered before ends.
+  std::uint64_t out = 0;
+  EXPECT_TRUE(await([&] {
+    const std::uint64_t before = std::exchange(out, whole_->figure("load", "demoted_bytes_total"));
+    std::this_thread::sleep_for(1s);
+    return whole_->figure("load", "moving_out_bytes") == 0 && before == out;
+  }));
+  const std::size_t reliefs = decided("group-limit").size();
+  const double waited = waits();
+  std::this_thread::sleep_for(3s);
+  EXPECT_GT(waits(), waited);
+  EXPECT_EQ(decided("group-limit").size(), reliefs);
+  EXPECT_EQ(whole_->figure("load", "demoted_bytes_total"), out);
+  // Before it is left to the kernel.
+  whole_->write_settings({{"safety.max_far", "\"50%\""}});
+  whole_->reload();
+  const Bytes all{target_->memory().size()};
+  EXPECT_TRUE(whole_->await_moved("load", all, all));
+  expect_alive();
   end();
 }
 

@@ -107,6 +107,18 @@ class TestHost {
     samples.clear();
     return plan;
   }
+  // As things are now, since the last tick.
+  Plan relieve(std::uint32_t id) {
+    std::vector<VmSizes> sizes;
+    for (TestVm& each : vms) {
+      VmSizes& now = sizes.emplace_back(VmSizes{.vm = each.view.id});
+      for (const RegionNews& region : each.regions) {
+        now.resident += to_bytes(PageCount{region.resident});
+        now.far += to_bytes(PageCount{region.far});
+      }
+    }
+    return engine.relieve(VmId{id}, sizes, config);
+  }
   // As a pager that moves whole regions at once would.
   void carry_out(const Plan& plan) {
     for (const Move& move : plan.demotions) {
