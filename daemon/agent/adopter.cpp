@@ -397,7 +397,6 @@ Result<Mode> Adopter::enrol(Enrolment& enrolment, std::span<const PlacedFoothold
   spec.store = std::move(*store);
   spec.shared_remove_discards = vm->hypervisor;
   spec.fixed_memory = vm->hypervisor;
-  spec.kill_on_integrity_failure = config.safety.on_integrity_failure == IntegrityAction::kKill;
   auto memory = context_.pager->prepare(std::move(spec));
   if (!memory) return fail(memory.error());
   vm->memory = *memory;

@@ -106,16 +106,17 @@ void AgentImpl::start_swap_mover() {
   context_.swap_mover->start();
 }
 
-// Wrong bytes never reach the guest: its thread stays blocked, and the whole VM stops so that nobody builds on half a
-// state.
+// Wrong bytes never reach the guest: its thread stays blocked, and the whole VM stops, or ends, so that nobody builds
+// on half a state.
 void AgentImpl::integrity_failure(PagedVm& memory) {
   const auto vm = context_.vms.find(memory.id);
-  const int signal = memory.kill_on_integrity_failure ? SIGKILL : SIGSTOP;
+  const bool kill = context_.config().safety.on_integrity_failure == IntegrityAction::kKill;
+  const int signal = kill ? SIGKILL : SIGSTOP;
   for (const auto& space : memory.spaces()) {
     if (space->pidfd.valid()) ::syscall(SYS_pidfd_send_signal, space->pidfd.get(), signal, nullptr, 0);
   }
   if (vm == nullptr) return;
-  spdlog::error("msg=\"a far page is damaged or lost; the VM is stopped\" vm={}", vm->name);
+  spdlog::error("msg=\"a far page is damaged or lost; the VM is {}\" vm={}", kill ? "killed" : "stopped", vm->name);
   context_.event(vm->name, "integrity",
                  "a far page is damaged or lost; the process was sent signal " + std::to_string(signal));
   const std::lock_guard lock(vm->mutex);

@@ -68,6 +68,9 @@ ChangeReport plan_capacity(Bytes wanted, Bytes now, Bytes used, bool in_host_dra
                " would have to come home first; available " + short_text(host.available) + ", reserve " +
                short_text(host.reserve),
            "raise the VMs' limits or release one, or try --size " + short_text(used));
+  } else if (wanted != now) {
+    report.arithmetic = "until the agent starts again";
+    report.remedy = "to keep it, set pool.embedded.capacity to \"" + exact_text(wanted) + "\" in the configuration";
   }
   return report;
 }

@@ -142,7 +142,9 @@ struct Config {
     double tracker_cpu = 0.01;             // share of one core for every 100 GiB of memory that is watched
     double spin_cpu = 0.10;                // share of one core
     Bytes demote_bandwidth{256ull << 20};  // per second, all VMs together
-    Bytes promote_bandwidth{1ull << 30};   // per second: prefetch and evacuation, never demand faults
+    // Per second, all VMs together: what policy brings home unasked, and what plans of an evacuation go by. Nothing
+    // else is held back by it.
+    Bytes promote_bandwidth{1ull << 30};
     bool operator==(const Limits&) const = default;
   } limits;
 

@@ -182,7 +182,6 @@ struct PagedVm {
   // contents.
   bool shared_remove_discards = false;
   bool fixed_memory = false;  // see AddressSpace::fixed
-  bool kill_on_integrity_failure = false;
   std::atomic<bool> movable{true};  // false: served and sampled, never demoted
   // It has unmapped or moved private memory that is managed here. A drop names an address, and an address that was
   // given up may be something else's before the owner's event is read: such a process keeps its private memory from

@@ -137,7 +137,6 @@ Result<std::shared_ptr<PagedVm>> PagerImpl::prepare(VmSpec spec) {
   vm->keep_clean_copies = spec.keep_clean_copies;
   vm->shared_remove_discards = spec.shared_remove_discards;
   vm->fixed_memory = spec.fixed_memory;
-  vm->kill_on_integrity_failure = spec.kill_on_integrity_failure;
   vm->movable = spec.movable;
   // Pages of an object, by its first mention: several processes may show the same stretch of a file.
   struct Extent {

@@ -48,7 +48,6 @@ struct VmSpec {
   bool keep_clean_copies = false;
   bool shared_remove_discards = false;
   bool fixed_memory = false;  // see AddressSpace::fixed
-  bool kill_on_integrity_failure = false;
   // False: its faults are served and its accesses sampled, but nothing of it is ever moved out.
   bool movable = true;
 };

@@ -48,6 +48,13 @@ class MemoryServers : public testing::TestWithParam<Way> {
     whole->limit("load", Bytes{target.memory().size() / 10});
     ASSERT_TRUE(whole->await_moved("load", Bytes{8u << 20}, Bytes{1u << 20}));
   }
+  void make_them_forget() {
+    for (MemdProcess* server : {&first, &second}) {
+      server->signal(SIGKILL);
+      EXPECT_EQ(server->await_end(), 128 + SIGKILL);
+    }
+    ASSERT_TRUE(first.start() && second.start());
+  }
   boost::json::object pool() const {
     return boost::json::parse(whole->expect({"pool", "status", "-o", "json"}, 0)).as_object();
   }
@@ -159,14 +166,26 @@ TEST_P(MemoryServers, AreNotBelievedAfterTheyForgot) {
   begin();
   Target target(load({"--memory", GetParam().memory}));
   adopt(target);
-  for (MemdProcess* server : {&first, &second}) {
-    server->signal(SIGKILL);
-    EXPECT_EQ(server->await_end(), 128 + SIGKILL);
-  }
-  ASSERT_TRUE(first.start() && second.start());
+  make_them_forget();
   EXPECT_TRUE(await([&] { return state() == "integrity"; })) << state();
   EXPECT_EQ(state_of_process(target.pid()).state, 'T') << "it must not go on without its memory";
   EXPECT_EQ(target.output().find("mismatch"), std::string::npos) << target.output();
+}
+
+// An operator who would rather have the VM end says so at any time.
+TEST_P(MemoryServers, EndAVmWhenTheyForgotIfThatIsWanted) {
+  REQUIRE_AGENT();
+  begin();
+  Target target(load({"--memory", GetParam().memory}));
+  adopt(target);
+  whole->write_settings({{"safety.on_integrity_failure", "\"kill\""}});
+  whole->reload();
+  make_them_forget();
+  EXPECT_EQ(target.wait(), 128 + SIGKILL);
+  EXPECT_EQ(target.output().find("mismatch"), std::string::npos) << target.output();
+  EXPECT_TRUE(await([&] { return !whole->has("load"); }));
+  const std::string events = whole->expect({"vm", "events", "load"}, 0);
+  EXPECT_NE(events.find("signal 9"), std::string::npos) << events;
 }
 
 // What was leased of a server goes back when its VM is released, or has ended.

@@ -140,6 +140,30 @@ TEST_F(Adoption, Of32BitProcessesIsRefused) {
   expect_as_remembered();
 }
 
+// The file says what a VM begins with, not what one that is there should become.
+TEST_F(Adoption, IsWhenSettingsAreTakenFromTheConfiguration) {
+  start();
+  const PlannedMemory memory(8 * kMiB);
+  const ChildProcess first([&] { return have_memory(memory); });
+  ASSERT_READY(first);
+  adopt_whole(first.pid(), memory.range(), {"--name", "first"});
+  const auto settings = [&](const char* name) { return ask({"vm", "show", name}).at("settings"); };
+  const boost::json::value before = settings("first");
+  agent().write_settings({{"mode", "\"dry-run\""},
+                          {"defaults.guarantee", "\"25%\""},
+                          {"rule", "[{match = {domain = \"*\"}, stall_budget = \"7%\"}]"}});
+  agent().reload();
+  EXPECT_EQ(settings("first"), before);
+  const ChildProcess second([&] { return have_memory(memory); });
+  ASSERT_READY(second);
+  adopt_whole(second.pid(), memory.range(), {"--name", "second"});
+  const boost::json::value after = settings("second");
+  EXPECT_EQ(after.at("mode"), "dry-run");
+  EXPECT_EQ(after.at("guarantee_bytes").to_number<std::uint64_t>(), 2 * kMiB);
+  EXPECT_EQ(after.at("stall_budget").to_number<double>(), 0.07);
+  for (const char* name : {"first", "second"}) EXPECT_EQ(release(name).code, 0);
+}
+
 TEST_F(Adoption, OfWhatIsAdoptedFailsAndChangesNothing) {
   start();
   const PlannedMemory memory(8 * kMiB);

@@ -154,5 +154,23 @@ TEST_F(Reload, AppliesWhatCanChangeAndNamesWhatWaits) {
   EXPECT_EQ(after.find("defaults.guarantee"), std::string::npos) << after;
 }
 
+// What was resized by hand stays so, as long as the agent does.
+TEST_F(Reload, LeavesAPoolThatWasResizedAsItIs) {
+  AgentProcess agent;
+  ASSERT_TRUE(agent.start());
+  const std::string done = agent.expect({"pool", "resize", "--size", "64MiB", "--yes"}, 0);
+  EXPECT_NE(done.find("to keep it, set pool.embedded.capacity to \"64MiB\""), std::string::npos) << done;
+  agent.write_settings({{"defaults.guarantee", "\"30%\""}});
+  agent.reload();
+  EXPECT_NE(agent.expect({"pool", "status"}, 0).find("of 64.0M"), std::string::npos);
+  EXPECT_EQ(agent.stop(), 0);
+  ASSERT_TRUE(agent.start());
+  EXPECT_NE(agent.expect({"pool", "status"}, 0).find("of 128M"), std::string::npos);
+  // One that the file says is another matter.
+  agent.write_settings({{"pool.embedded.capacity", "\"96MiB\""}});
+  agent.reload();
+  EXPECT_NE(agent.expect({"pool", "status"}, 0).find("of 96.0M"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace tidepool::tests

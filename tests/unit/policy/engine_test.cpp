@@ -177,6 +177,23 @@ TEST(Engine, BringsHomeWhatIsMissedMostWhenTheStallBudgetIsExceeded) {
   }
 }
 
+TEST(Engine, BringsHomeWithinTheBandwidthForThat) {
+  TestHost host;
+  TestVm& vm = host.add(1, 100);
+  for (std::size_t r = 0; r < 100; ++r) vm.make_far(r);
+  host.tick();
+  vm.view.guarantee = 200_MiB;
+  host.config.restore_per_second = 10_MiB;
+  Bytes home;
+  for (int i = 0; i < 10; ++i) {
+    const Plan plan = host.tick();
+    for (const Move& move : plan.restores) home += to_bytes(PageCount{move.pages});
+    host.carry_out(plan);
+  }
+  EXPECT_GE(home, 90_MiB);
+  EXPECT_LE(home, 120_MiB) << "two seconds' worth at once, at most";
+}
+
 TEST(Engine, NamesTheBoundThatHoldsItBack) {
   struct Case {
     Reason reason;

@@ -106,10 +106,18 @@ TEST(PlanCapacity, ThrowsNothingOut) {
   EXPECT_TRUE(plan_capacity(gib(3), gib(4), gib(3), true, host()).allowed);
 }
 
+TEST(PlanCapacity, SaysForHowLongItHolds) {
+  const ChangeReport report = plan_capacity(gib(6), gib(4), gib(3), true, host());
+  EXPECT_TRUE(report.allowed);
+  EXPECT_EQ(report.arithmetic, "until the agent starts again");
+  EXPECT_EQ(report.remedy, "to keep it, set pool.embedded.capacity to \"6GiB\" in the configuration");
+}
+
 TEST(PlanCapacity, SaysNothingDiffersWhenNothingDoes) {
   const ChangeReport report = plan_capacity(gib(4), gib(4), gib(3), true, host());
   EXPECT_TRUE(report.allowed);
   EXPECT_TRUE(report.lines.empty());
+  EXPECT_EQ(report.arithmetic + report.remedy, "");
 }
 
 }  // namespace
