@@ -84,17 +84,17 @@ TEST(Relief, StopsAtTheCeilingOnFarBytes) {
 }
 
 TEST(Relief, MovesNothingThatMayNotMove) {
-  struct Case {
+  struct Obstacle {
     Reason reason;
     void (*change)(TestHost&);
   };
-  const Case cases[] = {
+  const Obstacle cases[] = {
       {Reason::kFrozen, [](TestHost& h) { h.snapshot.host.frozen = true; }},
       {Reason::kKeeperAway, [](TestHost& h) { h.snapshot.host.keeper_away = true; }},
       {Reason::kHeld, [](TestHost& h) { h.vm(1).view.held = true; }},
       {Reason::kPoolFull, [](TestHost& h) { h.snapshot.host.tiers[0].usable = false; }},
   };
-  for (const Case& c : cases) {
+  for (const Obstacle& c : cases) {
     FullGroup host;
     c.change(host);
     host.vm(1).view.limit = 50_MiB;
