@@ -181,7 +181,7 @@ struct PagedVm {
   // REMOVE on shared memory frees far copies only for programs known to mean "punch" by it (QEMU); MADV_DONTNEED keeps
   // contents.
   bool shared_remove_discards = false;
-  bool fixed_memory = false;  // see AddressSpace::fixed
+  bool fixed_memory = false;        // see AddressSpace::fixed
   std::atomic<bool> movable{true};  // false: served and sampled, never demoted
   // It has unmapped or moved private memory that is managed here. A drop names an address, and an address that was
   // given up may be something else's before the owner's event is read: such a process keeps its private memory from
