@@ -91,7 +91,7 @@ void PagerRig::return_pool_memory() {
 void PagerRig::restore_all() {
   daemon::MemoryObject& object = *vm_->objects[0];
   std::promise<std::uint64_t> finished;
-  pager_->restore(vm_, &object, {PageRun{PageIndex{0}, object.map->pages().value}}, RestoreKind::kAsked,
+  pager_->restore(vm_, &object, {PageRun{PageIndex{0}, object.map->pages().value}}, daemon::RestoreKind::kAsked,
                   [&](std::uint64_t left) { finished.set_value(left); });
   if (finished.get_future().get() != 0) throw std::runtime_error("pages stayed away");
 }
