@@ -44,10 +44,9 @@ TEST_P(SetBack, LetsGoOfWhatIsOnItsWayOut) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, SetBack,
-                         testing::Combine(testing::Values("observe", "dry-run"), testing::Values("private", "memfd")),
+                         testing::Values(std::tuple{"observe", "private"}, std::tuple{"dry-run", "memfd"}),
                          [](const auto& way) {
-                           return std::string(std::get<0>(way.param) == std::string("observe") ? "Observe" : "DryRun") +
-                                  (std::get<1>(way.param) == std::string("memfd") ? "Shared" : "Private");
+                           return std::get<0>(way.param) == std::string("observe") ? "ObservePrivate" : "DryRunShared";
                          });
 
 }  // namespace
