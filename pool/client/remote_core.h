@@ -203,6 +203,7 @@ class Core final : public RemoteStore {
   void recycle(ReadRequest& request, Outbox& outbox);
   void serve_waiting(Outbox& outbox);
   void hedge_late(Outbox& outbox);
+  Nanoseconds patience(const ReadRequest& late, const Slice& slice, unsigned other) const;
   void unlink(ReadJob& job);
 
   // remote_release.cpp

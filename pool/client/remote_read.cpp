@@ -339,20 +339,30 @@ void Core::hedge_late(Outbox& outbox) {
     ReadJob* older = job->older;
     const auto asked = std::ranges::count_if(job->under_way, [](const ReadRequest* each) { return each != nullptr; });
     if (job->priority == Priority::kDemand && job->open != 0 && !job->waiting && asked == 1) {
-      const ReadRequest* late = *std::ranges::find_if(job->under_way, [](const auto* each) { return each != nullptr; });
-      const Nanoseconds slow = servers_[late->server].slow_read;
-      const Nanoseconds patience =
-          slow == Nanoseconds{0} ? options_.hedge_unknown : std::max(slow, options_.hedge_least);
+      const ReadRequest& late = **std::ranges::find_if(job->under_way, [](const auto* each) { return each != nullptr; });
       const Slice& slice = slices_[job->slice];
-      ReplicaMask others = in_force(slice) & answering(slice) & static_cast<ReplicaMask>(~bit(late->replica));
+      ReplicaMask others = in_force(slice) & answering(slice) & static_cast<ReplicaMask>(~bit(late.replica));
       for (std::size_t i = 0; i < job->count; ++i) {
         const ReadJob::Item& item = job->items[i];
         if (!item.settled) others &= static_cast<ReplicaMask>(~(item.wrong | item.mute));
       }
-      if (at - job->asked_at > patience && others != 0) ask(*job, choose(slice, others), true, outbox);
+      if (others != 0) {
+        const unsigned other = choose(slice, others);
+        if (at - job->asked_at > patience(late, slice, other)) ask(*job, other, true, outbox);
+      }
     }
     job = older;
   }
+}
+
+// Nobody waits longer for a slow server than the other one would take, what waits there already considered.
+Nanoseconds Core::patience(const ReadRequest& late, const Slice& slice, unsigned other) const {
+  Nanoseconds slow = servers_[late.server].slow_read;
+  if (slow == Nanoseconds{0}) slow = options_.hedge_unknown;
+  const Server& elsewhere = servers_[slice.replicas[other].entry.server];
+  if (elsewhere.slow_read != Nanoseconds{0})
+    slow = std::min(slow, elsewhere.slow_read * (kNearlyBusy + elsewhere.reads_under_way) / kNearlyBusy);
+  return std::max(slow, options_.hedge_least);
 }
 
 void Core::cancel(ReadBatch& batch) {

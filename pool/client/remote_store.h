@@ -95,8 +95,8 @@ struct RemoteStoreOptions {
   int level = 0;
   Bytes most_in_flight{4ull << 20};  // of pages being written; 256 KiB to 1 GiB
   unsigned most_reads = 128;         // requests under way; 8 to 4096. A quarter of them is for demand only
-  // A demand read is asked for a second time when it is later than 19 of 20 are, but not before `hedge_least`; where
-  // nothing is known yet, after `hedge_unknown`.
+  // A demand read is asked for a second time when it is later than 19 of 20 are, of this server's or of the other
+  // one's, but not before `hedge_least`; where nothing is known yet, after `hedge_unknown`.
   Nanoseconds hedge_least{std::chrono::microseconds(500)};
   Nanoseconds hedge_unknown{std::chrono::milliseconds(5)};
   Nanoseconds refused_pause{std::chrono::seconds(5)};  // a server that refused a slice is left alone for so long

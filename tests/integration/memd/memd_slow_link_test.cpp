@@ -136,11 +136,13 @@ TEST_F(SlowLink, IsNotWaitedForByReads) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
   ASSERT_TRUE(slow_down("500kbit"));  // a page takes 70 ms
-  for (int i = 0; i < 500; ++i) ASSERT_TRUE(reads_right(random() % locations_.size()));
+  // The near server's pages are read in place: hundreds of reads may be done before anybody compares the two.
+  EXPECT_TRUE(await([&] {
+    for (int i = 0; i < 100; ++i) EXPECT_TRUE(reads_right(random() % locations_.size()));
+    return pool_->remote()->hedges_won > 0 || HasFailure();
+  })) << "nobody asked the slow server, or nobody minded";
   const RemoteFigures figures = *pool_->remote();
   EXPECT_LT(longest_, 2s);
-  EXPECT_GT(figures.hedges, 0u) << "nobody asked the slow server, or nobody minded";
-  EXPECT_GT(figures.hedges_won, 0u);
   EXPECT_EQ(figures.corrupt_reads, 0u);
   EXPECT_EQ(figures.unavailable_reads, 0u);
   for (const auto& server : figures.servers) EXPECT_EQ(server.wrong_answers, 0u) << server.server;

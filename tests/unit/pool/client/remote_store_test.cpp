@@ -10,6 +10,7 @@
 namespace tidepool::pool::testing {
 namespace {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 TEST(RemoteStore, GivesBackWhatWasStored) {
@@ -285,6 +286,25 @@ TEST(RemoteStore, ALateReadIsAskedForElsewhereAndItsAnswerTouchesNothing) {
   world.pass(milliseconds(200));
   EXPECT_EQ(slow.reads + quick.reads, 2u);
   RemoteWorld::expect_untouched(*read);
+}
+
+TEST(RemoteStore, AServerKnownToBeSlowIsNotWaitedForWhereTheOtherIsQuick) {
+  RemoteWorld world(18, 2);
+  world.create();
+  const auto locations = world.write(seeds_from(0, 1));
+  world.network.server(0).faults.least = world.network.server(0).faults.most = milliseconds(50);
+  world.pass(milliseconds(500));  // its latencies are known
+  for (int i = 0; i < 300; ++i) {
+    auto read = world.begin_read(locations, {0});
+    const MonoTime begun = world.network.clock().now();
+    while (!read->done && world.network.clock().now() - begun < milliseconds(5)) world.pass(microseconds(100));
+    ASSERT_TRUE(read->done) << "read " << i << " waits for the slow server";
+    EXPECT_EQ(read->items[0].status, PageStatus::kOk);
+    world.pass(milliseconds(100));  // the other answer comes as well
+  }
+  const RemoteFigures figures = world.store->figures();
+  EXPECT_GT(figures.hedges_won, 2u) << "the slow one is asked now and then, to see whether it is still slow";
+  EXPECT_LT(figures.hedges, 30u);
 }
 
 TEST(RemoteStore, AReadWhoseServerGoesIsAnsweredByTheOther) {
