@@ -339,7 +339,8 @@ void Core::hedge_late(Outbox& outbox) {
     ReadJob* older = job->older;
     const auto asked = std::ranges::count_if(job->under_way, [](const ReadRequest* each) { return each != nullptr; });
     if (job->priority == Priority::kDemand && job->open != 0 && !job->waiting && asked == 1) {
-      const ReadRequest& late = **std::ranges::find_if(job->under_way, [](const auto* each) { return each != nullptr; });
+      const ReadRequest& late =
+          **std::ranges::find_if(job->under_way, [](const ReadRequest* each) { return each != nullptr; });
       const Slice& slice = slices_[job->slice];
       ReplicaMask others = in_force(slice) & answering(slice) & static_cast<ReplicaMask>(~bit(late.replica));
       for (std::size_t i = 0; i < job->count; ++i) {
