@@ -1,5 +1,5 @@
 // What a program asks of the kernel for itself: to stay in memory, to be spared by the out-of-memory killer, to hold
-// many descriptors.
+// many descriptors, to come soon when somebody waits.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,11 @@ Result<> set_oom_score_adjust(const KernelRoots& roots, int value);
 
 // Raises the soft limit to the hard limit; returns how many descriptors may be open.
 Result<std::uint64_t> raise_descriptor_limit();
+
+// For a thread that somebody waits for, and that never computes for long: its turns on a processor are short, and so it
+// gets the next one before threads that compute (Linux 6.12: sched_setattr's sched_runtime of an ordinary thread;
+// without effect before). Of the calling thread; needs no capability, and is not worth an error.
+void take_short_turns();
 
 // Path of the program `name` in the folder of the running one: how programs that are installed together find each
 // other.

@@ -94,6 +94,7 @@ Result<> AgentImpl::start_pager(const Config& config) {
   auto started = Pager::start(pager, std::move(hooks), context_.clock);
   if (!started) return Failure{started.error()};
   context_.pager = std::move(*started);
+  context_.pager->bound_restores(config.limits.promote_bandwidth);
   return {};
 }
 
@@ -189,6 +190,7 @@ Result<> AgentImpl::reload() {
       next.pool.capacity = old.pool.capacity;
     }
   }
+  context_.pager->bound_restores(next.limits.promote_bandwidth);
   set_log_level(next.log.level);
   context_.set_config(std::move(next));
   auto_.configuration_changed();

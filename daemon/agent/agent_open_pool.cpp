@@ -21,7 +21,7 @@ pool::RemoteStoreOptions remote_options(const Config& config) {
   store.capacity = config.servers.capacity;
   store.replicas = config.servers.replicas;
   store.slice = config.servers.slice;
-  store.copying = std::make_shared<pool::ByteBudget>(config.servers.copy_bandwidth);
+  store.copying = std::make_shared<ByteBudget>(config.servers.copy_bandwidth);
   if (config.servers.codec != PageCodec::kNone)
     store.codec = config.servers.codec == PageCodec::kZstd ? pool::CodecKind::kZstd : pool::CodecKind::kLz4;
   return store;

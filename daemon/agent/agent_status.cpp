@@ -22,6 +22,9 @@ VmMemory memory_of(const Workload& workload) {
   return result;
 }
 
+// What an evacuation is taken to bring home in a second: less than one fault loop does out of either embedded store.
+constexpr Bytes kComesHome{1ull << 30};
+
 Bytes state_bytes(const PagedVm& memory, PageState state) {
   return to_bytes(PageCount{memory.count(state)});
 }
@@ -196,19 +199,18 @@ HostStatus host_status(const Context& context, const PolicyDriver& driver) {
 
 EvacuationReport evacuation_report(const Context& context) {
   EvacuationReport report;
-  const Bytes bandwidth = context.config().limits.promote_bandwidth;
   for (const auto& vm : context.vms.all()) {
     EvacuationVm line;
     const VmMemory memory = memory_of(*vm);
     line.vm = vm->name;
     line.far = memory.far + memory.fetching;
     if (vm->memory && vm->memory->drops_overdue != 0) line.obstacle = "stopped: its pages come home when it goes on";
-    const auto alone = policy::evacuation({}, line.far, bandwidth);
+    const auto alone = policy::evacuation({}, line.far, kComesHome);
     line.estimate = std::chrono::duration_cast<std::chrono::milliseconds>(alone.estimate);
     report.far += line.far;
     report.vms.push_back(std::move(line));
   }
-  const policy::Evacuation whole = policy::evacuation(host_view_of(context), report.far, bandwidth);
+  const policy::Evacuation whole = policy::evacuation(host_view_of(context), report.far, kComesHome);
   report.available = whole.spare;
   report.shortfall = whole.shortfall;
   report.possible = whole.shortfall == Bytes{};

@@ -144,7 +144,7 @@ struct Config {
     Bytes demote_bandwidth{256ull << 20};  // per second, all VMs together
     // Per second, all VMs together: what policy brings home unasked, and what plans of an evacuation go by. Nothing
     // else is held back by it.
-    Bytes promote_bandwidth{1ull << 30};
+    Bytes promote_bandwidth{256ull << 20};
     bool operator==(const Limits&) const = default;
   } limits;
 

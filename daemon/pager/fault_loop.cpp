@@ -14,6 +14,7 @@
 
 #include "daemon/pager/fault_service.h"
 #include "daemon/pager/readiness.h"
+#include "kmod-interfaces/own_process.h"
 
 namespace tidepool::daemon {
 namespace {
@@ -25,6 +26,8 @@ constexpr int kReadsPerTurn = 16;
 constexpr auto kLivenessInterval = std::chrono::seconds(1);
 constexpr auto kDrainTime = std::chrono::seconds(1);
 constexpr auto kRetryInterval = std::chrono::milliseconds(1);
+// While a fault's page is at hand and its address space is changing: the end of that is announced by nothing.
+constexpr auto kHeldUpInterval = std::chrono::microseconds(100);
 // How long a drop that is under way may keep the events of its VM unread. When the machine is so busy that it does not
 // get on for so long, a fault must not wait any longer.
 constexpr Nanoseconds kHoldWithoutPause = std::chrono::milliseconds(1);
@@ -175,10 +178,11 @@ class Loop final : public FaultLoop {
   }
 
   void run() {
+    kernel::take_short_turns();
     while (!stopping_) {
       const MonoTime before = clock_.now();
       const bool spinning = before < spin_until_ && spin_.may_spin(before);
-      const auto ready = spinning ? ready_.poll() : ready_.wait(timeout_ms());
+      const auto ready = spinning ? ready_.poll() : ready_.wait(longest_sleep());
       passes_.fetch_add(1, std::memory_order_relaxed);
       const MonoTime now = clock_.now();
       if (spinning && ready.empty()) spin_.spent(now - before);
@@ -217,11 +221,11 @@ class Loop final : public FaultLoop {
     service_.recall([this] { run_mailbox(); });
   }
 
-  int timeout_ms() const {
-    if (service_.has_background_work()) return 0;
-    if (!paused_.empty() || !drained_.empty() || service_.has_deferred())
-      return static_cast<int>(kRetryInterval.count());
-    return static_cast<int>(kIdleInterval.count());
+  Nanoseconds longest_sleep() const {
+    if (service_.has_background_work()) return Nanoseconds{0};
+    if (service_.has_demand_held_up()) return kHeldUpInterval;
+    if (!paused_.empty() || !drained_.empty() || service_.has_deferred()) return kRetryInterval;
+    return kIdleInterval;
   }
 
   void run_mailbox() {

@@ -19,6 +19,10 @@
 #include "base/result.h"
 #include "daemon/pager/paged_vm.h"
 
+namespace tidepool {
+class ByteBudget;
+}
+
 namespace tidepool::daemon {
 
 struct FaultLoopConfig {
@@ -28,6 +32,8 @@ struct FaultLoopConfig {
   // How long one spell of polling lasts at most.
   std::chrono::microseconds spin_window{100};
   unsigned prefetch_max_pages = 256;
+  // Of what is brought home of our own accord, by all loops that share it; null: no bound.
+  std::shared_ptr<ByteBudget> own_accord{};
 };
 
 // What the loop asks of others. Called on the loop's thread; must not block.
@@ -47,7 +53,7 @@ struct FaultLoopHooks {
   std::function<void(PagedVm&)> vm_gone;
 };
 
-// kOwnAccord: because we think it better. It stands still while the host is frozen.
+// kOwnAccord: because we think it better. It keeps to a bound, and stands still while the host is frozen.
 enum class RestoreKind : std::uint8_t { kAsked, kOwnAccord };
 
 class FaultLoop {

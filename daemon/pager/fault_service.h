@@ -63,6 +63,7 @@ class FaultService {
   void background_step();
   void flush_releases();
   bool has_background_work() const { return prefetch_ready() || restore_ready(); }
+  bool has_demand_held_up() const { return !at_hand_.empty(); }
   bool has_deferred() const { return !deferred_.empty() || !at_hand_.empty() || !restores_.empty(); }
 
   void free_private(AddressSpace& gone, PagedVm& vm);
@@ -150,13 +151,19 @@ class FaultService {
   void give_up(FetchOp* op, Nanoseconds pause);
   void retry_at_hand();
   void account_demand(FetchOp& op);
-  bool start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
-                 std::uint64_t from, std::uint64_t end, FetchReason reason, std::uint64_t& next);
+  struct Run {
+    std::uint64_t next;     // where to go on
+    std::size_t pages = 0;  // that are on their way now; none: everything is busy, or this one is not far any more
+    bool at_end = false;    // nothing was far
+  };
+  Run start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
+                std::uint64_t from, std::uint64_t end, FetchReason reason);
 
   // restoring.cpp
   bool restore_step();
   bool restore_ready() const;
   bool may_go_on(const RestoreJob& job) const { return job.kind == RestoreKind::kAsked || !halted_; }
+  bool is_paid(const RestoreJob& job, MonoTime now) const;
   bool sweep(RestoreJob& job);
   static std::shared_ptr<AddressSpace> space_for(const RestoreJob& job);
   void end_restore_sweep(RestoreJob& job);

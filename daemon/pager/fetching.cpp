@@ -133,6 +133,7 @@ void FaultService::finish(FetchOp* op) {
       case Step::kAdvanced:
         continue;
       case Step::kBusy:
+        if (op->reason == FetchReason::kDemand) op->space->held_up = clock_.now().since_boot;
         // What is at hand is not asked for again: a store may take longer than the address space is ever left alone.
         if (op->fault.state == nullptr || at_hand_.size() >= kMostAtHand) return give_up(op, Nanoseconds{0});
         return at_hand_.push_back(op);
@@ -347,10 +348,10 @@ void FaultService::put_back(FetchOp& op, std::size_t index) {
   op.object->map->exchange(page, entry, entry.with_state(PageState::kFar));
 }
 
-// Gathers the next far pages of [from, end), up to one operation, that follow each other. False when there was none.
-bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shared_ptr<AddressSpace>& space,
-                             MemoryObject& object, std::uint64_t from, std::uint64_t end, FetchReason reason,
-                             std::uint64_t& next) {
+// Gathers the next far pages of [from, end), up to one operation, that follow each other.
+FaultService::Run FaultService::start_run(const std::shared_ptr<PagedVm>& vm,
+                                          const std::shared_ptr<AddressSpace>& space, MemoryObject& object,
+                                          std::uint64_t from, std::uint64_t end, FetchReason reason) {
   PageMap& map = *object.map;
   // What is left far to learn from is no business of a restore.
   const auto left_out = [&](std::uint64_t page) {
@@ -365,10 +366,9 @@ bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shar
     if (map.load(PageIndex{from}).state() == PageState::kFar && !left_out(from)) break;
     ++from;
   }
-  next = std::min(from, end);
-  if (from >= end) return false;
+  if (from >= end) return {.next = end, .at_end = true};
   FetchOp* op = acquire(*vm, reason);
-  if (op == nullptr) return true;  // everything is busy: come back
+  if (op == nullptr) return {.next = from};  // everything is busy: come back
   op->vm = vm;
   op->space = space;
   op->object = &object;
@@ -379,13 +379,13 @@ bool FaultService::start_run(const std::shared_ptr<PagedVm>& vm, const std::shar
            begin_page(*op, PageIndex{from}, map.load(PageIndex{from}), changes))
       ++from;
   }
-  next = std::max(from, next + 1);
-  if (op->count == 0) {
+  const std::size_t pages = op->count;
+  if (pages == 0) {
     recycle(op);
-  } else {
-    submit(op);
+    return {.next = from + 1};
   }
-  return true;
+  submit(op);
+  return {.next = from, .pages = pages};
 }
 
 }  // namespace tidepool::daemon

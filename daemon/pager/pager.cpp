@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <future>
 
+#include "base/byte_budget.h"
 #include "daemon/pager/fault_source.h"
 #include "kmod-interfaces/kernel_features.h"
 #include "kmod-interfaces/kernel_roots.h"
@@ -35,7 +36,9 @@ std::string held_name(const PagedVm& vm, const char* what, std::uint64_t number)
 class PagerImpl final : public Pager {
  public:
   PagerImpl(const PagerConfig& config, PagerHooks hooks, const Clock& clock)
-      : config_(config), hooks_(std::move(hooks)), clock_(clock) {}
+      : config_(config), hooks_(std::move(hooks)), clock_(clock) {
+    config_.loop.own_accord = own_accord_;
+  }
   ~PagerImpl() override { stop(); }
 
   Result<> start() {
@@ -67,6 +70,7 @@ class PagerImpl final : public Pager {
                std::function<void(std::uint64_t)> done) override {
     loop_of(*vm).restore(vm, object, std::move(runs), kind, std::move(done));
   }
+  void bound_restores(Bytes per_second) override { own_accord_->set(per_second); }
   void halt(Halt what) override {
     demoter_->freeze_host(what != Halt::kNothing);
     for (const auto& loop : loops_) loop->halt(what == Halt::kEverything);
@@ -100,7 +104,8 @@ class PagerImpl final : public Pager {
   void unregister_all(PagedVm& vm);
   void finish_release(const std::shared_ptr<PagedVm>& vm, std::function<void(Result<>)> done);
 
-  const PagerConfig config_;
+  const std::shared_ptr<ByteBudget> own_accord_ = std::make_shared<ByteBudget>(Bytes{});
+  PagerConfig config_;
   const PagerHooks hooks_;
   const Clock& clock_;
   std::vector<std::unique_ptr<FaultLoop>> loops_;

@@ -97,6 +97,8 @@ class Pager {
   // are, one call is one piece of work: a call for each would keep faults waiting.
   virtual void restore(const std::shared_ptr<PagedVm>& vm, MemoryObject* object, std::vector<PageRun> runs,
                        RestoreKind kind, std::function<void(std::uint64_t)> done) = 0;
+  // What is brought home of our own accord, all VMs together; zero: no bound, as at first.
+  virtual void bound_restores(Bytes per_second) = 0;
   // What stands still from now on. Faults are answered, and what was asked for is done, all the same.
   virtual void halt(Halt what) = 0;
   // The VM's processes are gone: nothing of it that is under way can complete.

@@ -87,7 +87,7 @@ bool FaultService::prefetch_step() {
   const std::uint64_t before = vm->counters.promoted_prefetch.load(std::memory_order_relaxed);
   // What is home already, or is left out, divides the run.
   for (std::uint64_t next = from; from < end; from = next) {
-    if (!start_run(vm, space, object, from, end, FetchReason::kPrefetch, next)) next = end;
+    next = start_run(vm, space, object, from, end, FetchReason::kPrefetch).next;
     if (next <= from) break;  // everything is busy: the rest waits
   }
   // Backwards the rest is in front, and what was done of the stretch is found to be on its way.

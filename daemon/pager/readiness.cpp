@@ -44,9 +44,12 @@ void Readiness::ask_directly(int fd, void* key) {
   if (control(EPOLL_CTL_DEL, fd, key, false) == 0) direct_.push_back({fd, key});
 }
 
-void Readiness::take_watched(int timeout_ms) {
+void Readiness::take_watched(Nanoseconds timeout) {
   std::array<epoll_event, kMaxReady> events;
-  const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(kMaxReady - ready_), timeout_ms);
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(timeout);
+  const timespec patience{seconds.count(), (timeout - seconds).count()};
+  const int room = static_cast<int>(kMaxReady - ready_);
+  const int count = ::epoll_pwait2(epoll_.get(), events.data(), room, &patience, nullptr);
   for (int i = 0; i < count; ++i) keys_[ready_++] = events[static_cast<std::size_t>(i)].data.ptr;
 }
 
@@ -59,15 +62,15 @@ std::span<void* const> Readiness::poll() {
   for (std::size_t i = 0; i < direct_.size(); ++i) {
     if (asked[i].revents != 0) keys_[ready_++] = direct_[i].key;
   }
-  if (direct_.empty() || asked[direct_.size()].revents != 0) take_watched(0);
+  if (direct_.empty() || asked[direct_.size()].revents != 0) take_watched(Nanoseconds{0});
   return std::span(keys_).first(ready_);
 }
 
-std::span<void* const> Readiness::wait(int timeout_ms) {
+std::span<void* const> Readiness::wait(Nanoseconds timeout) {
   ready_ = 0;
   for (const Direct& direct : direct_) control(EPOLL_CTL_ADD, direct.fd, direct.key, true);
   direct_.clear();
-  take_watched(timeout_ms);
+  take_watched(timeout);
   return std::span(keys_).first(ready_);
 }
 

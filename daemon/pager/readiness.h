@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 
@@ -33,7 +34,7 @@ class Readiness {
 
   // Keys of those that have something to say, at most kMaxReady; valid until the next call. Polls, or waits.
   std::span<void* const> poll();
-  std::span<void* const> wait(int timeout_ms);
+  std::span<void* const> wait(Nanoseconds timeout);
 
  private:
   struct Direct {
@@ -42,7 +43,7 @@ class Readiness {
   };
   int control(int operation, int fd, void* key, bool on) const;
   bool no_longer_directly(void* key);
-  void take_watched(int timeout_ms);
+  void take_watched(Nanoseconds timeout);
 
   UniqueFd epoll_;
   std::vector<Direct> direct_;

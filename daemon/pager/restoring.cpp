@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/byte_budget.h"
 #include "daemon/pager/fault_service.h"
 
 namespace tidepool::daemon {
@@ -10,6 +11,8 @@ namespace {
 // Of a restore, when its VM has as many operations under way as it may.
 constexpr auto kBusyPause = std::chrono::milliseconds(1);
 constexpr auto kRestorePause = std::chrono::milliseconds(5);
+// Of a restore of our own accord, when as much has come home as may.
+constexpr auto kUnpaidPause = std::chrono::milliseconds(1);
 // Of a restore, in which nothing is far: what a step looks at before faults have their turn again.
 constexpr std::size_t kRunsPerStep = 256;
 // For how long the sweeps of a restore may bring nothing home before it gives up on what is left.
@@ -43,6 +46,10 @@ bool FaultService::restore_ready() const {
   return std::ranges::any_of(restores_, [&](const RestoreJob& job) { return job.not_before <= now && may_go_on(job); });
 }
 
+bool FaultService::is_paid(const RestoreJob& job, MonoTime now) const {
+  return job.kind == RestoreKind::kAsked || config_.own_accord == nullptr || config_.own_accord->is_paid(now);
+}
+
 bool FaultService::restore_step() {
   if (restores_.empty() || !any_free(FetchReason::kRestore)) return false;
   const auto next_turn = [this] { restores_.splice(restores_.end(), restores_, restores_.begin()); };
@@ -52,8 +59,13 @@ bool FaultService::restore_step() {
   for (; looked_at < restores_.size(); ++looked_at) {
     RestoreJob& candidate = restores_.front();
     const bool due = candidate.not_before <= now && may_go_on(candidate);
-    if (due && may_fetch_more(*candidate.vm, FetchReason::kRestore)) break;
-    if (due) candidate.not_before = now + kBusyPause;
+    if (due && !is_paid(candidate, now)) {
+      candidate.not_before = now + kUnpaidPause;
+    } else if (due && may_fetch_more(*candidate.vm, FetchReason::kRestore)) {
+      break;
+    } else if (due) {
+      candidate.not_before = now + kBusyPause;
+    }
     next_turn();
   }
   if (looked_at == restores_.size()) return false;
@@ -86,10 +98,13 @@ bool FaultService::sweep(RestoreJob& job) {
     if (looked_at == kRunsPerStep) return true;
     const std::shared_ptr<AddressSpace> space = space_for(job);
     if (space == nullptr) return false;
-    const std::uint64_t end = job.runs[job.run].end();
-    std::uint64_t next = end;
-    if (start_run(job.vm, space, *job.object, job.cursor, end, FetchReason::kRestore, next)) {
-      if (!restores_.empty() && restores_.front().id == id) restores_.front().cursor = next;
+    const RestoreKind kind = job.kind;
+    const Run run = start_run(job.vm, space, *job.object, job.cursor, job.runs[job.run].end(), FetchReason::kRestore);
+    if (kind == RestoreKind::kOwnAccord && config_.own_accord != nullptr)
+      config_.own_accord->spend(Bytes{run.pages * kPageSize});
+    if (!run.at_end) {
+      // The operation may have ended this one with its VM.
+      if (!restores_.empty() && restores_.front().id == id) restores_.front().cursor = run.next;
       return true;
     }
     if (++job.run < job.runs.size()) job.cursor = job.runs[job.run].first.value;

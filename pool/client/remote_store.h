@@ -19,10 +19,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/byte_budget.h"
 #include "base/clock.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
-#include "pool/client/byte_budget.h"
 #include "pool/client/link.h"
 #include "pool/client/vm_secret.h"
 #include "pool/store/codec.h"

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "kmod-interfaces/own_process.h"
 #include "pool/client/server_link_impl.h"
 
 namespace tidepool::pool {
@@ -29,6 +30,7 @@ int whole_milliseconds(Nanoseconds wait) {
 }  // namespace
 
 void ServerLink::run() {
+  kernel::take_short_turns();
   while (!stopping_) {
     const auto begun = begin_session();
     const std::string why = begun ? run_session() : begun.error().message();

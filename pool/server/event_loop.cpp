@@ -10,6 +10,7 @@
 #include <future>
 #include <utility>
 
+#include "kmod-interfaces/own_process.h"
 #include "pool/server/ring.h"
 
 namespace tidepool::pool::server {
@@ -92,6 +93,7 @@ std::string EventLoop::trouble() const {
 
 void EventLoop::run(const std::function<void(Result<>)>& started) {
   ::pthread_setname_np(::pthread_self(), "memd-loop");
+  kernel::take_short_turns();
   Result<> end;
   {
     auto ring = Ring::create(kEntries);

@@ -405,6 +405,34 @@ TEST(Pager, BringsHomeOnlyWhatIsAskedForWhileTheHostIsFrozen) {
   EXPECT_EQ(rig.vm->count(PageState::kFar), 0u);
 }
 
+TEST(Pager, BringsHomeOfItsOwnAccordOnlySoMuchInASecond) {
+  PagedProcessOptions options;
+  PagedProcess process(options);
+  Rig rig(process, options);
+  ASSERT_TRUE(rig.send_all_out());
+  const std::uint64_t far = rig.vm->count(PageState::kFar);
+  ASSERT_GT(far, 2 * kPagesPerRegion);
+  rig.pager().bound_restores(Bytes{far * kPageSize / 2});
+  const auto begun = std::chrono::steady_clock::now();
+  std::atomic<bool> own_done{false};
+  rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{0}, options.pages}}, RestoreKind::kOwnAccord,
+                      [&](std::uint64_t) { own_done = true; });
+  EXPECT_TRUE(eventually([&] { return own_done.load(); }));
+  EXPECT_GT(std::chrono::steady_clock::now() - begun, std::chrono::milliseconds(1500)) << "two seconds' worth";
+  EXPECT_EQ(rig.vm->count(PageState::kFar), 0u);
+
+  ASSERT_TRUE(rig.send_all_out());
+  rig.pager().bound_restores(Bytes{kPageSize});  // hours
+  rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{0}, options.pages}}, RestoreKind::kOwnAccord,
+                      [](std::uint64_t) {});
+  std::promise<std::uint64_t> left;
+  rig.pager().restore(rig.vm, &rig.object(), {PageRun{PageIndex{0}, options.pages}}, RestoreKind::kAsked,
+                      [&](std::uint64_t pages) { left.set_value(pages); });
+  auto asked = left.get_future();
+  ASSERT_EQ(asked.wait_for(std::chrono::minutes(1)), std::future_status::ready) << "what is asked for is not held back";
+  EXPECT_EQ(asked.get(), 0u);
+}
+
 // Where there is swap, sampling must not fill it: it protects instead.
 TEST(Pager, SamplesSharedMemoryByWritesWhereThereIsSwap) {
   const std::filesystem::path proc =

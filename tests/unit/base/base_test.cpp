@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "base/byte_budget.h"
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/latency_histogram.h"
@@ -75,6 +76,35 @@ TEST(LatencyHistogram, PercentilesAreWithinABucketOfTheTruth) {
   EXPECT_EQ(snapshot.total, 1000u);
   EXPECT_NEAR(static_cast<double>(snapshot.percentile(0.5).count()), 500e3, 500e3 * 0.13);
   EXPECT_NEAR(static_cast<double>(snapshot.percentile(0.99).count()), 990e3, 990e3 * 0.13);
+}
+
+TEST(ByteBudget, GivesAsMuchAsItsRateAndKeepsLittle) {
+  ManualClock clock;
+  ByteBudget budget(Bytes{1000});
+  clock.advance(std::chrono::seconds(60));
+  EXPECT_TRUE(budget.take(Bytes{50}, clock.now())) << "what a twentieth of a second left";
+  EXPECT_FALSE(budget.take(Bytes{10}, clock.now()));
+  clock.advance(std::chrono::milliseconds(10));
+  EXPECT_TRUE(budget.take(Bytes{10}, clock.now()));
+  EXPECT_FALSE(budget.take(Bytes{500}, clock.now()));
+  clock.advance(std::chrono::milliseconds(500));
+  EXPECT_TRUE(budget.take(Bytes{500}, clock.now())) << "a piece larger than what is kept is had in its time";
+  budget.set(Bytes{});
+  EXPECT_TRUE(budget.take(Bytes{1u << 30}, clock.now())) << "no bound";
+}
+
+TEST(ByteBudget, MayBePaidForAfterwards) {
+  ManualClock clock;
+  ByteBudget budget(Bytes{1000});
+  EXPECT_TRUE(budget.is_paid(clock.now()));
+  budget.spend(Bytes{550});
+  clock.advance(std::chrono::milliseconds(400));
+  EXPECT_FALSE(budget.is_paid(clock.now()));
+  clock.advance(std::chrono::milliseconds(150));
+  EXPECT_TRUE(budget.is_paid(clock.now()));
+  budget.set(Bytes{});
+  budget.spend(Bytes{1u << 30});
+  EXPECT_TRUE(budget.is_paid(clock.now())) << "no bound";
 }
 
 TEST(SystemClock, NeverRunsBackwards) {
