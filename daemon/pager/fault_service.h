@@ -63,7 +63,8 @@ class FaultService {
   void background_step();
   void flush_releases();
   bool has_background_work() const { return prefetch_ready() || restore_ready(); }
-  bool has_demand_held_up() const { return !at_hand_.empty(); }
+  // A fault that waits for its address space only, and not for long yet.
+  bool has_demand_held_up() const;
   bool has_deferred() const { return !deferred_.empty() || !at_hand_.empty() || !restores_.empty(); }
 
   void free_private(AddressSpace& gone, PagedVm& vm);

@@ -11,6 +11,9 @@ namespace tidepool::daemon {
 namespace {
 
 constexpr auto kRecallPause = std::chrono::milliseconds(1);
+// An address space that has been changing for longer (the process is stopped, or has no processor) is not watched
+// closely.
+constexpr auto kSoonFree = std::chrono::milliseconds(50);
 // Operations of demand that may be held while their address spaces change: most are left for the others.
 constexpr std::size_t kMostAtHand = shape_of(FetchReason::kDemand).ops / 4;
 
@@ -153,6 +156,11 @@ void FaultService::finish(FetchOp* op) {
   }
   recycle(op);
   serve_parked(*vm);
+}
+
+bool FaultService::has_demand_held_up() const {
+  const MonoTime begun = clock_.now() - kSoonFree;
+  return std::ranges::any_of(at_hand_, [&](const FetchOp* op) { return op->fault.since > begun; });
 }
 
 void FaultService::retry_at_hand() {
