@@ -115,8 +115,11 @@ std::optional<json::value> mapping_from(const std::string& text) {
 
 ExitCode run_vm_list(Session& session) {
   return session.repeat([&] {
-    const Fetched document = session.get_all("/v1/vms");
+    Fetched document = session.get_all("/v1/vms");
     if (!document) return document.error();
+    const Fetched refused = session.get("/v1/refused");
+    if (!refused) return refused.error();
+    document->get_object()["refused"] = refused->at("items");
     const json::value* list = find(*document, "items");
     if (list && list->get_array().empty() && session.options().format == Format::kTable)
       session.note("no VM is adopted yet: tidectl vm adopt --help");

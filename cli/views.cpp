@@ -269,6 +269,9 @@ std::string vms_view(const json::value& document, bool colour) {
                size_at(vm, "memory.promised_bytes"), size_at(vm, "memory.in_dram_bytes"),
                size_at(vm, "memory.far_bytes"), size_at(vm, "settings.guarantee_bytes"), stall_cell(vm),
                state_cell(vm)});
+  for (const json::value& process : items_of(document, "refused"))
+    table.add({text_at(process, "name"), Cell("refused", Paint::kWarn), "-", "-", "-", "-", "-", "-",
+               text_at(process, "reason")});
   return table.text(colour);
 }
 

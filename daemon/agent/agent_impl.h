@@ -58,6 +58,7 @@ class AgentImpl final : public Agent {
 
   // agent_vm.cpp
   Result<std::vector<VmStatus>> vm_list() override;
+  std::vector<RefusedProcess> refused() override { return auto_.refused(); }
   Result<VmStatus> vm_show(std::string_view vm) override;
   Result<AdoptOutcome> vm_adopt_check(const AdoptRequest& request) override;
   Result<Operation> vm_adopt(const AdoptRequest& request) override;

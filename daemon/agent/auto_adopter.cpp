@@ -18,15 +18,23 @@ bool Refusals::due(const kernel::ProcessId& id, const std::string& exe, std::uin
   return known == by_process_.end() || known->second.exe != exe || search >= known->second.next;
 }
 
-bool Refusals::add(const kernel::ProcessId& id, const std::string& exe, const std::string& reason,
-                   std::uint64_t search) {
+bool Refusals::add(const kernel::ProcessId& id, const std::string& exe, const std::string& name,
+                   const std::string& reason, std::uint64_t search) {
   Refusal& refusal = by_process_[id];
-  if (refusal.exe != exe) refusal = Refusal{.exe = exe, .reason = {}, .times = 0, .next = 0};
+  if (refusal.exe != exe) refusal = Refusal{.exe = exe, .name = {}, .reason = {}, .times = 0, .next = 0};
+  refusal.name = name;
   // 2, 4, 8, ... searches later.
   const unsigned pause = refusal.times < 6 ? 2u << refusal.times : kLongestPause;
   refusal.next = search + std::min(pause, kLongestPause);
   ++refusal.times;
   return std::exchange(refusal.reason, reason) != reason;
+}
+
+std::vector<RefusedProcess> Refusals::list() const {
+  std::vector<RefusedProcess> all;
+  for (const auto& [id, refusal] : by_process_) all.push_back({refusal.name, id.pid, refusal.exe, refusal.reason});
+  std::ranges::stable_sort(all, {}, &RefusedProcess::name);
+  return all;
 }
 
 void Refusals::keep(const std::set<kernel::ProcessId>& running) {
@@ -107,7 +115,13 @@ void AutoAdopter::search(const Config& config) {
   }
   refusals_.keep(running);
   const std::lock_guard lock(mutex_);
+  refused_ = refusals_.list();
   std::erase_if(released_, [&](const kernel::ProcessId& id) { return !running.contains(id); });
+}
+
+std::vector<RefusedProcess> AutoAdopter::refused() const {
+  const std::lock_guard lock(mutex_);
+  return refused_;
 }
 
 std::optional<AutoAdopter::Match> AutoAdopter::match(const kernel::Process& process, const Config& config) const {
@@ -143,11 +157,12 @@ void AutoAdopter::adopt(const Match& match, std::uint64_t number) {
   request.pid = match.id.pid;
   const auto vm = adopter_.adopt(request, VmOrigin::kRule, nullptr);
   if (vm) {
+    refusals_.remove(match.id);
     spdlog::info("msg=adopted by=rule vm={} pid={}", (*vm)->name, match.id.pid);
     return;
   }
   const std::string reason = vm.error().message();
-  if (!refusals_.add(match.id, match.exe, reason, number)) return;
+  if (!refusals_.add(match.id, match.exe, match.name, reason, number)) return;
   spdlog::warn("msg=\"not adopted by rule\" vm={} pid={} error={}", match.name, match.id.pid, in_quotes(reason));
   context_.event(match.name, "refused", "pid " + std::to_string(match.id.pid) + " matches a rule: " + reason);
 }

@@ -11,9 +11,11 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "daemon/agent/adopter.h"
 #include "daemon/agent/context.h"
+#include "daemon/control/agent_service.h"
 
 namespace tidepool::daemon {
 
@@ -26,15 +28,20 @@ class Refusals {
   // Whether it should be tried in search number `search`.
   bool due(const kernel::ProcessId& id, const std::string& exe, std::uint64_t search) const;
   // Another refusal of it. True when `reason` is news.
-  bool add(const kernel::ProcessId& id, const std::string& exe, const std::string& reason, std::uint64_t search);
+  bool add(const kernel::ProcessId& id, const std::string& exe, const std::string& name, const std::string& reason,
+           std::uint64_t search);
+  // It is adopted.
+  void remove(const kernel::ProcessId& id) { by_process_.erase(id); }
   // Everything but the processes that still run is forgotten.
   void keep(const std::set<kernel::ProcessId>& running);
   void clear() { by_process_.clear(); }
   std::size_t size() const { return by_process_.size(); }
+  std::vector<RefusedProcess> list() const;  // by name
 
  private:
   struct Refusal {
     std::string exe;
+    std::string name;
     std::string reason;
     unsigned times = 0;
     std::uint64_t next = 0;
@@ -59,6 +66,8 @@ class AutoAdopter {
   void configuration_changed();
   // A person released it, and wants it to stay so until the configuration changes.
   void leave_alone(const kernel::ProcessId& id);
+  // What a rule matches and could not be adopted, as of the last search.
+  std::vector<RefusedProcess> refused() const;
 
  private:
   void run();
@@ -74,13 +83,14 @@ class AutoAdopter {
 
   Context& context_;
   Adopter& adopter_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;
   bool paused_ = false;
   bool searching_ = false;
   bool changed_ = false;
   std::set<kernel::ProcessId> released_;
+  std::vector<RefusedProcess> refused_;
   // The thread's own.
   Refusals refusals_;
   std::uint64_t searches_ = 0;

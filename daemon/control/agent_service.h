@@ -168,6 +168,14 @@ struct VmMappingStatus {
   Bytes page_size;
 };
 
+// A process that a rule would have adopted.
+struct RefusedProcess {
+  std::string name;  // that it would have had
+  std::int32_t pid = 0;
+  std::string exe;
+  std::string reason;
+};
+
 struct VmStatus {
   std::string name;
   std::string uuid;  // empty where the process has none
@@ -464,6 +472,8 @@ class AgentService {
   // In name order, without mappings.
   virtual Result<std::vector<VmStatus>> vm_list() = 0;
   virtual Result<VmStatus> vm_show(std::string_view vm) = 0;
+  // By name. Those that run and were refused at the last attempt.
+  virtual std::vector<RefusedProcess> refused() = 0;
   virtual Result<AdoptOutcome> vm_adopt_check(const AdoptRequest& request) = 0;
   virtual Result<Operation> vm_adopt(const AdoptRequest& request) = 0;
   // Brings its pages home and leaves the process as it was found.

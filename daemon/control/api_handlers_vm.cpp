@@ -42,6 +42,12 @@ ApiResponse get_vms(const ApiCall& call) {
   return document(200, page);
 }
 
+ApiResponse get_refused(const ApiCall& call) {
+  json::array items;
+  for (const RefusedProcess& process : call.service.refused()) items.emplace_back(to_json(process));
+  return document(200, json::object{{"items", std::move(items)}});
+}
+
 ApiResponse get_vm(const ApiCall& call) {
   const Result<VmStatus> vm = call.service.vm_show(call.vm);
   if (!vm) return failed(vm.error());
@@ -182,6 +188,7 @@ std::vector<ApiEntry> vm_entries() {
       {{.method = "GET", .pattern = "/v1/vms"}, {"limit", "cursor"}, get_vms},
       {{.method = "POST", .pattern = "/v1/vms", .changes = true}, {}, post_vms},
       {{.method = "POST", .pattern = "/v1/adoption-check"}, {}, post_check},
+      {{.method = "GET", .pattern = "/v1/refused"}, {}, get_refused},
       {{.method = "GET", .pattern = "/v1/vms/{vm}"}, {}, get_vm},
       {{.method = "PATCH", .pattern = "/v1/vms/{vm}", .changes = true}, {"plan"}, patch_vm},
       {{.method = "DELETE", .pattern = "/v1/vms/{vm}", .changes = true}, {}, delete_vm},

@@ -22,6 +22,7 @@ boost::json::object to_json(const Operation& operation);
 boost::json::object to_json(const VmPolicy& policy);
 boost::json::object to_json(const VmStatus& vm);
 boost::json::object to_json(const AdoptOutcome& outcome);
+boost::json::object to_json(const RefusedProcess& process);
 boost::json::object to_json(const VmEvent& event);
 boost::json::object to_json(const Decision& decision);
 boost::json::object to_json(const Explanation& explanation);

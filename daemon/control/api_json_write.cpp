@@ -232,6 +232,10 @@ json::object to_json(const AdoptOutcome& outcome) {
           {"findings", list_of(outcome.findings)}};
 }
 
+json::object to_json(const RefusedProcess& process) {
+  return {{"name", process.name}, {"pid", process.pid}, {"exe", process.exe}, {"reason", process.reason}};
+}
+
 json::object to_json(const VmEvent& event) {
   return {{"sequence", event.sequence},
           {"at", rfc3339(event.at)},

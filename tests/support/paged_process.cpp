@@ -168,6 +168,7 @@ class Target {
   void fork_child(std::uint64_t own) {
     const pid_t child = ::fork();
     if (child == 0) {
+      ::signal(SIGBUS, SIG_DFL);  // a sanitizer would catch it
       // Only this thread's pages: the others' change while we fork.
       for (std::uint64_t i = 0; i < own; ++i) {
         const std::uint64_t page = i * options_.threads;

@@ -223,6 +223,16 @@ Result<std::vector<VmStatus>> FakeAgent::vm_list() {
   return all;
 }
 
+std::vector<RefusedProcess> FakeAgent::refused() {
+  const std::lock_guard lock(mutex_);
+  return refused_;
+}
+
+void FakeAgent::refuse(RefusedProcess process) {
+  const std::lock_guard lock(mutex_);
+  refused_.push_back(std::move(process));
+}
+
 Result<VmStatus> FakeAgent::vm_show(std::string_view vm) {
   const std::lock_guard lock(mutex_);
   const Result<VmStatus*> found = find(vm);

@@ -27,6 +27,7 @@ class FakeAgent final : public AgentService {
   Result<FitReport> host_fits(Bytes guaranteed, Bytes oversubscribed) override;
   Result<Operation> host_evacuate() override;
   Result<std::vector<VmStatus>> vm_list() override;
+  std::vector<RefusedProcess> refused() override;
   Result<VmStatus> vm_show(std::string_view vm) override;
   Result<AdoptOutcome> vm_adopt_check(const AdoptRequest& request) override;
   Result<Operation> vm_adopt(const AdoptRequest& request) override;
@@ -51,6 +52,7 @@ class FakeAgent final : public AgentService {
   void hold_calls();
   void let_go();
   int calls_waiting() const { return waiting_; }
+  void refuse(RefusedProcess process);
   void set_healthy(bool healthy) { healthy_ = healthy; }
   void set_running_config(Config config);
   void end_operations_as(OperationState state) { operation_end_ = state; }
@@ -76,6 +78,7 @@ class FakeAgent final : public AgentService {
   Caller frozen_by_;
   Config config_;
   std::map<std::string, VmStatus> vms_;
+  std::vector<RefusedProcess> refused_;
   std::map<std::string, Operation, std::less<>> operations_;
   OperationState operation_end_ = OperationState::kSucceeded;
   unsigned next_operation_ = 1;

@@ -93,6 +93,14 @@ TEST_F(Tidectl, JsonHasExactBytesWhereTheTableIsShort) {
   EXPECT_NE(run({"vm", "show", "web-3", "-o", "json"}).out.find("3113851290"), std::string::npos);
 }
 
+TEST_F(Tidectl, ListsWhatARuleMatchesAndWasRefused) {
+  agent_.refuse({"db-1", 4711, "/usr/bin/db", "vfio: devices may write to its memory"});
+  EXPECT_NE(run({"vm", "list"}).out.find("vfio: devices may write to its memory"), std::string::npos);
+  EXPECT_EQ(run({"vm", "list", "-q"}).out.find("db-1"), std::string::npos) << "it is no VM yet";
+  const json::value document = json::parse(run({"vm", "list", "-o", "json"}).out);
+  EXPECT_EQ(document.at("refused").at(0).at("exe").as_string(), "/usr/bin/db");
+}
+
 TEST_F(Tidectl, ListsOfAnyLengthAreComplete) {
   for (int i = 0; i < 2100; ++i) agent_.add_vm(example_vm("vm-" + std::to_string(10000 + i)));
   const json::value document = json::parse(run({"vm", "list", "-o", "json"}).out);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <boost/json.hpp>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -181,8 +182,16 @@ TEST_F(ByRule, RemembersARefusalAndTriesAgain) {
     const std::string line = "not adopted by rule";
     EXPECT_EQ(log.find(line), log.rfind(line)) << "told once, not at every search";
     EXPECT_EQ(list().find(name), std::string::npos);
+    const auto refused = [&] {
+      return boost::json::parse(agent_.expect({"vm", "list", "-o", "json"}, 0)).at("refused").as_array();
+    };
+    ASSERT_EQ(refused().size(), 1u);
+    EXPECT_EQ(refused()[0].at("name").as_string(), name);
+    EXPECT_EQ(refused()[0].at("pid").as_int64(), db.pid());
+    EXPECT_NE(agent_.expect({"vm", "list"}, 0).find("refused"), std::string::npos);
   }
   EXPECT_TRUE(adopted(db.pid())) << "its reason has gone";
+  EXPECT_TRUE(await([&] { return agent_.expect({"vm", "list"}, 0).find("refused") == std::string::npos; }));
 }
 
 TEST_F(ByRule, LeavesAloneWhatAPersonReleased) {
