@@ -347,7 +347,7 @@ class Thread final : public Demoter {
       }
       if (job.stage != DemotionJob::Stage::kDropping || !has_turn) continue;
       if (stopped) job.refuse_rest();
-      if (job.start_drops(clock_.now()) && job.all_drops_done()) job.stage = DemotionJob::Stage::kDone;
+      if (job.start_drops() && job.all_drops_done()) job.stage = DemotionJob::Stage::kDone;
     }
   }
 

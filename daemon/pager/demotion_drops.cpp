@@ -85,23 +85,15 @@ bool DemotionJob::drop_shared(std::size_t index) {
   return true;
 }
 
-// Unmapped meanwhile: nothing to drop there.
-void DemotionJob::refuse_unmapped() {
+bool DemotionJob::start_drops() {
   for (std::size_t i = 0; i < runs_.size(); ++i) {
-    if (!runs_[i].started && runs_[i].addresses.empty()) refuse_run(i);
+    if (!runs_[i].started && runs_[i].addresses.empty()) refuse_run(i);  // unmapped meanwhile: nothing to drop here
   }
-}
-
-bool DemotionJob::start_drops(MonoTime now) {
-  if (object_->shared) return start_shared_drops();
-  refuse_unmapped();
-  if (!start_private_drops(now)) return false;
-  forget_copies();
-  return true;
-}
-
-bool DemotionJob::start_shared_drops() {
-  refuse_unmapped();
+  if (!object_->shared) {
+    if (!start_private_drops()) return false;
+    forget_copies();
+    return true;
+  }
   for (std::size_t i = 0; i < runs_.size(); ++i) {
     if (!runs_[i].started && !drop_shared(i)) return false;
   }
@@ -196,14 +188,10 @@ int DemotionJob::error_of_range(const Run& run, std::size_t behind) const {
 
 // Decides on all that there is room for, and only then asks the process's ring: the first drop's announcement would say
 // that the process's memory is changing. Nobody can unmap anything unseen meanwhile.
-bool DemotionJob::start_private_drops(MonoTime now) {
+bool DemotionJob::start_private_drops() {
   if (all_drops_started()) return true;
   AddressSpace& space = *space_;
-  const Nanoseconds since_held_up = now.since_boot - space.held_up.load(std::memory_order_relaxed);
-  if (since_held_up < kJustNow) return false;
-  const std::size_t most = since_held_up < kLately ? kDropsBesideFaults
-                           : space.fixed           ? space.ring->capacity()
-                                                   : kDropsInFlight;
+  const std::size_t most = space.fixed ? space.ring->capacity() : kDropsInFlight;
   if (space.ring->in_flight() >= most || !vm_->event_gate.try_close_patiently()) return false;
   // What was copied was found by a table that must still hold.
   if (vm_->keeps_private() || (table_ != nullptr && table_ != space.segments())) {

@@ -395,7 +395,7 @@ void DemotionJob::settle(std::size_t index, std::byte* again) {
   if (object_->shared) {
     // Commits in the moment of its drop, which is now if nobody is in the way.
     add_runs(frozen_ | clean_, range);
-    start_shared_drops();
+    start_drops();
   }
 }
 

@@ -28,12 +28,6 @@ static_assert(kPagesPerRegion % kStretchPages == 0);
 // Of a process that may unmap its private memory: drops that are on their way at once. Between the look at a page and
 // its drop lie at most those before it.
 inline constexpr std::size_t kDropsInFlight = 64;
-// Nothing can be installed in an address space from a drop of private memory until a worker of the ring, of which each
-// drop has one, has had a processor again after its event. Where a fault had to wait for that lately, drops are few at
-// a time; where just now, no further one begins.
-inline constexpr std::size_t kDropsBesideFaults = 2;
-inline constexpr Nanoseconds kLately = std::chrono::seconds(10);
-inline constexpr Nanoseconds kJustNow = std::chrono::microseconds(300);
 
 class DemotionJob {
  public:
@@ -57,7 +51,7 @@ class DemotionJob {
   // call again. In the end everything is its owner's.
   bool recall();
   // Starts the drops that have not been started; false when not all could be: call again.
-  bool start_drops(MonoTime now);
+  bool start_drops();
   void drop_completed(std::size_t run_index, int error);
   bool all_drops_done() const { return runs_done_ == runs_.size(); }
   bool all_drops_started() const {
@@ -147,9 +141,7 @@ class DemotionJob {
   bool commit(std::size_t slot, PageMap::Changes& changes);
   int punch_committed(const Run& run);
   bool drop_shared(std::size_t run_index);
-  bool start_shared_drops();
-  bool start_private_drops(MonoTime now);
-  void refuse_unmapped();
+  bool start_private_drops();
   void forget_copies();
   bool decide(std::size_t run_index, Slots& disturbed);
   std::size_t still_ours(const Run& run) const;

@@ -209,7 +209,6 @@ FaultService::Answer FaultService::judge(SpaceState& state, const kernel::Instal
     case 0:
       return Answer::kDone;
     case EAGAIN:  // the address space is changing; an event tells of it
-      state.space->held_up = clock_.now().since_boot;
       return Answer::kAgain;
     case ESRCH:
       state.space->alive = false;

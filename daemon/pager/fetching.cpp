@@ -136,7 +136,6 @@ void FaultService::finish(FetchOp* op) {
       case Step::kAdvanced:
         continue;
       case Step::kBusy:
-        if (op->reason == FetchReason::kDemand) op->space->held_up = clock_.now().since_boot;
         // What is at hand is not asked for again: a store may take longer than the address space is ever left alone.
         if (op->fault.state == nullptr || at_hand_.size() >= kMostAtHand) return give_up(op, Nanoseconds{0});
         return at_hand_.push_back(op);

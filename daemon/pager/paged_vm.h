@@ -109,9 +109,6 @@ struct AddressSpace {
   // A forked child for whose memory there was no page map: nobody knows what its missing private pages held.
   bool lost = false;
   std::atomic<bool> alive{true};
-  // When a fault last had to wait although its answer was at hand, since the address space was changing: since boot.
-  // Each drop of private memory is such a change.
-  std::atomic<Nanoseconds> held_up{Nanoseconds{0}};
 
   std::shared_ptr<const SegmentTable> segments() const {
     const std::lock_guard lock(segments_mutex);
