@@ -88,7 +88,10 @@ void AutoAdopter::run() {
       wake_.notify_all();
     }
     wake_.wait_for(lock, config.adopt.scan_interval, [&] { return stopping_ || (changed_ && !paused_); });
-    if (!context_.config().adopt.automatic) changed_ = false;
+    if (!context_.config().adopt.automatic) {
+      changed_ = false;
+      refused_.clear();
+    }
   }
 }
 
@@ -111,7 +114,11 @@ void AutoAdopter::search(const Config& config) {
     if (!process) continue;
     running.insert(process->id());
     const auto found = match(*process, config);
-    if (found && refusals_.due(found->id, found->exe, number)) adopt(*found, number);
+    if (!found) {
+      refusals_.remove(process->id());
+    } else if (refusals_.due(found->id, found->exe, number)) {
+      adopt(*found, number);
+    }
   }
   refusals_.keep(running);
   const std::lock_guard lock(mutex_);

@@ -30,7 +30,7 @@ class Refusals {
   // Another refusal of it. True when `reason` is news.
   bool add(const kernel::ProcessId& id, const std::string& exe, const std::string& name, const std::string& reason,
            std::uint64_t search);
-  // It is adopted.
+  // It is adopted, or no rule matches it any more.
   void remove(const kernel::ProcessId& id) { by_process_.erase(id); }
   // Everything but the processes that still run is forgotten.
   void keep(const std::set<kernel::ProcessId>& running);

@@ -142,8 +142,8 @@ struct Config {
     double tracker_cpu = 0.01;             // share of one core for every 100 GiB of memory that is watched
     double spin_cpu = 0.10;                // share of one core
     Bytes demote_bandwidth{256ull << 20};  // per second, all VMs together
-    // Per second, all VMs together: what policy brings home unasked, and what plans of an evacuation go by. Nothing
-    // else is held back by it.
+    // Per second, all VMs together: what comes home without a fault or an order (to a broken guarantee, out of leased
+    // room that the pool wants back).
     Bytes promote_bandwidth{256ull << 20};
     bool operator==(const Limits&) const = default;
   } limits;
