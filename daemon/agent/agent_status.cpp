@@ -22,7 +22,7 @@ VmMemory memory_of(const Workload& workload) {
   return result;
 }
 
-// What an evacuation is taken to bring home in a second: less than one fault loop does out of either embedded store.
+// What an evacuation is taken to bring home in a second: an assumption, not a measurement of this host or its pool.
 constexpr Bytes kComesHome{1ull << 30};
 
 Bytes state_bytes(const PagedVm& memory, PageState state) {

@@ -158,6 +158,7 @@ void FaultService::finish(FetchOp* op) {
 }
 
 bool FaultService::has_demand_held_up() const {
+  if (at_hand_.empty()) return false;
   const MonoTime begun = clock_.now() - kSoonFree;
   return std::ranges::any_of(at_hand_, [&](const FetchOp* op) { return op->fault.since > begun; });
 }
