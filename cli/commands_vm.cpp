@@ -117,9 +117,12 @@ ExitCode run_vm_list(Session& session) {
   return session.repeat([&] {
     Fetched document = session.get_all("/v1/vms");
     if (!document) return document.error();
-    const Fetched refused = session.get("/v1/refused");
-    if (!refused) return refused.error();
-    document->get_object()["refused"] = refused->at("items");
+    // Names alone, which shells complete by, need no second question.
+    if (!session.options().quiet || session.options().format != Format::kTable) {
+      const Fetched refused = session.get("/v1/refused");
+      if (!refused) return refused.error();
+      document->get_object()["refused"] = refused->at("items");
+    }
     const json::value* list = find(*document, "items");
     if (list && list->get_array().empty() && session.options().format == Format::kTable)
       session.note("no VM is adopted yet: tidectl vm adopt --help");
