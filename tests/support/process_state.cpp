@@ -98,8 +98,12 @@ std::size_t ring_threads(pid_t pid) {
       std::ranges::count_if(threads, [](const std::string& name) { return name.starts_with("iou-sqp"); }));
 }
 
-std::uint64_t anonymous_kib(pid_t pid) {
-  return std::strtoull(value_in(read_file(folder_of(pid) + "/status"), "RssAnon").c_str(), nullptr, 10);
+std::uint64_t status_kib(pid_t pid, const std::string& name) {
+  return std::strtoull(value_in(read_file(folder_of(pid) + "/status"), name).c_str(), nullptr, 10);
+}
+
+std::uint64_t own_memory_kib(pid_t pid) {
+  return status_kib(pid, "RssAnon") + status_kib(pid, "RssShmem");
 }
 
 }  // namespace tidepool::tests

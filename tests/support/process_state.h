@@ -30,7 +30,9 @@ void PrintTo(const ProcessState& state, std::ostream* out);
 std::size_t open_descriptors(pid_t pid);
 // Threads of io_urings in a process (named iou-sqp-PID): a ring that nobody let go of.
 std::size_t ring_threads(pid_t pid);
-// Anonymous memory of a process in KiB (RssAnon).
-std::uint64_t anonymous_kib(pid_t pid);
+// A figure in KiB of /proc/PID/status, by its name there; 0 when it is not there.
+std::uint64_t status_kib(pid_t pid, const std::string& name);
+// What a process has of memory that comes from no file, private or shared.
+std::uint64_t own_memory_kib(pid_t pid);
 
 }  // namespace tidepool::tests

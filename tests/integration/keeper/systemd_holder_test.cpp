@@ -1,7 +1,6 @@
 #include "pool/keeper/systemd_holder.h"
 
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <cstring>
 #include <map>
@@ -10,6 +9,7 @@
 
 #include "pool/keeper/make_fd_holder.h"
 #include "tests/integration/keeper/keeper_process.h"
+#include "tests/support/notify_socket.h"
 
 namespace tidepool::pool {
 namespace {
@@ -20,18 +20,12 @@ using namespace testing;
 class FakeSystemd {
  public:
   FakeSystemd() {
-    socket_ = UniqueFd{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    const std::string path = folder_.path() + "/notify";
-    std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
-    EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
-    ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
+    ::setenv("NOTIFY_SOCKET", socket_.path().c_str(), 1);
     thread_ = std::jthread([this](const std::stop_token& stop) { serve(stop); });
   }
   ~FakeSystemd() {
     thread_.request_stop();
-    ::shutdown(socket_.get(), SHUT_RDWR);
+    ::shutdown(socket_.fd(), SHUT_RDWR);
     thread_.join();
     ::unsetenv("NOTIFY_SOCKET");
     ::unsetenv("FDSTORE");
@@ -59,7 +53,7 @@ class FakeSystemd {
   }
   void serve(const std::stop_token& stop) {
     while (!stop.stop_requested()) {
-      auto packet = receive_keeper_packet(socket_.get(), 0);
+      auto packet = receive_keeper_packet(socket_.fd(), 0);
       if (!packet || packet->bytes.empty()) continue;
       const std::string message(reinterpret_cast<const char*>(packet->bytes.data()), packet->bytes.size());
       if (message.find("BARRIER=1") != std::string::npos) continue;  // its descriptor closes here: processed
@@ -73,7 +67,7 @@ class FakeSystemd {
   }
 
   Folder folder_;
-  UniqueFd socket_;
+  const tests::NotifySocket socket_{folder_.path() + "/notify"};
   std::mutex mutex_;
   std::multimap<std::string, UniqueFd> stored_;
   std::string last_message_;

@@ -305,6 +305,33 @@ TEST_F(Adoption, OfAPidThatIsGivenToAnotherNeverTouchesThatOneUnasked) {
   expect_as_remembered();
 }
 
+// Descriptors are counted everywhere; here is memory. What a round forgets would be there twenty times: a page map
+// alone takes 128 KiB.
+TEST_F(Adoption, AgainAndAgainTakesNoMemoryForGood) {
+  start();
+  const PlannedMemory memory(64 * kMiB);
+  const pid_t pid = start_with_pid(memory, 0);
+  ASSERT_GT(pid, 0);
+  EXPECT_TRUE(await([&] { return state_of_process(pid).state == 'S'; }));
+  const AddressRange nowhere{0x10000, 0x10000 + kPageSize};
+  const auto one_round = [&] {
+    ASSERT_EQ(adopt(pid, memory.range(), {"--name", "again", "--mode", "active"}).code, 0);
+    agent().expect({"vm", "set", "again", "--guarantee", "0", "--limit", "8MiB"}, 0);
+    EXPECT_TRUE(await([&] { return ask({"vm", "show", "again"}).at("memory").at("far_bytes").as_int64() > 0; }));
+    ASSERT_EQ(release("again").code, 0);
+    EXPECT_NE(adopt(pid, nowhere).code, 0);
+  };
+  for (unsigned round = 0; round < 5 && !HasFatalFailure(); ++round) one_round();
+  const auto taken = [&] { return own_memory_kib(agent().pid()) + own_memory_kib(agent().keeper()); };
+  const std::uint64_t before = taken();
+  for (unsigned round = 0; round < rounds(20) && !HasFatalFailure(); ++round) one_round();
+  EXPECT_TRUE(await([&] { return taken() <= before + 1024; }))
+      << taken() << " KiB are agent's and keeper's, " << before << " before";
+  std::cout << before << " KiB, then " << taken() << "\n";
+  end_and_reap(pid);
+  expect_as_remembered();
+}
+
 // Made, unmade and made again at the same place, for ever.
 void keep_changing(const PlannedMemory& memory, unsigned seed) {
   std::mt19937 random(seed);

@@ -9,9 +9,11 @@
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "kmod-interfaces/lock_file.h"
 #include "tests/support/agent_process.h"
+#include "tests/support/notify_socket.h"
 #include "tests/support/process_state.h"
 
 namespace tidepool::tests {
@@ -52,6 +54,69 @@ TEST_F(Start, AnswersAndEnds) {
   // Nothing is held for an agent that ended in order.
   ASSERT_TRUE(agent.start());
   EXPECT_EQ(agent.stop(), 0);
+}
+
+// Plays systemd: what the agent says to it, oldest first.
+class Manager {
+ public:
+  // For AgentProcess::start.
+  std::function<bool()> introduce() const {
+    return [this] {
+      return ::setenv("NOTIFY_SOCKET", socket_.path().c_str(), 1) == 0 &&
+             ::setenv("WATCHDOG_PID", std::to_string(::getpid()).c_str(), 1) == 0 &&
+             ::setenv("WATCHDOG_USEC", "30000000", 1) == 0;
+    };
+  }
+  // Until a message begins like this, which it returns; what was said before is forgotten.
+  std::string await_message(const std::string& start) const {
+    std::string message;
+    EXPECT_TRUE(await([&] {
+      do message = socket_.next(MSG_DONTWAIT);
+      while (!message.empty() && !message.starts_with(start));
+      return !message.empty();
+    })) << start;
+    return message;
+  }
+
+ private:
+  const TestFolder folder_;
+  const NotifySocket socket_{folder_ / "notify"};
+};
+
+TEST_F(Start, TellsTheServiceManagerHowItIsAndFeedsItsWatchdog) {
+  const Manager manager;
+  AgentProcess agent;
+  ASSERT_TRUE(agent.start(manager.introduce()));
+  EXPECT_NE(manager.await_message("READY=1").find("\nSTATUS="), std::string::npos);
+  // With no VM there is no fault to answer, but the loop that would goes round.
+  manager.await_message("WATCHDOG=1");
+  manager.await_message("WATCHDOG=1");
+  agent.reload();
+  EXPECT_NE(manager.await_message("RELOADING=1").find("\nMONOTONIC_USEC="), std::string::npos);
+  manager.await_message("READY=1");
+  EXPECT_EQ(agent.stop(), 0);
+  manager.await_message("STOPPING=1");
+  manager.await_message("EXTEND_TIMEOUT_USEC=");
+}
+
+TEST_F(Start, ProtectsItselfFromThePressureThatItManages) {
+  AgentProcess agent;
+  ASSERT_TRUE(agent.start());
+  EXPECT_GT(status_kib(agent.pid(), "VmLck"), 0u);
+  const std::string folder = "/proc/" + std::to_string(agent.pid());
+  // Where root may not (no CAP_SYS_RESOURCE, as in containers), that is said.
+  if (read_file(folder + "/oom_score_adj") != "-1000\n") {
+    EXPECT_NE(agent.log().find("error=\"write /proc/self/oom_score_adj: Permission denied"), std::string::npos);
+  }
+  std::istringstream limits(read_file(folder + "/limits"));
+  std::string line;
+  while (std::getline(limits, line) && !line.starts_with("Max open files")) {
+  }
+  std::istringstream words(line.substr(std::string("Max open files").size()));
+  std::uint64_t soft = 0;
+  std::uint64_t hard = 0;
+  ASSERT_TRUE(words >> soft >> hard) << line;
+  EXPECT_EQ(soft, hard);
 }
 
 TEST_F(Start, SecondAgentOnTheSameSocketIsRefusedAndTheFirstGoesOn) {

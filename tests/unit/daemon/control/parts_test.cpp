@@ -1,21 +1,18 @@
 // The small parts of the control library.
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <latch>
 #include <thread>
 
-#include "base/unique_fd.h"
 #include "service/http/worker_pool.h"
 #include "service/log.h"
 #include "service/notify.h"
 #include "tests/integration/control/raw_client.h"
+#include "tests/support/notify_socket.h"
 
 namespace tidepool::daemon::testing {
 namespace {
@@ -67,29 +64,16 @@ TEST(WorkerPool, EndingWaitsForWhatRunsAndDropsWhatWaits) {
 // Listens where systemd would.
 class Notified : public ::testing::Test {
  protected:
-  Notified() : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
-    const std::string path = folder_.path() + "/notify";
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    EXPECT_EQ(::bind(socket_.get(), static_cast<const sockaddr*>(static_cast<const void*>(&address)), sizeof address),
-              0);
-    ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
-  }
+  Notified() { ::setenv("NOTIFY_SOCKET", socket_.path().c_str(), 1); }
   ~Notified() override {
     ::unsetenv("NOTIFY_SOCKET");
     ::unsetenv("WATCHDOG_USEC");
     ::unsetenv("WATCHDOG_PID");
   }
-
-  std::string next() {
-    char text[1024];
-    const ssize_t got = ::recv(socket_.get(), text, sizeof text, 0);
-    return got > 0 ? std::string(text, static_cast<std::size_t>(got)) : "";
-  }
+  std::string next() { return socket_.next(); }
 
   TemporaryFolder folder_;
-  UniqueFd socket_;
+  const tests::NotifySocket socket_{folder_.path() + "/notify"};
 };
 
 TEST_F(Notified, HearsEveryStateOnce) {
