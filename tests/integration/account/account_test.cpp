@@ -73,6 +73,7 @@ struct Seen {
   Bytes group;      // the control group of all of them
   Bytes processes;  // process by process
   kernel::MemInfo host;
+  Bytes at_processors;  // free, and not in host.available
 };
 
 double mib(double bytes) {
@@ -98,7 +99,7 @@ class Account : public testing::TestWithParam<Case> {
   Seen look(std::span<const pid_t> pids) const {
     const auto host = kernel::read_meminfo({});
     return {group_->missing().empty() ? group_->usage() : Bytes{}, memory_of_processes(pids),
-            host ? *host : kernel::MemInfo{}};
+            host ? *host : kernel::MemInfo{}, free_in_lists_of_processors()};
   }
 
   // The agent's claim against what is seen; `moved` is what two percent are taken of.
@@ -111,11 +112,14 @@ class Account : public testing::TestWithParam<Case> {
     const double by_group = difference(before.group, now.group);
     std::printf(
         "%s: far %.1f, pool %.1f, metadata %.1f, frames %.1f, agent %.1f, keeper %.1f; net saved %.1f MiB\n"
-        "  seen: processes %.1f, control group %.1f; host: MemAvailable %+.1f, Shmem %+.1f MiB (others run as well)\n",
+        "  seen: processes %.1f, control group %.1f; host: MemAvailable %+.1f, free at the processors %+.1f, Shmem "
+        "%+.1f MiB "
+        "(others run as well)\n",
         when, mib(number("/far_bytes")), mib(number("/overhead/pool_bytes")), mib(number("/overhead/metadata_bytes")),
         mib(number("/overhead/frames_bytes")), mib(number("/overhead/agent_bytes")),
         mib(number("/overhead/keeper_bytes")), mib(claimed), mib(by_processes), mib(by_group),
-        mib(difference(now.host.available, before.host.available)), mib(difference(now.host.shmem, before.host.shmem)));
+        mib(difference(now.host.available, before.host.available)),
+        mib(difference(now.at_processors, before.at_processors)), mib(difference(now.host.shmem, before.host.shmem)));
     const double allowed = kTolerance * static_cast<double>(moved.value);
     EXPECT_NEAR(by_processes, claimed, allowed) << when;
     if (group_->missing().empty()) {

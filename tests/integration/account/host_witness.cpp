@@ -89,4 +89,14 @@ Bytes memory_of_processes(std::span<const pid_t> pids) {
   return sum;
 }
 
+Bytes free_in_lists_of_processors() {
+  std::ifstream file("/proc/zoneinfo");
+  std::uint64_t pages = 0;
+  for (std::string word; file >> word;) {
+    std::uint64_t count = 0;
+    if (word == "count:" && file >> count) pages += count;
+  }
+  return to_bytes(PageCount{pages});
+}
+
 }  // namespace tidepool::tests
