@@ -112,9 +112,8 @@ class Account : public testing::TestWithParam<Case> {
     const double by_group = difference(before.group, now.group);
     std::printf(
         "%s: far %.1f, pool %.1f, metadata %.1f, frames %.1f, agent %.1f, keeper %.1f; net saved %.1f MiB\n"
-        "  seen: processes %.1f, control group %.1f; host: MemAvailable %+.1f, free at the processors %+.1f, Shmem "
-        "%+.1f MiB "
-        "(others run as well)\n",
+        "  seen: processes %.1f, control group %.1f; host: MemAvailable %+.1f, free at the processors %+.1f, "
+        "Shmem %+.1f MiB (others run as well)\n",
         when, mib(number("/far_bytes")), mib(number("/overhead/pool_bytes")), mib(number("/overhead/metadata_bytes")),
         mib(number("/overhead/frames_bytes")), mib(number("/overhead/agent_bytes")),
         mib(number("/overhead/keeper_bytes")), mib(claimed), mib(by_processes), mib(by_group),

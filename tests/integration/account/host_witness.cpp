@@ -91,6 +91,7 @@ Bytes memory_of_processes(std::span<const pid_t> pids) {
 
 Bytes free_in_lists_of_processors() {
   std::ifstream file("/proc/zoneinfo");
+  EXPECT_TRUE(file.is_open()) << "/proc/zoneinfo";
   std::uint64_t pages = 0;
   for (std::string word; file >> word;) {
     std::uint64_t count = 0;

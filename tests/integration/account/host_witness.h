@@ -34,9 +34,9 @@ class MemoryGroup {
 // part, though they cost the host all of it: that is what a MemoryGroup is for.
 Bytes memory_of_processes(std::span<const pid_t> pids);
 
-// Free memory that MemAvailable leaves out: each processor keeps pages that it has freed at hand for itself (up to an
-// eighth of a zone for all together since Linux 6.7, mm/page_alloc.c: zone_highsize), and gives them back when it is
-// idle.
+// Free memory that MemAvailable leaves out: pages that each processor has freed and keeps at hand for itself, which it
+// gives back little by little (/proc/zoneinfo: count, at most high_max, which is an eighth of a zone for all processors
+// together).
 Bytes free_in_lists_of_processors();
 
 }  // namespace tidepool::tests
