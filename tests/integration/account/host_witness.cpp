@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "kmod-interfaces/pagemap.h"
 #include "kmod-interfaces/process.h"
 
 namespace tidepool::tests {
@@ -86,6 +87,17 @@ Bytes memory_of_processes(std::span<const pid_t> pids) {
       sum += Bytes{static_cast<std::uint64_t>(status.st_blocks) * 512};
     }
   }
+  return sum;
+}
+
+Bytes in_page_of_zeros(pid_t pid) {
+  constexpr AddressRange kAddressSpace{kPageSize, (1ull << 47) - kPageSize};
+  const auto pagemap = kernel::Pagemap::open(pid);
+  EXPECT_TRUE(pagemap);
+  Bytes sum;
+  if (!pagemap) return sum;
+  EXPECT_TRUE(pagemap->for_each(kAddressSpace, kernel::uapi::kPageIsPfnZero,
+                                [&](const auto& seen) { sum += Bytes{seen.end - seen.start}; }));
   return sum;
 }
 

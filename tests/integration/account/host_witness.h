@@ -34,6 +34,11 @@ class MemoryGroup {
 // part, though they cost the host all of it: that is what a MemoryGroup is for.
 Bytes memory_of_processes(std::span<const pid_t> pids);
 
+// Memory of a process that is the kernel's page of zeros, which costs nothing. When a huge page is split, the kernel
+// puts it in place of those of its pages that hold only zeros (Linux 6.12, mm/migrate.c,
+// try_to_map_unused_to_zeropage): a saving that nobody claims.
+Bytes in_page_of_zeros(pid_t pid);
+
 // Free memory that MemAvailable leaves out: pages that each processor has freed and keeps at hand for itself, which it
 // gives back little by little (/proc/zoneinfo: count, at most high_max, which is an eighth of a zone for all processors
 // together).
