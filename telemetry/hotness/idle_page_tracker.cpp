@@ -32,6 +32,7 @@ IdlePageTracker::IdlePageTracker(const IdlePageConfig& config, const kernel::Ker
       budget_(clock),
       plan_(config.windows),
       random_(config.seed),
+      pagemaps_(roots),
       entries_(kPagesPerHugePage) {
   if (const auto opened = open(); !opened) {
     const bool absent = opened.error().code.value() == ENOENT;
@@ -81,12 +82,7 @@ void IdlePageTracker::set_memory(const MemoryList& memory) {
     if (slot < watches_.size()) watches_[slot] = {};
   }
   watches_.resize(plan_.slots());
-  // Descriptors of processes that are watched no more are closed; one that failed is tried again when memory changes.
-  std::erase_if(pagemaps_, [&](const auto& known) {
-    return !known.second || std::ranges::none_of(memory, [&](const auto& of) {
-      return std::ranges::any_of(of->spaces, [&](const TrackedSpace& space) { return space.process == known.first; });
-    });
-  });
+  pagemaps_.set_memory(memory);
 }
 
 void IdlePageTracker::round(SampleSink& sink) {
@@ -121,17 +117,9 @@ void IdlePageTracker::steer(Nanoseconds spent) {
       std::clamp(affordable, static_cast<double>(config_.fewest_looks), static_cast<double>(kPagesPerHugePage)));
 }
 
-const kernel::Pagemap* IdlePageTracker::pagemap_of(const TrackedSpace& space) {
-  const auto [known, is_new] = pagemaps_.try_emplace(space.process);
-  if (is_new) {
-    if (auto opened = kernel::Pagemap::open(roots_, space.process)) known->second = std::move(*opened);
-  }
-  return known->second ? &*known->second : nullptr;
-}
-
 bool IdlePageTracker::read_entries(const ScanUnit& unit) {
   entries_.assign(unit.pages.count, {});
-  const kernel::Pagemap* pagemap = pagemap_of(unit.seen_from());
+  const kernel::Pagemap* pagemap = pagemaps_.of(unit.seen_from().process);
   return pagemap != nullptr && pagemap->entries(unit.addresses.start, entries_).value_or(0) > 0;
 }
 

@@ -5,7 +5,6 @@
 // A huge page (or smaller folio) has one mark for all of its pages and is looked at once.
 #pragma once
 
-#include <map>
 #include <optional>
 #include <random>
 
@@ -16,6 +15,7 @@
 #include "telemetry/hotness/scan_plan.h"
 #include "telemetry/hotness/self_check.h"
 #include "telemetry/hotness/tracker.h"
+#include "telemetry/hotness/watched_pagemaps.h"
 
 namespace tidepool::telemetry {
 
@@ -54,7 +54,6 @@ class IdlePageTracker final : public Tracker {
   };
 
   Result<> open();
-  const kernel::Pagemap* pagemap_of(const TrackedSpace& space);
   bool read_entries(const ScanUnit& unit);
   // Share of looks that found use; nothing when there was nothing to look at. False results end the round.
   Result<std::optional<double>> check(ScanPlan::Slot slot, SampleSink& sink);
@@ -79,7 +78,7 @@ class IdlePageTracker final : public Tracker {
   std::optional<kernel::Pagemap> own_pagemap_;
   std::optional<SelfCheck> self_check_;
   std::optional<std::pair<std::uint64_t, std::uint64_t>> self_marked_;  // frames of the self-check: used, idle
-  std::map<kernel::ProcessId, std::optional<kernel::Pagemap>> pagemaps_;
+  WatchedPagemaps pagemaps_;
   std::vector<Watch> watches_;  // by slot
   std::uint32_t looks_per_unit_ = 16;
   double cost_per_look_ = 2000;  // nanoseconds, of marking and checking; first guess, measured afterwards

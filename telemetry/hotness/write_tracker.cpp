@@ -31,7 +31,7 @@ std::bitset<kPagesPerHugePage> pages_in(AddressRange range, std::span<const kern
 
 WriteTracker::WriteTracker(const ScanWindows& windows, const kernel::KernelRoots& roots, const Clock& clock,
                            const Clock& cpu)
-    : roots_(roots), clock_(clock), cpu_(cpu), budget_(clock), plan_(windows) {
+    : roots_(roots), clock_(clock), cpu_(cpu), budget_(clock), plan_(windows), pagemaps_(roots) {
   if (auto opened = open(); !opened) why_not_ = opened.error().message();
 }
 
@@ -82,7 +82,7 @@ void WriteTracker::set_memory(const MemoryList& memory) {
     if (slot < since_.size()) since_[slot] = {};
   }
   since_.resize(plan_.slots());
-  if (memory.empty()) pagemaps_.clear();
+  pagemaps_.set_memory(memory);
 }
 
 void WriteTracker::round(SampleSink& sink) {
@@ -100,18 +100,10 @@ void WriteTracker::round(SampleSink& sink) {
   if (!self_check_->trusted()) why_not_ = self_check_->verdict();
 }
 
-const kernel::Pagemap* WriteTracker::pagemap_of(const TrackedSpace& space) {
-  const auto [known, is_new] = pagemaps_.try_emplace(space.process);
-  if (is_new) {
-    if (auto opened = kernel::Pagemap::open(roots_, space.process)) known->second = std::move(*opened);
-  }
-  return known->second ? &*known->second : nullptr;
-}
-
 // Share of the unit's pages that were written; nothing at the first look, which only protects them.
 std::optional<double> WriteTracker::look(ScanPlan::Slot slot, SampleSink& sink) {
   const ScanUnit& unit = plan_.unit(slot);
-  const kernel::Pagemap* pagemap = unit.seen_from().divided ? pagemap_of(unit.seen_from()) : nullptr;
+  const kernel::Pagemap* pagemap = unit.seen_from().divided ? pagemaps_.of(unit.seen_from().process) : nullptr;
   if (pagemap == nullptr) return std::nullopt;
   std::array<kernel::uapi::page_region, kMostRanges> written{};
   std::uint64_t scanned_to = 0;

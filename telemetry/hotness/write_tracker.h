@@ -5,7 +5,6 @@
 #pragma once
 
 #include <bitset>
-#include <map>
 #include <optional>
 
 #include "kmod-interfaces/pagemap.h"
@@ -14,6 +13,7 @@
 #include "telemetry/hotness/scan_plan.h"
 #include "telemetry/hotness/self_check.h"
 #include "telemetry/hotness/tracker.h"
+#include "telemetry/hotness/watched_pagemaps.h"
 
 namespace tidepool::telemetry {
 
@@ -35,7 +35,6 @@ class WriteTracker final : public Tracker {
 
  private:
   Result<> open();
-  const kernel::Pagemap* pagemap_of(const TrackedSpace& space);
   std::optional<double> look(ScanPlan::Slot slot, SampleSink& sink);
   void check_self();
 
@@ -45,7 +44,7 @@ class WriteTracker final : public Tracker {
   CpuBudget budget_;
   ScanPlan plan_;
   std::string why_not_;
-  std::map<kernel::ProcessId, std::optional<kernel::Pagemap>> pagemaps_;
+  WatchedPagemaps pagemaps_;
   std::vector<MonoTime> since_;  // by slot; zero: not watched yet
   std::optional<kernel::Pagemap> own_pagemap_;
   std::optional<SelfCheck> self_check_;

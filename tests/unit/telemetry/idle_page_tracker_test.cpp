@@ -101,6 +101,24 @@ class IdlePageFiles : public testing::Test {
   MemoryList memory_;
 };
 
+TEST_F(IdlePageFiles, PagemapsAreOpenWhileTheirProcessesAreWatched) {
+  WatchedPagemaps pagemaps(tree_.roots());
+  const kernel::ProcessId target = memory_.front()->spaces.front().process;
+  const kernel::Pagemap* opened = pagemaps.of(target);
+  ASSERT_NE(opened, nullptr);
+  pagemaps.set_memory(memory_);
+  EXPECT_EQ(pagemaps.of(target), opened);
+  const kernel::ProcessId recycled{.pid = target.pid, .start_ticks = target.start_ticks + 1};
+  EXPECT_EQ(pagemaps.of(recycled), nullptr);
+  EXPECT_EQ(pagemaps.size(), 2u);
+  pagemaps.set_memory(memory_);  // what failed is forgotten, to be tried again
+  EXPECT_EQ(pagemaps.size(), 1u);
+  auto another = std::make_shared<TrackedMemory>(*memory_.front());
+  another->spaces.front().process = recycled;
+  pagemaps.set_memory({another});
+  EXPECT_EQ(pagemaps.size(), 0u);
+}
+
 TEST_F(IdlePageFiles, TellsUsedFromIdlePages) {
   IdlePageTracker tracker = make();
   begin(tracker);
