@@ -159,7 +159,7 @@ TEST_F(FailedAdoption, WhoseMemoryAnotherUserfaultfdTookMeanwhile) {
   // Its own userfaultfd is left; nothing of ours is.
   EXPECT_TRUE(await([&] { return state_of_process(child.pid()).descriptors.size() == before.descriptors.size() + 1; }));
   EXPECT_EQ(state_of_process(child.pid()).watched_mappings, 1u);
-  EXPECT_EQ(state_of_process(child.pid()).threads, before.threads);
+  EXPECT_TRUE(await([&] { return state_of_process(child.pid()).threads == before.threads; }));
   expect_as_remembered();
 }
 
