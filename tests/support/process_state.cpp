@@ -106,4 +106,9 @@ std::uint64_t own_memory_kib(pid_t pid) {
   return status_kib(pid, "RssAnon") + status_kib(pid, "RssShmem");
 }
 
+bool is_sanitized(pid_t pid) {
+  const std::string maps = read_file(folder_of(pid) + "/maps");
+  return maps.find("/libasan.") != std::string::npos || maps.find("/libtsan.") != std::string::npos;
+}
+
 }  // namespace tidepool::tests

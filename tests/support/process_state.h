@@ -34,5 +34,8 @@ std::size_t ring_threads(pid_t pid);
 std::uint64_t status_kib(pid_t pid, const std::string& name);
 // What a process has of memory that comes from no file, private or shared.
 std::uint64_t own_memory_kib(pid_t pid);
+// Whether the program was built with a sanitizer: its memory is mostly the sanitizer's, which keeps what is freed for a
+// while, and it locks none, whatever it calls.
+bool is_sanitized(pid_t pid);
 
 }  // namespace tidepool::tests
