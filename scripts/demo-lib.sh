@@ -95,12 +95,17 @@ free_port() {
   die "no free port"
 }
 metric() { curl -sf "http://127.0.0.1:$metrics_port/metrics" | grep -F "$1" | awk '{print $NF; found = 1} END {if (!found) print 0}'; }
-# fault_at QUANTILE BEFORE AFTER: of the faults on far pages between two snapshots of the histogram, in microseconds; the
-# upper bound of its bucket.
+# fault_at QUANTILE BEFORE AFTER: of the faults on far pages between two snapshots of the histogram, in microseconds, 0 without
+# any; inside a bucket, as far between its bounds as the rank between their counts (as PromQL's histogram_quantile has it).
 fault_at() {
   jq -rn --argjson q "$1" --argjson before "$2" --argjson after "$3" '
     [$after | to_entries[] | {le: (if .key == "+Inf" then infinite else (.key | tonumber) end), count: (.value - ($before[.key] // 0))}] |
-    sort_by(.le) | (last.count * $q) as $rank | first(.[] | select(.count >= $rank)).le * 1e6 | if isinfinite then "beyond" else . end'
+    sort_by(.le) | if length == 0 or last.count == 0 then 0 else
+    (last.count * $q) as $rank | [{le: 0, count: 0}] + . |
+    first(range(1; length) as $i | select(.[$i].count >= $rank) | [.[$i - 1], .[$i]]) as [$low, $high] |
+    if $high.le | isinfinite then "beyond"
+    elif $high.count == $low.count then $high.le * 1e6
+    else ($low.le + ($high.le - $low.le) * ($rank - $low.count) / ($high.count - $low.count)) * 1e6 end end'
 }
 fault_histogram() {
   curl -sf "http://127.0.0.1:$metrics_port/metrics" | grep '^tidepool_fault_duration_seconds_bucket' |
