@@ -37,13 +37,13 @@ kill_hard() {
   wait "${pid_of[$1]}" 2>/dev/null || true
 }
 
-# wait_until SECONDS COMMAND...: until the command succeeds; fails when it never does.
+# wait_until SECONDS COMMAND...: until the command succeeds; fails when it never does. Looks every $wait_pause seconds (0.2).
 wait_until() {
   local deadline=$((SECONDS + $1))
   shift
   until "$@"; do
     [ "$SECONDS" -lt "$deadline" ] || return 1
-    sleep 0.2
+    sleep "${wait_pause:-0.2}"
   done
 }
 
