@@ -53,7 +53,7 @@ void print(const std::string& text) {
 
 }  // namespace
 
-Session::Session(GlobalOptions options) : Session(options, agent_of(options)) {}
+Session::Session(const GlobalOptions& options) : Session(options, agent_of(options)) {}
 
 Session::Session(GlobalOptions options, Peer peer)
     : options_(std::move(options)),

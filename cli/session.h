@@ -43,7 +43,7 @@ using View = std::function<std::string(const boost::json::value& document, bool 
 class Session {
  public:
   // Asks the agent.
-  explicit Session(GlobalOptions options);
+  explicit Session(const GlobalOptions& options);
   // As this one, but asks the pool's controller.
   Session controller() const;
 

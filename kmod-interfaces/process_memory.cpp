@@ -13,7 +13,7 @@ namespace {
 
 // An address of another process, which is no pointer of ours until the kernel takes it.
 void* remote(std::uint64_t address) {
-  return reinterpret_cast<void*>(static_cast<std::uintptr_t>(address));
+  return reinterpret_cast<void*>(static_cast<std::uintptr_t>(address));  // NOLINT(performance-no-int-to-ptr)
 }
 
 }  // namespace

@@ -456,6 +456,7 @@ pid_t PtraceInjector::thread() const {
 Result<> PtraceInjector::write(std::uint64_t address, std::span<const std::byte> data) const {
   std::byte* from = const_cast<std::byte*>(data.data());  // iovec knows no const; the call only reads it
   const iovec local{.iov_base = from, .iov_len = data.size()};
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the other process
   const iovec remote{.iov_base = reinterpret_cast<void*>(address), .iov_len = data.size()};
   const ssize_t written = ::process_vm_writev(hold_->thread().pid(), &local, 1, &remote, 1, 0);
   if (written < 0) return errno_failure("write memory of", "process " + std::to_string(hold_->thread().pid()));

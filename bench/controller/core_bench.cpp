@@ -17,12 +17,12 @@ LargePool& full_pool() {
 // Shares of everybody, and who gives back.
 void allocation_round(benchmark::State& state) {
   LargePool& pool = full_pool();
-  for (auto _ : state) pool.distribute();
+  for ([[maybe_unused]] auto _ : state) pool.distribute();
 }
 
 void load_of_100000_leases(benchmark::State& state) {
   LargePool& pool = full_pool();
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     const auto core = load(pool.records(), pool.config(), pool.context());
     if (core == nullptr) state.SkipWithError("the records were refused");
   }
@@ -32,7 +32,7 @@ void load_of_100000_leases(benchmark::State& state) {
 // A tick without anything to do but the round.
 void tick_with_round(benchmark::State& state) {
   LargePool& pool = full_pool();
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     pool.advance(std::chrono::milliseconds(1000));
     pool.tick();
   }
@@ -41,7 +41,7 @@ void tick_with_round(benchmark::State& state) {
 void renewal_of_100_leases(benchmark::State& state) {
   LargePool& pool = full_pool();
   unsigned host = 0;
-  for (auto _ : state) benchmark::DoNotOptimize(pool.renew(host++ % 1000));
+  for ([[maybe_unused]] auto _ : state) benchmark::DoNotOptimize(pool.renew(host++ % 1000));
 }
 
 BENCHMARK(allocation_round)->Unit(benchmark::kMillisecond);

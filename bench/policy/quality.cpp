@@ -42,7 +42,7 @@ void trace(SimulatedHost& sim, VmId vm, int ticks, int every = 10) {
 }
 
 void zipf_at_half(bool clustered, HostSpec host, const char* name) {
-  SimulatedHost sim(host);
+  SimulatedHost sim(std::move(host));
   const VmId vm = sim.add(
       {.pages = kPages, .next = zipf(kPages, 0.99, clustered), .limit = part_of(kPages, 0.5), .stall_budget = 1.0});
   trace(sim, vm, 300);

@@ -113,7 +113,7 @@ class Host {
 void run(benchmark::State& state, const Load& load) {
   Host host(load);
   std::size_t moves = 0;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     state.PauseTiming();
     host.prepare(load.news_per_mille);
     state.ResumeTiming();
@@ -156,7 +156,7 @@ void BM_FindNewsOneTiB(benchmark::State& state) {
   std::vector<std::uint64_t> reported(kRegionsInAll, 0);
   load::Random random(1);
   std::vector<RegionNews> news;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     state.PauseTiming();
     for (int i = 0; i < 10000; ++i) ++counters[random.below(kRegionsInAll)].far;
     news.clear();

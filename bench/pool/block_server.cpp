@@ -46,6 +46,7 @@ BlockServer::BlockServer(bool tcp, std::size_t pages) : pages_(pages) {
   }
   words.insert(words.end(), {"memory", std::to_string(pages * kPage)});
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   if (::posix_spawnp(&pid_, "nbdkit", nullptr, nullptr, arguments.data(), environ) != 0)

@@ -65,6 +65,7 @@ void measure(const std::string& settings, const tests::TestFolder& folder, const
       << "schema = 1\nname = \"bench\"\napi.socket = \"" << (folder / "controller.sock") << "\"\napi.audit_log = \"\"\n"
       << settings;
   std::vector<double> seconds;
+  seconds.reserve(kRounds);
   for (int round = 0; round < kRounds; ++round) seconds.push_back(first_answer(folder));
   std::cout << what << ": first answer after " << median(seconds) << " s (median of " << kRounds << ", longest "
             << *std::ranges::max_element(seconds) << " s)\n";

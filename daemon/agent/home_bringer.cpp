@@ -6,7 +6,7 @@ namespace tidepool::daemon {
 namespace {
 
 // Of one call: about a second's worth.
-constexpr std::uint64_t kMostPages = 64 * 1024;
+constexpr std::uint64_t kMostPages = std::uint64_t{64} * 1024;
 
 }  // namespace
 

@@ -77,7 +77,7 @@ struct ManagedVm {
   std::vector<std::string> blocked;
 
   VmId number() const { return memory ? memory->id : workload ? workload->id : VmId{}; }
-  bool dead() const { return memory ? memory->dead : workload->dead; }
+  bool dead() const { return memory ? memory->dead.load() : workload && workload->dead; }
   // What of it the kernel moves.
   const std::shared_ptr<Workload>& by_kernel() const { return workload ? workload : beside; }
   Bytes swapped() const { return by_kernel() ? by_kernel()->memory().far : Bytes{}; }

@@ -116,7 +116,7 @@ Result<> NeedArchive::write(const std::string& path, std::string_view text) {
   std::error_code ignored;
   std::filesystem::create_directories(folder, ignored);
   const std::string fresh = path + ".new";
-  const auto whole = [&]() -> Result<> {
+  Result<> whole = [&]() -> Result<> {
     const UniqueFd file{::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
     if (!file.valid()) return errno_failure("create", fresh, "see policy.need_archive");
     if (auto written = write_all(file.get(), text, fresh); !written) return written;

@@ -79,11 +79,12 @@ RuleField match_field(std::string key, std::string RuleMatch::*member) {
   return result;
 }
 
-// NOLINTNEXTLINE(bugprone-macro-parentheses): `auto&` is a type
+// NOLINTBEGIN(bugprone-macro-parentheses): the path is a member's name
 #define MEMBER(path)          \
   [](auto& target) -> auto& { \
     return target.path;       \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 
 std::vector<ConfigField> service_fields() {
   return {

@@ -96,7 +96,7 @@ std::vector<SwapPiece> SwapRegions::parts(std::uint32_t first, std::uint32_t cou
 std::vector<SwapPiece> SwapRegions::unit_parts(std::uint32_t region, policy::UnitMask units) const {
   std::vector<SwapPiece> parts;
   const std::uint64_t start = std::uint64_t{region} * policy::kRegionPages;
-  for (std::uint32_t unit = 0; unit < policy::kUnits; ++unit) {
+  for (std::uint64_t unit = 0; unit < policy::kUnits; ++unit) {
     if (((units >> unit) & 1) != 0)
       cut(start + unit * policy::kUnitPages, start + (unit + 1) * policy::kUnitPages, parts);
   }

@@ -86,9 +86,10 @@ bool FaultService::prefetch_step() {
   const MonoTime began = clock_.now();
   const std::uint64_t before = vm->counters.promoted_prefetch.load(std::memory_order_relaxed);
   // What is home already, or is left out, divides the run.
-  for (std::uint64_t next = from; from < end; from = next) {
-    next = start_run(vm, space, object, from, end, FetchReason::kPrefetch).next;
+  while (from < end) {
+    const std::uint64_t next = start_run(vm, space, object, from, end, FetchReason::kPrefetch).next;
     if (next <= from) break;  // everything is busy: the rest waits
+    from = next;
   }
   // Backwards the rest is in front, and what was done of the stretch is found to be on its way.
   const std::uint64_t part = request.stride == 1 ? from - begin : 0;

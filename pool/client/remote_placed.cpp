@@ -37,7 +37,7 @@ Result<std::uint8_t> Core::server_for(const GrantedReplica& granted) {
   if (!made) return Failure{made.error()};
   std::unique_lock lock(mutex_);
   if (auto added = add_server(std::move(*made)); !added) return Failure{added.error()};
-  const auto number = slice_table_.number_of(granted.server);
+  auto number = slice_table_.number_of(granted.server);
   if (!number) return number;
   Server& server = servers_[*number];
   server.down_since = now();

@@ -152,9 +152,9 @@ Result<std::shared_ptr<PageStore>> RemotePool::open_for(const std::string& vm) {
 std::vector<std::pair<std::string, int>> RemotePool::held_descriptors(const std::string& vm) const {
   const std::lock_guard lock(mutex_);
   std::vector<std::pair<std::string, int>> held;
+  const std::string folder = "vm/" + vm + "/pool/";
   if (const auto found = vms_.find(vm); found != vms_.end()) {
-    for (const auto& [name, fd] : found->second.store->held_descriptors())
-      held.emplace_back("vm/" + vm + "/pool/" + name, fd);
+    for (const auto& [name, fd] : found->second.store->held_descriptors()) held.emplace_back(folder + name, fd);
   }
   return held;
 }

@@ -155,7 +155,7 @@ class Service {
   ControllerState await_decision() {
     const MonoTime until = clock_.now() + kDecision;
     while (true) {
-      const ControllerState state = controller_->state();
+      ControllerState state = controller_->state();
       const bool follows = state.phase == ControllerPhase::kWaiting && !state.leader.empty();
       const bool decided =
           follows || state.phase == ControllerPhase::kLeading || state.phase == ControllerPhase::kFailing;

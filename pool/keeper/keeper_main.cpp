@@ -19,7 +19,6 @@
 
 namespace {
 
-using tidepool::Error;
 using tidepool::Result;
 using tidepool::pool::KeeperServer;
 using tidepool::pool::KeeperSocket;

@@ -25,6 +25,11 @@ unsigned context_count() {
 // cache.
 template <class State>
 class ContextPool {
+  struct alignas(64) Context {
+    std::atomic_flag busy;
+    State state{};
+  };
+
  public:
   explicit ContextPool(unsigned count) : contexts_(count) {}
 
@@ -47,7 +52,7 @@ class ContextPool {
     State* operator->() const { return &context_->state; }
 
    private:
-    typename ContextPool::Context* context_ = nullptr;
+    Context* context_ = nullptr;
   };
 
   template <class Visit>
@@ -57,11 +62,6 @@ class ContextPool {
   std::size_t size() const { return contexts_.size(); }
 
  private:
-  friend class Lease;
-  struct alignas(64) Context {
-    std::atomic_flag busy;
-    State state{};
-  };
   std::vector<Context> contexts_;
 };
 

@@ -150,16 +150,17 @@ Result<> SlotTable::retain(Location location) {
 DropResult SlotTable::drop(Location location, SlotState next_state) {
   SlotWord live;
   while (find_live(location, live)) {
+    const bool last = live.references == 1;
     SlotWord next = live;
-    --next.references;
-    if (next.references == 0) {
+    next.references = last ? 0 : live.references - 1;
+    if (last) {
       next.state = next_state;
       next.crc = 0;
       ++next.generation;
     }
     std::uint64_t expected = live.pack();
     if (word(slot_of(location)).compare_exchange_weak(expected, next.pack(), std::memory_order_acq_rel))
-      return next.references == 0 ? DropResult::kLast : DropResult::kStillHeld;
+      return last ? DropResult::kLast : DropResult::kStillHeld;
   }
   return DropResult::kRefused;
 }

@@ -134,11 +134,8 @@ HttpForm http_form(const Request& request) {
         describe(writer, copy);
         const RequestForm& form = form_of(request);
         HttpForm result{std::string(form.method), filled(form.pattern, writer.path_values) + writer.query_text, ""};
-        if (form.method != "GET" && form.method != "POST") {
-          result.body = json::serialize(writer.body);
-        } else if (!writer.body.empty()) {
-          result.body = json::serialize(writer.body);
-        }
+        const bool may_be_without = form.method == "GET" || form.method == "POST";
+        if (!may_be_without || !writer.body.empty()) result.body = json::serialize(writer.body);
         return result;
       },
       request);

@@ -91,7 +91,7 @@ http::Response response_for(const Error& error, ControllerService& service) {
   return http::error_response(error);
 }
 
-http::Response response_for(Document document) {
+http::Response response_for(const Document& document) {
   http::Response response;
   response.status = document.status;
   response.body = to_valid_utf8(document.body);

@@ -57,7 +57,7 @@ bool is_of(const SyncHost& request, const auto& agent) {
 // An agent's first word changes nothing yet: it may have been on its way for long, and its sender be no more.
 tl::expected<std::uint64_t, Refusal> greet(State& state, const SyncHost& request) {
   if (const Host* const host = state.find_host(request.host); host != nullptr) {
-    if (const auto may = may_begin(*host, request); !may) return tl::unexpected(may.error());
+    if (auto may = may_begin(*host, request); !may) return tl::unexpected(may.error());
     if (is_of(request, host->record)) return host->record.epoch;
   }
   if (const auto found = state.candidates.find(request.host); found != state.candidates.end())

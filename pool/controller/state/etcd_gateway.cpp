@@ -239,7 +239,7 @@ Result<> EtcdGateway::await_change(const std::string& key, std::int64_t revision
       {"create_request", json::object{{"key", base64_of(key)}, {"start_revision", std::to_string(revision + 1)}}}};
   std::string line;
   State::Member& member = state_->members[state_->current];
-  const Result<> followed =
+  Result<> followed =
       member.client->follow("POST", "/v3/watch", json::serialize(watch), silence, [&](std::string_view piece) {
         // The first message says that the watch is there; whatever comes behind it is a change, or an end.
         line += piece;

@@ -41,7 +41,7 @@ class Portions {
 
 Result<> keep_former_records(EtcdStore& store, const std::string& backup) {
   std::vector<StateChange> records;
-  const Result<> loaded = store.load([&](std::string_view key, std::string_view value) {
+  Result<> loaded = store.load([&](std::string_view key, std::string_view value) {
     records.push_back({std::string(key), std::string(value)});
   });
   if (!loaded) return loaded;
@@ -79,7 +79,7 @@ Result<std::uint64_t> restore_etcd(const EtcdStoreOptions& options, const std::s
       !begun)
     return Failure(begun.error());
   Portions portions(store);
-  const Result<std::uint64_t> read = read_backup(backup, [&](std::string_view key, std::string_view value) {
+  Result<std::uint64_t> read = read_backup(backup, [&](std::string_view key, std::string_view value) {
     portions.put(key, change(key, value).value_or(std::string(value)));
   });
   if (!read) return read;
