@@ -39,8 +39,6 @@
 #include <thread>
 #include <vector>
 
-extern char** environ;
-
 namespace {
 
 constexpr std::size_t kPage = 4096;

@@ -14,7 +14,7 @@
 namespace tidepool::tests {
 namespace {
 
-constexpr std::uint64_t kMapHeader = 256 * 1024;
+constexpr std::uint64_t kMapHeader = std::uint64_t{256} * 1024;
 constexpr std::uint64_t kListBytes = 16 + 3000 * 40;
 constexpr std::uint64_t kTableHeader = 4096;
 

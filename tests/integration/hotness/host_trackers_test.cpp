@@ -36,9 +36,9 @@ class HostTrackers : public testing::Test {
   }
 
   WatchRequest request_ = {.duration = std::chrono::seconds(10), .every = std::chrono::milliseconds(100)};
-  const SystemClock clock_;
-  const ThreadCpuClock cpu_;
-  const kernel::KernelRoots roots_;
+  const SystemClock clock_{};
+  const ThreadCpuClock cpu_{};
+  const kernel::KernelRoots roots_{};
 };
 
 void expect_true(const test::WatchResult& result, const WatchRequest& request) {

@@ -129,7 +129,8 @@ TEST_F(FailedAdoption, WhoseMappingBecomesAnotherKind) {
   const ChildProcess child([&] {
     return obey(memory_, folder_, [] {
       const int file = ::open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-      ::mmap(reinterpret_cast<void*>(g_memory->range().start), kMiB, PROT_READ, MAP_PRIVATE | MAP_FIXED, file, 0);
+      void* const first = reinterpret_cast<void*>(g_memory->range().start);
+      if (::mmap(first, kMiB, PROT_READ, MAP_PRIVATE | MAP_FIXED, file, 0) == MAP_FAILED) ::_exit(1);
       ::close(file);
     });
   });
@@ -224,7 +225,7 @@ pid_t start_guest(const std::string& file, std::size_t size, const std::string& 
   const int fd = ::open(file.c_str(), O_RDWR | O_CLOEXEC);
   if (::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED) ::_exit(1);
   ::close(fd);
-  std::ofstream{came};
+  std::ofstream(came) << "came";
   for (;;) ::pause();
 }
 
@@ -252,7 +253,7 @@ TEST_F(FailedAdoption, OfMemoryThatIsBeingChangedCanBeTriedAgainAtOnce) {
     return state_of_process(child.pid()).watched_mappings > 0;
   });
   EXPECT_TRUE(left) << "no adoption failed with something registered";
-  std::ofstream{folder_ / "stop"};
+  std::ofstream(folder_ / "stop") << "stop";
   EXPECT_TRUE(await([&] { return std::filesystem::exists(folder_ / "stopped"); }));
   helper_with(folder_, "");
   expect_parts(adopt(child.pid(), range, {"--name", "calm"}), 0, {"calm"});

@@ -357,7 +357,7 @@ TEST_F(Adoption, AgainAndAgainTakesNoMemoryForGood) {
   const unsigned total = rounds(20);
   for (unsigned round = 0; round < total && !HasFatalFailure(); ++round) one_round();
   // Operations, events and decisions are remembered, up to a bound: some KiB of each round.
-  const std::uint64_t most = before + 512 + 16 * total;
+  const std::uint64_t most = before + 512 + std::uint64_t{16} * total;
   EXPECT_TRUE(await([&] { return taken() <= most; }))
       << taken() << " KiB are agent's and keeper's, " << before << " before";
   std::cout << before << " KiB, then " << taken() << "\n";
