@@ -21,8 +21,8 @@ ChildProcess::ChildProcess(const std::function<std::string()>& prepare) {
     const std::string text = prepare();
     const bool said = text.empty() || ::write(pipe[1], text.data(), text.size()) > 0;
     ::close(pipe[1]);
-    while (said) ::pause();
-    ::_exit(1);
+    if (!said) ::_exit(1);
+    for (;;) ::pause();
   }
   ::close(pipe[1]);
   const UniqueFd reader(pipe[0]);

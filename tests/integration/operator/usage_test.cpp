@@ -116,10 +116,7 @@ TEST(Usage, OfTidectl) {
                                  {"vm", "adopt", "--cgroup", "/"},
                                  {"vm", "adopt", "--cgroup", ".."},
                                  {"vm", "adopt", "--cgroup", "/a/../b"},
-                                 {"vm", "adopt", "--pid", "1", "--mapping",
-                                  "x-"
-                                  "y z",
-                                  "--mode", "fast"},
+                                 {"vm", "adopt", "--pid", "1", "--mapping", "x-y z", "--mode", "fast"},
                                  {"vm", "adopt", "--pid", "1", "--force"},
                                  {"vm", "set", "a"},
                                  {"vm", "set", "a", "--limit"},
