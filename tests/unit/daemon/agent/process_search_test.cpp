@@ -93,7 +93,7 @@ TEST_F(ProcessSearch, FindsADomainByItsNameOnly) {
   request.domain = "web-3";
   EXPECT_EQ(find_process(tree_.roots(), request).error().code, std::errc::no_such_process);
   add(100, "/", "/usr/bin/qemu-system-x86_64");
-  tree_.write("proc/100/cmdline", std::string_view("qemu\0-name\0guest=web-3,x=y\0", 28));
+  tree_.write("proc/100/cmdline", std::string_view("qemu\0-name\0guest=web-3,x=y\0", 27));
   const auto found = find_process(tree_.roots(), request);
   ASSERT_TRUE(found) << found.error().message();
   EXPECT_EQ(*found, 100);
