@@ -110,8 +110,8 @@ struct SimulatedHost::Vm {
   template <class Callback>
   void each(std::uint32_t region, policy::UnitMask units, Callback&& callback) {
     for (; units != 0; units &= units - 1) {
-      const std::uint64_t first =
-          region * std::uint64_t{kRegionPages} + static_cast<std::uint64_t>(std::countr_zero(units)) * policy::kUnitPages;
+      const std::uint64_t first = region * std::uint64_t{kRegionPages} +
+                                  static_cast<std::uint64_t>(std::countr_zero(units)) * policy::kUnitPages;
       for (std::uint64_t page = first; page < std::min<std::uint64_t>(first + policy::kUnitPages, pages.size()); ++page)
         callback(page);
     }

@@ -218,7 +218,8 @@ void ControlledPool::answer_tokens(const std::vector<Vm>& vms) {
   std::map<HolderId, std::vector<TokenDesk::Asked>> by_holder;
   for (TokenDesk::Asked& asked : desk_->take()) by_holder[asked.wish.claims.holder].push_back(std::move(asked));
   for (auto& [holder, asked] : by_holder) {
-    const bool here = std::ranges::any_of(vms, [&holder = holder](const Vm& vm) { return vm.second->holder() == holder; });
+    const bool here =
+        std::ranges::any_of(vms, [&holder = holder](const Vm& vm) { return vm.second->holder() == holder; });
     if (here && epoch_ != 0) {
       answer_tokens_of(holder, std::move(asked));
       continue;

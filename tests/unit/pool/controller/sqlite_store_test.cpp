@@ -279,7 +279,7 @@ TEST_F(SqliteStoreFile, RestoresOverADamagedDatabaseAndFromWholeBackupsOnly) {
   ASSERT_FALSE(refused);
   EXPECT_TRUE(has(refused.error().message(), "read the backup " + half)) << refused.error().message();
   EXPECT_FALSE(restore_sqlite(file_, folder_ / "none.db", as_it_was));
-  std::ofstream(folder_ / "empty.db");
+  const std::ofstream empty(folder_ / "empty.db");
   EXPECT_FALSE(restore_sqlite(file_, folder_ / "empty.db", as_it_was));
   EXPECT_FALSE(refusal(file_).empty()) << "nothing was restored yet";
 
