@@ -20,7 +20,6 @@ namespace {
 
 using namespace controller;
 using protocol::HolderId;
-using protocol::SliceId;
 
 constexpr Nanoseconds kShortestPause = std::chrono::milliseconds(250);
 constexpr Nanoseconds kLongestPause = std::chrono::seconds(10);

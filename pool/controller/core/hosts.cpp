@@ -75,7 +75,7 @@ tl::expected<void, Refusal> begin_agent(State& state, const SyncHost& request) {
   if (found == state.candidates.end() || found->second.epoch != request.epoch || !is_of(request, found->second))
     return {};
   if (const Host* const known = state.find_host(request.host); known != nullptr)
-    if (const auto may = may_begin(*known, request); !may) return may;
+    if (auto may = may_begin(*known, request); !may) return may;
   state.candidates.erase(found);
   Host& host = state.hosts[request.host];
   HostRecord& record = host.record;
